@@ -1,1 +1,10 @@
 //! x
+pub mod bridge;
+pub mod condition;
+pub mod config;
+pub mod doubt;
+pub mod fleet;
+pub mod green_api;
+pub mod notification;
+pub mod pauses;
+pub mod sink;

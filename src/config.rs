@@ -1,0 +1,447 @@
+//! The config file: what an operator may say, its defaults, and what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::net::{AddrParseError, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+use serde_saphyr::{Location, Spanned};
+use url::Url;
+
+use crate::green_api::TokenSource;
+use crate::notification::InstanceId;
+
+mod check;
+mod mistake;
+mod read;
+mod sink_url;
+
+pub use mistake::{Mistake, Mistakes};
+pub use sink_url::parse as sink_from_url;
+
+/// Everything that an operator can say. What is not said has its documented default.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The instances to read.
+    #[serde(default)]
+    pub instances: Vec<Instance>,
+    /// A folder with one YAML file per instance.
+    #[serde(default)]
+    pub instances_dir: Option<PathBuf>,
+    /// How the API is used.
+    #[serde(default)]
+    pub api: Api,
+    /// Where notifications go.
+    pub sink: Sink,
+    /// Where notifications go that no sink takes.
+    #[serde(default = "dead_letters")]
+    pub dead_letter_dir: PathBuf,
+    /// The operator's HTTP port.
+    #[serde(default, deserialize_with = "admin")]
+    pub admin: Option<Admin>,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// One Green API instance. Exactly one of the two tokens is given.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Instance {
+    /// Its number, `idInstance`.
+    pub id: Spanned<InstanceId>,
+    /// Its `apiUrl`, from the console.
+    pub api_url: ApiUrl,
+    /// Its token, `apiTokenInstance`.
+    #[serde(default)]
+    pub api_token: Option<SecretString>,
+    /// A file that holds the token.
+    #[serde(default)]
+    pub api_token_file: Option<PathBuf>,
+}
+
+impl Instance {
+    /// Where its token comes from. `None` only in a config that was not checked.
+    #[must_use]
+    pub fn token(&self) -> Option<TokenSource> {
+        let file = self.api_token_file.clone().map(TokenSource::File);
+        file.or_else(|| self.api_token.clone().map(TokenSource::Given))
+    }
+}
+
+/// Where an instance is served: http or https, and nothing secret in it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ApiUrl(Url);
+
+impl ApiUrl {
+    /// The URL to put methods behind.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ApiUrl {
+    type Error = &'static str;
+
+    // The text is not repeated: somebody may have pasted a whole URL with the token in it.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const FORM: &str = "`api_url` must look like https://1101.api.greenapi.com, without user, query or token";
+        let url = Url::parse(&text).map_err(|_repeats_the_text| FORM)?;
+        let plain = matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && !url.path().contains("waInstance");
+        plain.then_some(Self(url)).ok_or(FORM)
+    }
+}
+
+/// How the API is used.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// How long the server waits for a notification, 5 to 60 seconds.
+    pub receive_timeout_secs: Spanned<u64>,
+    /// Certificates (PEM) to trust in addition to the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The only proxy that is ever used.
+    #[serde(deserialize_with = "proxy")]
+    pub proxy: Option<Url>,
+    /// The kinds of notification that `setup` switches on.
+    pub webhooks: Vec<Spanned<String>>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        let webhooks = ["incomingWebhook", "outgoingWebhook", "stateWebhook"];
+        Self {
+            receive_timeout_secs: unplaced(20),
+            ca_file: None,
+            proxy: None,
+            webhooks: webhooks.map(|name| unplaced(name.to_owned())).into(),
+        }
+    }
+}
+
+impl Api {
+    /// `receive_timeout_secs` as a duration.
+    #[must_use]
+    pub fn receive_timeout(&self) -> Duration {
+        Duration::from_secs(self.receive_timeout_secs.value)
+    }
+}
+
+/// Where notifications go: exactly one of these.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Sink {
+    /// Apache Kafka.
+    Kafka(Kafka),
+    /// RabbitMQ.
+    Amqp(Amqp),
+    /// A file of JSON lines.
+    File(File),
+    /// JSON lines on standard output.
+    Stdout(Stdout),
+}
+
+/// Apache Kafka.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kafka {
+    /// `HOST:PORT` of some brokers.
+    pub bootstrap_servers: Vec<String>,
+    /// The topic of the notifications.
+    pub topic: Spanned<String>,
+    /// What keeps its order: an instance or each chat of it.
+    pub key: Key,
+    /// Names this bridge at the brokers; one running bridge per name.
+    pub transactional_id: String,
+    /// The compacted topic that remembers what was published last.
+    pub ledger_topic: Spanned<String>,
+    /// The topic of refused notifications.
+    pub dead_letter_topic: Spanned<String>,
+    /// How missing topics are created; `null`: they must exist.
+    pub create_topics: Option<CreateTopics>,
+    /// Any property of librdkafka.
+    pub properties: BTreeMap<String, Spanned<SecretString>>,
+    /// Properties whose values stand in files.
+    pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            bootstrap_servers: vec!["localhost:9092".into()],
+            topic: unplaced("green-api.notifications".into()),
+            key: Key::Instance,
+            transactional_id: "green-api-bridge".into(),
+            ledger_topic: unplaced("green-api-bridge.ledger".into()),
+            dead_letter_topic: unplaced("green-api.dead-letters".into()),
+            create_topics: Some(CreateTopics::default()),
+            properties: BTreeMap::new(),
+            properties_files: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a record's key is.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// The instance: strict order of all its notifications.
+    Instance,
+    /// The chat: order within each chat.
+    Chat,
+}
+
+/// How missing topics are created.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateTopics {
+    /// Partitions of the topics of notifications and dead letters.
+    pub partitions: Spanned<i32>,
+    /// Replication factor; -1 takes the broker's default.
+    pub replication: Spanned<i32>,
+}
+
+impl Default for CreateTopics {
+    fn default() -> Self {
+        Self { partitions: unplaced(6), replication: unplaced(-1) }
+    }
+}
+
+/// RabbitMQ.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Amqp {
+    /// Where the broker is: one address or several, tried in turn.
+    #[serde(deserialize_with = "one_or_more")]
+    pub uri: Vec<Spanned<SecretString>>,
+    /// A file that holds the address.
+    pub uri_file: Option<PathBuf>,
+    /// Names the ownership queue; one running bridge per name.
+    pub name: String,
+    /// The durable topic exchange.
+    pub exchange: String,
+    /// `{instance}` and `{type}` are replaced.
+    pub routing_key: Spanned<String>,
+    /// The durable queue bound to everything; `null`: the queues are yours.
+    pub queue: Option<String>,
+    /// What kind of queue.
+    pub queue_type: QueueType,
+    /// Whether exchange and queues are declared, or must exist.
+    pub declare: bool,
+    /// What happens to a notification that no queue takes.
+    pub on_unroutable: OnUnroutable,
+    /// The queue of refused notifications.
+    pub dead_letter_queue: String,
+    /// Certificates (PEM) to trust in addition to the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A PKCS#12 file with the client's certificate.
+    pub client_identity_file: Option<PathBuf>,
+    /// A file that holds its password.
+    pub client_identity_password_file: Option<PathBuf>,
+}
+
+impl Default for Amqp {
+    fn default() -> Self {
+        Self {
+            uri: vec![unplaced("amqp://guest:guest@localhost:5672/%2f".into())],
+            uri_file: None,
+            name: "green-api-bridge".into(),
+            exchange: "green-api".into(),
+            routing_key: unplaced("{instance}.{type}".into()),
+            queue: Some("green-api.notifications".into()),
+            queue_type: QueueType::Quorum,
+            declare: true,
+            on_unroutable: OnUnroutable::DeadLetter,
+            dead_letter_queue: "green-api.dead-letters".into(),
+            ca_file: None,
+            client_identity_file: None,
+            client_identity_password_file: None,
+        }
+    }
+}
+
+/// RabbitMQ's kinds of queue.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueType {
+    /// Replicated, fsynced by a majority.
+    Quorum,
+    /// On one node.
+    Classic,
+    /// A replicated log, not fsynced.
+    Stream,
+}
+
+impl QueueType {
+    /// The value of `x-queue-type`.
+    #[must_use]
+    pub fn argument(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::Classic => "classic",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// What happens to a notification that no queue takes.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnroutable {
+    /// It becomes a dead letter.
+    DeadLetter,
+    /// It waits upstream.
+    Wait,
+}
+
+/// A file of JSON lines.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Appended to.
+    pub path: PathBuf,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self { path: "notifications.jsonl".into() }
+    }
+}
+
+/// JSON lines on standard output: nothing to say about it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stdout {}
+
+/// The operator's HTTP port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens; `null` or `off`: nowhere.
+    #[serde(deserialize_with = "listen")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// In what form.
+    pub format: LogFormat,
+    /// From which level on.
+    pub level: LogLevel,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// `pretty` on a terminal, otherwise `json`.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Levels of importance.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// A human is needed.
+    Error,
+    /// Something waits.
+    Warn,
+    /// What matters to an operator.
+    #[default]
+    Info,
+    /// For finding a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Config {
+    /// Reads and checks a config file. `variable` tells the values of `${…}`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub fn from_file(path: &Path, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        read::from_file(path, variables.collect())
+    }
+
+    /// One instance and a sink, everything else at its default. Checked as a file is.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_parts(instance: Instance, sink: Sink) -> Result<Self, Mistakes> {
+        let config = Self {
+            instances: vec![instance],
+            instances_dir: None,
+            api: Api::default(),
+            sink,
+            dead_letter_dir: dead_letters(),
+            admin: None,
+            log: Log::default(),
+        };
+        check::check(config, None)
+    }
+}
+
+/// A value that stands in no file.
+pub(crate) fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
+}
+
+fn dead_letters() -> PathBuf {
+    "dead-letters".into()
+}
+
+fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D::Error> {
+    // `admin: null` would otherwise be an admin port at its default.
+    let admin = Option::<Admin>::deserialize(deserializer)?;
+    Ok(Some(admin.unwrap_or(Admin { listen: None })))
+}
+
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.as_deref() {
+        None | Some("off") => Ok(None),
+        Some(address) => address.parse().map(Some).map_err(|_unhelpful: AddrParseError| {
+            serde::de::Error::custom("`listen` must look like 127.0.0.1:9464, or be off")
+        }),
+    }
+}
+
+fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let url = text.map(|text| Url::parse(&text)).transpose();
+    url.map_err(|_repeats_the_text| serde::de::Error::custom("`proxy` must look like http://HOST:PORT"))
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(Spanned<SecretString>),
+        More(Vec<Spanned<SecretString>>),
+    }
+
+    Ok(match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(uri) => vec![uri],
+        OneOrMore::More(uris) => uris,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! Mistakes of meaning: what is well written and cannot be right. All of them are told together.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use serde_saphyr::Location;
+use url::Url;
+
+use super::mistake::{Mistake, Mistakes, unknown};
+use super::{Amqp, Api, Config, Instance, Kafka, Sink};
+
+/// The switches of `setSettings` that put kinds of notification into the queue.
+const SWITCHES: [&str; 15] = [
+    "incomingWebhook",
+    "outgoingWebhook",
+    "outgoingMessageWebhook",
+    "outgoingAPIMessageWebhook",
+    "stateWebhook",
+    "statusInstanceWebhook",
+    "deviceWebhook",
+    "pollMessageWebhook",
+    "editedMessageWebhook",
+    "deletedMessageWebhook",
+    "incomingCallWebhook",
+    "outgoingCallWebhook",
+    "incomingBlockWebhook",
+    "catalogWebhook",
+    "statusInstanceChangedWebhook",
+];
+
+/// What the sink sets itself: another value would break a promise.
+const RESERVED: [&str; 8] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "transactional.id",
+    "enable.idempotence",
+    "isolation.level",
+    "group.id",
+    "partitioner",
+    "allow.auto.create.topics",
+];
+
+struct Found<'a> {
+    file: Option<&'a Path>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, location: Location, text: impl Into<String>) {
+        self.mistakes.push(Mistake::at(self.file, location, text.into()));
+    }
+}
+
+pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mistakes> {
+    let mut found = Found { file, mistakes: Vec::new() };
+    if config.instances.is_empty() && config.instances_dir.is_none() {
+        found.add(Location::UNKNOWN, "no instance: add one to `instances`, or name an `instances_dir`");
+    }
+    let mut seen = HashSet::new();
+    for instance in &config.instances {
+        check_instance(instance, &mut found);
+        if !seen.insert(instance.id.value) {
+            let text =
+                format!("instance {} is given twice: two readers of one queue disturb each other", instance.id.value);
+            found.add(instance.id.referenced, text);
+        }
+    }
+    check_api(&config.api, &mut found);
+    match &config.sink {
+        Sink::Kafka(kafka) => check_kafka(kafka, &mut found),
+        Sink::Amqp(amqp) => check_amqp(amqp, &mut found),
+        Sink::File(_) | Sink::Stdout(_) => {}
+    }
+    if found.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(found.mistakes)) }
+}
+
+fn check_instance(instance: &Instance, found: &mut Found<'_>) {
+    let id = instance.id.value;
+    match (&instance.api_token, &instance.api_token_file) {
+        (None, None) => {
+            found.add(instance.id.referenced, format!("instance {id} needs `api_token_file` or `api_token`"));
+        }
+        (Some(_), Some(_)) => {
+            found.add(
+                instance.id.referenced,
+                format!("instance {id} has both `api_token_file` and `api_token`: keep one"),
+            );
+        }
+        (Some(token), None) if token.expose_secret().trim().is_empty() => {
+            found.add(instance.id.referenced, format!("instance {id}: `api_token` is empty"));
+        }
+        _ => {}
+    }
+}
+
+fn check_api(api: &Api, found: &mut Found<'_>) {
+    let seconds = &api.receive_timeout_secs;
+    if !(5..=60).contains(&seconds.value) {
+        found.add(seconds.referenced, format!("`receive_timeout_secs` must be 5 to 60, not {}", seconds.value));
+    }
+    for switch in &api.webhooks {
+        if !SWITCHES.contains(&switch.value.as_str()) {
+            found.add(switch.referenced, unknown("kind", &switch.value, &SWITCHES));
+        }
+    }
+}
+
+fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
+    if kafka.bootstrap_servers.is_empty() {
+        found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
+    }
+    let mut literal = kafka.topic.value.as_str();
+    if let Some((prefix, _)) = literal.split_once('{') {
+        if prefix.is_empty() {
+            found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
+        }
+        literal = prefix;
+    }
+    for (name, topic) in [
+        ("topic", literal),
+        ("ledger_topic", &kafka.ledger_topic.value),
+        ("dead_letter_topic", &kafka.dead_letter_topic.value),
+    ] {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !topic.bytes().all(legal) || topic.len() > 200 || (name != "topic" && topic.is_empty()) {
+            let location = match name {
+                "ledger_topic" => kafka.ledger_topic.referenced,
+                "dead_letter_topic" => kafka.dead_letter_topic.referenced,
+                _ => kafka.topic.referenced,
+            };
+            found.add(location, format!("`{name}` may hold letters, digits, `.`, `_` and `-` only"));
+        }
+    }
+    check_placeholders(&kafka.topic.value, kafka.topic.referenced, "topic", found);
+    if let Some(create) = &kafka.create_topics {
+        if create.partitions.value < 1 {
+            found.add(create.partitions.referenced, "`partitions` must be at least 1");
+        }
+        if create.replication.value < 1 && create.replication.value != -1 {
+            found
+                .add(create.replication.referenced, "`replication` must be at least 1, or -1 for the broker's default");
+        }
+    }
+    let given = kafka.properties.iter().map(|(name, value)| (name, value.referenced));
+    let in_files = kafka.properties_files.iter().map(|(name, path)| (name, path.referenced));
+    for (name, location) in given.chain(in_files) {
+        if RESERVED.contains(&name.as_str()) {
+            found.add(location, format!("the property `{name}` is set by the bridge itself: take it out"));
+        }
+    }
+}
+
+fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
+    for uri in amqp.uri.iter().filter(|_| amqp.uri_file.is_none()) {
+        let scheme = Url::parse(uri.value.expose_secret()).map(|url| url.scheme().to_owned());
+        if !scheme.is_ok_and(|scheme| scheme == "amqp" || scheme == "amqps") {
+            found.add(uri.referenced, "`uri` must look like amqps://USER:PASSWORD@HOST:5671/VHOST");
+        }
+    }
+    if amqp.uri.is_empty() && amqp.uri_file.is_none() {
+        found.add(amqp.routing_key.referenced, "`uri` is empty: name at least one broker");
+    }
+    check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
+}
+
+fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {
+    let rest = template.replace("{instance}", "").replace("{type}", "");
+    if rest.contains(['{', '}']) {
+        found.add(location, format!("`{key}` knows the placeholders {{instance}} and {{type}} only"));
+    }
+}

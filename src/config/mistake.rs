@@ -1,0 +1,91 @@
+//! What is wrong with a config, told so that the operator can mend it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde_saphyr::{Error, Location};
+
+/// Everything that is wrong, one mistake a line. Never empty.
+#[derive(Debug)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+/// One mistake, and where it is.
+#[derive(Debug)]
+pub struct Mistake {
+    file: Option<PathBuf>,
+    line: u64,
+    column: u64,
+    text: String,
+}
+
+impl Mistake {
+    pub(super) fn at(file: Option<&Path>, location: Location, text: String) -> Self {
+        Self { file: file.map(Path::to_owned), line: location.line(), column: location.column(), text }
+    }
+
+    /// A mistake of form. The parser's own rendering shows lines of the file, and a token may
+    /// stand in one of them: only the sentence is taken.
+    pub(super) fn of_form(file: &Path, error: &Error) -> Self {
+        let error = error.without_snippet();
+        let text = match error {
+            Error::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected),
+            Error::SerdeUnknownVariant { variant, expected, .. } => unknown("value", variant, expected),
+            Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
+            Error::SerdeInvalidType { expected, .. } => format!("wrong type: expected {expected}"),
+            Error::SerdeInvalidValue { expected, .. } => format!("bad value: expected {expected}"),
+            Error::InvalidScalar { ty: "u64" | "i32", .. } => "wrong type: expected a whole number".into(),
+            Error::InvalidScalar { ty, .. } => format!("wrong type: expected {ty}"),
+            Error::Unexpected { expected, .. } => format!("wrong type: expected {expected}"),
+            Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
+                "exactly one of `kafka`, `amqp`, `file` and `stdout` may be given".into()
+            }
+            other => sentence(&other.to_string()),
+        };
+        Self::at(Some(file), error.location().unwrap_or(Location::UNKNOWN), text)
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(formatter, "{separator}{mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(formatter, "{}:", file.display())?;
+            if self.line > 0 {
+                write!(formatter, "{}:{}:", self.line, self.column)?;
+            }
+            write!(formatter, " ")?;
+        }
+        formatter.write_str(&self.text)
+    }
+}
+
+/// "unknown key `sinc`: did you mean `sink`?", or the whole choice when nothing is near.
+pub(super) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    match nearest(given, known) {
+        Some(near) => format!("unknown {what} `{given}`: did you mean `{near}`?"),
+        None => format!("unknown {what} `{given}`: expected one of {}", known.join(", ")),
+    }
+}
+
+fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let score = |name: &str| strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase());
+    let best = known.iter().copied().max_by(|one, other| score(one).total_cmp(&score(other)))?;
+    (score(best) > 0.7).then_some(best)
+}
+
+/// Without the place, which is told apart.
+fn sentence(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    first.split(" at line ").next().unwrap_or(first).to_owned()
+}

@@ -1,0 +1,39 @@
+//! From files to a checked config.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Location, Options};
+
+use super::{Config, Instance, Mistake, Mistakes, check};
+
+pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
+    let options = Options::default().with_properties(variables);
+    let mut config: Config = parse(path, &options)?;
+    if let Some(folder) = config.instances_dir.clone() {
+        config.instances.extend(from_folder(&folder, &options)?);
+    }
+    check::check(config, Some(path))
+}
+
+/// One instance per file, in the order of their names.
+fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistakes> {
+    let unreadable = |error: std::io::Error| unreadable(folder, &error);
+    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(unreadable)?.collect();
+    let mut paths: Vec<_> = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+    paths.sort();
+    paths.iter().map(|path| parse(path, options)).collect()
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, options: &Options) -> Result<T, Mistakes> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    serde_saphyr::from_str_with_options(&text, options.clone())
+        .map_err(|error| Mistakes(vec![Mistake::of_form(path, &error)]))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Mistakes {
+    Mistakes(vec![Mistake::at(Some(path), Location::UNKNOWN, format!("cannot be read: {error}"))])
+}

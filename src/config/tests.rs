@@ -1,0 +1,168 @@
+use std::fs;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+
+const INSTANCE: &str = "instances: [{id: 1101, api_url: 'https://host', api_token: t0ken}]\n";
+
+fn parse(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.yaml");
+    fs::write(&path, text).unwrap();
+    let variables = [("TOKEN", "from: the [environment"), ("SECONDS", "30")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::from_file(&path, variables.into_iter());
+    config.map_err(|mistakes| mistakes.to_string().replace(&format!("{}:", path.display()), ""))
+}
+
+fn mistakes(text: &str) -> String {
+    parse(text).expect_err(text)
+}
+
+#[test]
+fn the_smallest_config_has_the_documented_defaults() {
+    let config = parse(&format!("{INSTANCE}sink: {{kafka: {{}}}}\n")).unwrap();
+    assert_eq!(config.api.receive_timeout(), Duration::from_secs(20));
+    let Sink::Kafka(kafka) = &config.sink else { panic!("{config:?}") };
+    assert_eq!(kafka.topic.value, "green-api.notifications");
+    assert_eq!(
+        kafka.create_topics.as_ref().map(|create| (create.partitions.value, create.replication.value)),
+        Some((6, -1))
+    );
+    assert!(config.admin.is_none());
+    for (sink, wanted) in [("{file: {}}", "File"), ("{stdout: {}}", "Stdout"), ("{amqp: {}}", "Amqp")] {
+        let config = parse(&format!("{INSTANCE}sink: {sink}\n")).unwrap();
+        assert!(format!("{:?}", config.sink).starts_with(wanted), "{config:?}");
+    }
+}
+
+#[test]
+fn every_key_of_the_contract_is_known() {
+    let text = r#"
+instances:
+  - {id: 1101000001, api_url: "https://1101.api.greenapi.com", api_token_file: /run/secrets/green-api-token}
+instances_dir: null
+api: {receive_timeout_secs: 20, ca_file: null, proxy: null, webhooks: [incomingWebhook, outgoingWebhook, stateWebhook]}
+sink:
+  kafka:
+    bootstrap_servers: [localhost:9092]
+    topic: green-api.notifications
+    key: instance
+    transactional_id: green-api-bridge
+    ledger_topic: green-api-bridge.ledger
+    dead_letter_topic: green-api.dead-letters
+    create_topics: {partitions: 6, replication: -1}
+    properties: {socket.timeout.ms: 10000, ssl.endpoint.identification.algorithm: https, enable.x: true}
+    properties_files: {sasl.password: /run/secrets/password}
+dead_letter_dir: dead-letters
+admin: {listen: 127.0.0.1:9464}
+log: {format: auto, level: info}
+"#;
+    let config = parse(text).unwrap();
+    let Sink::Kafka(kafka) = config.sink else { panic!() };
+    assert_eq!(kafka.properties["socket.timeout.ms"].value.expose_secret(), "10000");
+    let amqp = r"
+instances: [{id: 1, api_url: 'http://h', api_token: x}]
+sink:
+  amqp:
+    uri: [amqp://a/%2f, amqps://b/%2f]
+    uri_file: null
+    name: green-api-bridge
+    exchange: green-api
+    routing_key: '{instance}.{type}'
+    queue: null
+    queue_type: stream
+    declare: true
+    on_unroutable: wait
+    dead_letter_queue: green-api.dead-letters
+    ca_file: null
+    client_identity_file: null
+    client_identity_password_file: null
+admin: null
+";
+    let config = parse(amqp).unwrap();
+    let Sink::Amqp(amqp) = config.sink else { panic!() };
+    assert_eq!((amqp.uri.len(), amqp.queue), (2, None));
+    assert!(config.admin.is_some_and(|admin| admin.listen.is_none()));
+    for off in ["{listen: off}", "{listen: null}"] {
+        let config = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}\nadmin: {off}\n")).unwrap();
+        assert!(config.admin.is_some_and(|admin| admin.listen.is_none()), "{off}");
+    }
+}
+
+#[test]
+fn variables_are_values_and_cannot_change_the_document() {
+    let text = r"
+instances:
+  - id: 1101
+    api_url: https://host
+    api_token: ${TOKEN}
+api:
+  receive_timeout_secs: ${SECONDS}
+sink:
+  file:
+    path: ${FILE:-a.jsonl}
+";
+    let config = parse(text).unwrap();
+    assert_eq!(config.instances[0].api_token.as_ref().unwrap().expose_secret(), "from: the [environment");
+    assert_eq!(config.api.receive_timeout(), Duration::from_secs(30));
+    assert!(matches!(config.sink, Sink::File(file) if file.path.ends_with("a.jsonl")));
+    let missing = mistakes(&format!("{INSTANCE}sink:\n  file:\n    path: ${{NOWHERE}}\n"));
+    assert!(missing.starts_with("4:11:") && missing.contains("NOWHERE"), "{missing}");
+}
+
+#[test]
+fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
+    let sink = |rest: &str| mistakes(&format!("{INSTANCE}{rest}"));
+    assert_eq!(sink("sink: {stdout: {}}\nadmn: null\n"), "3:1: unknown key `admn`: did you mean `admin`?");
+    assert_eq!(sink("sink:\n  kafka:\n    topik: x\n"), "4:5: unknown key `topik`: did you mean `topic`?");
+    assert_eq!(sink("sink:\n  kafak: {}\n"), "3:3: unknown value `kafak`: did you mean `kafka`?");
+    assert_eq!(sink("sink:\n  kafka:\n    key: chta\n"), "4:10: unknown value `chta`: did you mean `chat`?");
+    assert_eq!(
+        sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: soon\n"),
+        "4:25: wrong type: expected a whole number"
+    );
+    assert_eq!(sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: [1]\n"), "4:25: wrong type: expected string scalar");
+    assert_eq!(sink(""), "1:1: the key `sink` is missing");
+    assert_eq!(sink("sink: {kafka: {}, amqp: {}}\n"), "2:19: exactly one of `kafka`, `amqp`, `file` and `stdout` may be given");
+    assert_eq!(sink("sink: {stdout: {}\n"), "2:7: unclosed bracket '{'");
+    assert_eq!(sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"), "3:17: `listen` must look like 127.0.0.1:9464, or be off");
+}
+
+#[test]
+fn mistakes_of_meaning_are_told_together() {
+    let text = r"
+instances:
+  - {id: 1, api_url: 'https://host', api_token: a, api_token_file: b}
+  - {id: 1, api_url: 'https://host'}
+api:
+  receive_timeout_secs: 3
+  webhooks: [incomingWebhok]
+sink:
+  kafka:
+    topic: '{instance}'
+    properties: {transactional.id: x}
+    create_topics: {partitions: 0}
+";
+    assert_eq!(mistakes(text), "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out");
+}
+
+#[test]
+fn no_mistake_shows_a_secret() {
+    for text in [
+        "instances: [{id: 1, api_url: 'https://host', api_token: [s3cret]}]\nsink: {stdout: {}}\n",
+        "instances: [{id: s3cret, api_url: 'https://host', api_token: s3cret}]\nsink: {stdout: {}}\n",
+        "instances: [{id: 1, api_url: 's3cret', api_token: s3cret, x: 1}]\nsink: {stdout: {}}\n",
+        "instances: [{id: 1, api_url: 'https://host/?s3cret', api_token: s3cret}]\nsink: {amqp: {uri: {s3cret: 1}}}\n",
+        "instances: [{id: 1, api_url: 'https://u:s3cret@host', api_token: s3cret}]\nsink: {amqp: {uri: 's3cret'}}\n",
+    ] {
+        let shown = mistakes(text);
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    let config = parse(
+        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp://u:s3cret@h'}}\n",
+    )
+    .unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"));
+}

@@ -1,0 +1,325 @@
+//! The client of Green API's HTTP queue: the only place that knows HTTP and the token.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Method, RequestBuilder, Response, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::condition::Condition;
+use crate::doubt::Deleted;
+use crate::notification::{InstanceId, Notification, ReceiptId};
+use crate::sink::Stored;
+
+mod answer;
+
+pub use answer::{Call, Meaning, meaning};
+
+/// The largest answer that is read; a notification's body has no documented limit.
+const LARGEST_ANSWER: usize = 64 << 20;
+/// What an answer may take beyond the time that the server was asked to wait.
+const MARGIN: Duration = Duration::from_secs(15);
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// The HTTP client of all instances. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct GreenApi {
+    client: reqwest::Client,
+    receive_timeout: Duration,
+}
+
+impl GreenApi {
+    /// `receive_timeout` is how long the server waits for a notification; only `proxy` is ever
+    /// used as a proxy, and `certificates` (PEM) are trusted in addition to the system's.
+    ///
+    /// # Errors
+    /// When a certificate or the proxy is unusable.
+    pub fn new(
+        receive_timeout: Duration,
+        proxy: Option<&Url>,
+        certificates: Option<&[u8]>,
+    ) -> Result<Self, ClientError> {
+        // HTTP/1.1 alone, by the missing feature. No redirects and no referer: both would carry the
+        // token in the path to another host.
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("green-api-bridge/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(Duration::from_secs(30));
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(ClientError::of)?);
+        }
+        if let Some(pem) = certificates {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::of)?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        Ok(Self { client: builder.build().map_err(ClientError::of)?, receive_timeout })
+    }
+}
+
+/// The HTTP client cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ClientError(String);
+
+impl ClientError {
+    fn of(error: reqwest::Error) -> Self {
+        Self(cause(error))
+    }
+}
+
+/// Where an instance's token comes from.
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// It was given as it is.
+    Given(SecretString),
+    /// A file holds it; white space around it does not count.
+    File(PathBuf),
+}
+
+impl TokenSource {
+    /// Reads the token.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is empty; the text names the file.
+    pub fn read(&self) -> Result<SecretString, UnreadableSecret> {
+        let path = match self {
+            Self::Given(token) => return Ok(token.clone()),
+            Self::File(path) => path,
+        };
+        let unreadable = |cause: String| UnreadableSecret { path: path.clone(), cause };
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        match text.trim() {
+            "" => Err(unreadable("it is empty".into())),
+            token => Ok(SecretString::from(token)),
+        }
+    }
+}
+
+/// A file that should hold a secret does not.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+pub struct UnreadableSecret {
+    path: PathBuf,
+    cause: String,
+}
+
+/// One instance's queue and settings.
+#[derive(Debug)]
+pub struct Queue {
+    api: GreenApi,
+    instance: InstanceId,
+    base: Url,
+    source: TokenSource,
+    token: SecretString,
+}
+
+/// The answer to a receive.
+#[derive(Debug)]
+pub enum Received {
+    /// The head of the queue.
+    Head(Notification),
+    /// Nothing, as far as the server says.
+    Empty,
+}
+
+/// A request that did not get what it asked for. Its text names neither token nor URL, and never
+/// repeats the answer, which may.
+#[derive(Debug, thiserror::Error)]
+#[error("{method}: {detail}")]
+pub struct Problem {
+    method: &'static str,
+    detail: String,
+    /// What the instance is in.
+    pub condition: Condition,
+    /// How long the server asked to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+struct Answer {
+    status: u16,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Queue {
+    /// The queue of `instance` at `base`, its `apiUrl`.
+    ///
+    /// # Errors
+    /// When the token cannot be read.
+    pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
+        let token = source.read()?;
+        Ok(Self { api, instance, base, source, token })
+    }
+
+    /// The instance whose queue this is.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Reads the token again: a file may hold another by now.
+    ///
+    /// # Errors
+    /// When it cannot be read; the token known so far stays in use.
+    pub fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
+        self.token = self.source.read()?;
+        Ok(())
+    }
+
+    /// Waits for the head of the queue. It stays there until it is deleted. May be dropped.
+    ///
+    /// # Errors
+    /// Whatever is not a notification and does not mean an empty queue.
+    pub async fn receive(&self) -> Result<Received, Problem> {
+        let call = Call::Receive;
+        let seconds = self.api.receive_timeout.as_secs();
+        let mut url = self.url(call, None);
+        url.query_pairs_mut().append_pair("receiveTimeout", &seconds.to_string());
+        let request = self.api.client.get(url).timeout(self.api.receive_timeout + MARGIN);
+        let answer = self.send(call, request).await?;
+        match meaning(call, answer.status, &answer.body) {
+            Meaning::Empty => Ok(Received::Empty),
+            Meaning::Success => Notification::from_envelope(self.instance, &answer.body).map(Received::Head).map_err(
+                |_may_quote_the_body| {
+                    self.problem(call, Condition::UpstreamUnavailable, "the answer is no notification")
+                },
+            ),
+            other => Err(self.trouble(call, other, &answer)),
+        }
+    }
+
+    /// Deletes what is stored. Sent once: with this receipt never again, because receipts may
+    /// restart. Not to be dropped before it ends: the outcome would be unknown.
+    ///
+    /// # Errors
+    /// A problem of the instance; then the delete is as unconfirmed as in
+    /// [`Deleted::Unconfirmed`].
+    pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
+        let call = Call::Delete;
+        let request = self.api.client.delete(self.url(call, Some(stored.receipt()))).timeout(MARGIN);
+        let answer = self.send(call, request).await?;
+        match meaning(call, answer.status, &answer.body) {
+            Meaning::Success => Ok(Deleted::Confirmed),
+            Meaning::NotThere => Ok(Deleted::Unconfirmed),
+            other => Err(self.trouble(call, other, &answer)),
+        }
+    }
+
+    /// The settings of the instance.
+    ///
+    /// # Errors
+    /// Whatever is not a JSON object.
+    pub async fn settings(&self) -> Result<Map<String, Value>, Problem> {
+        self.object(Call::GetSettings, Method::GET, None).await
+    }
+
+    /// Changes these settings, at least one. The instance restarts, and they apply within 5 minutes.
+    ///
+    /// # Errors
+    /// When the server does not say that it saved them.
+    pub async fn change_settings(&self, changes: &Map<String, Value>) -> Result<(), Problem> {
+        let answer = self.object(Call::SetSettings, Method::POST, Some(changes)).await?;
+        match answer.get("saveSettings") {
+            Some(Value::Bool(true)) => Ok(()),
+            _ => Err(self.problem(Call::SetSettings, Condition::UpstreamUnavailable, "the settings were not saved")),
+        }
+    }
+
+    /// The state of the account: `authorized`, `notAuthorized`, `starting` and others.
+    ///
+    /// # Errors
+    /// Whatever does not hold a state.
+    pub async fn state(&self) -> Result<String, Problem> {
+        let answer = self.object(Call::GetState, Method::GET, None).await?;
+        match answer.get("stateInstance") {
+            Some(Value::String(state)) => Ok(state.clone()),
+            _ => Err(self.problem(Call::GetState, Condition::UpstreamUnavailable, "the answer holds no state")),
+        }
+    }
+
+    async fn object(
+        &self,
+        call: Call,
+        method: Method,
+        body: Option<&Map<String, Value>>,
+    ) -> Result<Map<String, Value>, Problem> {
+        let mut request = self.api.client.request(method, self.url(call, None)).timeout(MARGIN);
+        if let Some(body) = body {
+            let body = serde_json::to_vec(body).unwrap_or_default();
+            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        }
+        let answer = self.send(call, request).await?;
+        match meaning(call, answer.status, &answer.body) {
+            Meaning::Success => serde_json::from_slice(&answer.body).map_err(|_may_quote_the_body| {
+                self.problem(call, Condition::UpstreamUnavailable, "the answer is no JSON object")
+            }),
+            other => Err(self.trouble(call, other, &answer)),
+        }
+    }
+
+    /// The one place where the token is exposed.
+    fn url(&self, call: Call, receipt: Option<ReceiptId>) -> Url {
+        let mut url = self.base.clone();
+        let instance = format!("waInstance{}", self.instance);
+        // Never an error: the config takes http and https only, which have paths.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend([&instance, call.method(), self.token.expose_secret()]);
+            path.extend(receipt.map(|receipt| receipt.to_string()));
+        }
+        url
+    }
+
+    async fn send(&self, call: Call, request: RequestBuilder) -> Result<Answer, Problem> {
+        let unavailable = |error: reqwest::Error| self.problem(call, Condition::UpstreamUnavailable, &cause(error));
+        let mut response = request.send().await.map_err(unavailable)?;
+        let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
+        let first = response.chunk().await.map_err(unavailable)?.unwrap_or_default();
+        let mut whole = None::<BytesMut>;
+        while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
+            let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
+            if whole.len() + chunk.len() > LARGEST_ANSWER {
+                return Err(self.problem(call, Condition::UpstreamUnavailable, "the answer is larger than 64 MiB"));
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, retry_after, body: whole.map_or(first, BytesMut::freeze) })
+    }
+
+    fn trouble(&self, call: Call, meaning: Meaning, answer: &Answer) -> Problem {
+        let condition = match meaning {
+            Meaning::Trouble(condition) => condition,
+            Meaning::Success | Meaning::Empty | Meaning::NotThere => Condition::UpstreamUnavailable,
+        };
+        let detail = format!("HTTP {}", answer.status);
+        Problem { retry_after: answer.retry_after, ..self.problem(call, condition, &detail) }
+    }
+
+    fn problem(&self, call: Call, condition: Condition, detail: &str) -> Problem {
+        let detail = format!("instance {}: {detail}", self.instance);
+        Problem { method: call.method(), detail, condition, retry_after: None }
+    }
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: u64 = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.min(3600)))
+}
+
+/// The error and what caused it, on one line.
+fn cause(error: reqwest::Error) -> String {
+    // The URL holds the token.
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,226 @@
+//! What every answer of Green API means. The answers are documented, seen or inferred; bodies come
+//! in several forms, so they are searched for words, and never repeated: they may hold the token.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::condition::Condition;
+
+/// A method of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Wait for the head of the queue.
+    Receive,
+    /// Delete the head of the queue.
+    Delete,
+    /// Read the settings.
+    GetSettings,
+    /// Change the settings.
+    SetSettings,
+    /// Read the state of the account.
+    GetState,
+}
+
+impl Call {
+    /// Its name in the URL.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Receive => "receiveNotification",
+            Self::Delete => "deleteNotification",
+            Self::GetSettings => "getSettings",
+            Self::SetSettings => "setSettings",
+            Self::GetState => "getStateInstance",
+        }
+    }
+}
+
+/// What an answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// It is what was asked for; of a delete: done.
+    Success,
+    /// A receive: nothing is queued.
+    Empty,
+    /// A delete: no such notification is waiting for its delete. No error, and no confirmation.
+    NotThere,
+    /// Neither; wait, in this condition.
+    Trouble(Condition),
+}
+
+/// What this answer means.
+#[must_use]
+pub fn meaning(call: Call, status: u16, body: &[u8]) -> Meaning {
+    match (status, call) {
+        // With 408 and 504 a gateway ended an idle poll.
+        (204 | 408 | 504, Call::Receive) => Meaning::Empty,
+        (200..=299, Call::Receive) => received(body),
+        (200..=299, Call::Delete) => deleted(body),
+        (200..=299, _) => Meaning::Success,
+        (500, Call::Delete) if says(body, "findunackedmessage") => Meaning::NotThere,
+        _ => Meaning::Trouble(condition(status, body)),
+    }
+}
+
+fn received(body: &[u8]) -> Meaning {
+    #[derive(Deserialize)]
+    struct Probe {
+        #[serde(rename = "receiptId")]
+        receipt: Option<IgnoredAny>,
+    }
+
+    if body.trim_ascii().is_empty() {
+        return Meaning::Empty;
+    }
+    match serde_json::from_slice::<Option<Probe>>(body) {
+        Ok(Some(Probe { receipt: Some(IgnoredAny) })) => Meaning::Success,
+        Ok(None | Some(Probe { receipt: None })) => Meaning::Empty,
+        Err(_) => Meaning::Trouble(Condition::UpstreamUnavailable),
+    }
+}
+
+fn deleted(body: &[u8]) -> Meaning {
+    #[derive(Deserialize)]
+    struct Answer {
+        result: bool,
+    }
+
+    match serde_json::from_slice(body) {
+        Ok(Answer { result: true }) => Meaning::Success,
+        Ok(Answer { result: false }) => Meaning::NotThere,
+        Err(_) => Meaning::Trouble(Condition::UpstreamUnavailable),
+    }
+}
+
+fn condition(status: u16, body: &[u8]) -> Condition {
+    match status {
+        400 if says(body, "webhook url") => Condition::WebhookUrlSet,
+        400 if says(body, "expired") || says(body, "deleted") => Condition::InstanceExpired,
+        400 if says(body, "not authorized") => Condition::InstanceNotAuthorized,
+        401 => Condition::TokenRefused,
+        // A redirect is not followed: it would take the token along.
+        300..=399 | 403 | 404 => Condition::WrongHost,
+        429 => Condition::Throttled,
+        466 => Condition::QuotaExceeded,
+        _ => Condition::UpstreamUnavailable,
+    }
+}
+
+/// Whether the body holds these words, given in lower case.
+fn says(body: &[u8], words: &str) -> bool {
+    body.windows(words.len()).any(|window| window.eq_ignore_ascii_case(words.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLS: [Call; 5] = [Call::Receive, Call::Delete, Call::GetSettings, Call::SetSettings, Call::GetState];
+    const HTML: &str = "<html><head><title>403 Forbidden</title></head></html>";
+
+    /// The three forms in which an error's text comes.
+    fn forms(message: &str) -> [String; 3] {
+        [
+            format!(r#"{{"statusCode":400,"timestamp":"x","path":"/waInstance1/y/TOKEN","message":"{message}"}}"#),
+            format!(r#"{{"code":"INVALID_PARAM","message":"{message}","status":"error"}}"#),
+            message.to_owned(),
+        ]
+    }
+
+    #[test]
+    fn errors_mean_the_same_for_every_method_and_form_of_body() {
+        use Condition::{
+            InstanceExpired, InstanceNotAuthorized, QuotaExceeded, Throttled, TokenRefused, UpstreamUnavailable,
+            WebhookUrlSet, WrongHost,
+        };
+        let table = [
+            (400, "Message cannot be received because custom webhook url is set. Go to cabinet", WebhookUrlSet),
+            (400, "Instance account is expired. Renew your instance from personal area", InstanceExpired),
+            (400, "Instance is deleted", InstanceExpired),
+            (400, "instance is starting or not authorized", InstanceNotAuthorized),
+            (400, "instance account not authorized", InstanceNotAuthorized),
+            (400, "Instance is not authorized", InstanceNotAuthorized),
+            (400, "instance in starting process try later", UpstreamUnavailable),
+            (400, "bad request data", UpstreamUnavailable),
+            (401, "", TokenRefused),
+            (301, "", WrongHost),
+            (302, HTML, WrongHost),
+            (403, HTML, WrongHost),
+            (404, HTML, WrongHost),
+            (429, "", Throttled),
+            (466, r#"{\"invokeStatus\":{\"status\":\"QUOTE_EXCEEDED\"}}"#, QuotaExceeded),
+            (469, "contact look-up limit", UpstreamUnavailable),
+            (499, "", UpstreamUnavailable),
+            (500, "request entity too large", UpstreamUnavailable),
+            (502, HTML, UpstreamUnavailable),
+            (503, "", UpstreamUnavailable),
+            (521, HTML, UpstreamUnavailable),
+            (100, "", UpstreamUnavailable),
+        ];
+        for (status, message, condition) in table {
+            for body in forms(message) {
+                for call in CALLS {
+                    assert_eq!(
+                        meaning(call, status, body.as_bytes()),
+                        Meaning::Trouble(condition),
+                        "{status} {body} {call:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_poll_ends_empty_in_many_forms() {
+        for (status, body) in [
+            (200, "null"),
+            (200, " null\n"),
+            (200, ""),
+            (200, "{}"),
+            (200, r#"{"body":{}}"#),
+            (204, ""),
+            (408, ""),
+            (408, HTML),
+            (504, HTML),
+        ] {
+            assert_eq!(meaning(Call::Receive, status, body.as_bytes()), Meaning::Empty, "{status} {body}");
+        }
+        for call in &CALLS[1..] {
+            for status in [408, 504] {
+                assert_eq!(meaning(*call, status, b""), Meaning::Trouble(Condition::UpstreamUnavailable));
+            }
+        }
+    }
+
+    #[test]
+    fn a_receive_succeeds_with_a_receipt_and_with_nothing_else() {
+        assert_eq!(meaning(Call::Receive, 200, br#"{"receiptId":1,"body":null}"#), Meaning::Success);
+        for body in [HTML, "[]", "5", r#"{"receiptId":1,"bo"#, "\u{feff}null"] {
+            assert_eq!(
+                meaning(Call::Receive, 200, body.as_bytes()),
+                Meaning::Trouble(Condition::UpstreamUnavailable),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_true_confirms_a_delete() {
+        for body in [r#"{"result":true}"#, r#"{"result":true,"reason":""}"#, r#"{"reason":null,"result":true}"#] {
+            assert_eq!(meaning(Call::Delete, 200, body.as_bytes()), Meaning::Success, "{body}");
+        }
+        assert_eq!(meaning(Call::Delete, 200, br#"{"result":false,"reason":"no"}"#), Meaning::NotThere);
+        let unknown = "Cannot read properties of undefined (reading 'findUnAckedMessage')";
+        for body in forms(unknown) {
+            assert_eq!(meaning(Call::Delete, 500, body.as_bytes()), Meaning::NotThere);
+            assert_eq!(meaning(Call::Receive, 500, body.as_bytes()), Meaning::Trouble(Condition::UpstreamUnavailable));
+        }
+        for body in ["", "null", "true", r#"{"result":"true"}"#, HTML] {
+            assert_eq!(
+                meaning(Call::Delete, 200, body.as_bytes()),
+                Meaning::Trouble(Condition::UpstreamUnavailable),
+                "{body}"
+            );
+        }
+    }
+}

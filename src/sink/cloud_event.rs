@@ -1,0 +1,45 @@
+//! The attributes around a body: `CloudEvents` 1.0, binary mode, all values strings.
+
+use std::borrow::Cow;
+
+use crate::notification::{Facts, Notification};
+
+/// The media type of every body.
+pub(super) const CONTENT_TYPE: &str = "application/json";
+
+/// Where in the stream of its instance a notification is published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// From 1, without a gap within one epoch.
+    pub sequence: u64,
+    /// Unix milliseconds at which ownership was taken; none in a sink that remembers.
+    pub epoch: Option<u64>,
+    /// Another copy may exist.
+    pub marked: bool,
+}
+
+/// The attributes of a notification, in the order in which they are written. `facts` are its own.
+pub(super) fn attributes<'a>(
+    notification: &Notification,
+    facts: &'a Facts<'_>,
+    place: Place,
+) -> Vec<(&'static str, Cow<'a, str>)> {
+    let instance = notification.instance();
+    let mut attributes = vec![
+        ("specversion", Cow::Borrowed("1.0")),
+        ("id", notification.id().to_string().into()),
+        ("source", format!("/green-api/waInstance{instance}").into()),
+        ("type", format!("com.green-api.{}", facts.kind).into()),
+        ("time", Cow::Borrowed(facts.time.as_str())),
+        ("sequence", format!("{:020}", place.sequence).into()),
+        ("idinstance", instance.to_string().into()),
+        ("receiptid", notification.receipt().to_string().into()),
+    ];
+    if let Some(epoch) = place.epoch {
+        attributes.push(("epoch", epoch.to_string().into()));
+    }
+    if place.marked {
+        attributes.push(("possibleduplicate", Cow::Borrowed("true")));
+    }
+    attributes
+}

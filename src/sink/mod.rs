@@ -1,0 +1,111 @@
+//! Where notifications are stored: the contract that the line relies on, and the sinks that keep it.
+
+use async_trait::async_trait;
+
+use crate::doubt::Memory;
+use crate::notification::{InstanceId, Notification, ReceiptId};
+
+mod cloud_event;
+pub mod lines;
+mod owner;
+
+/// A place that stores notifications for good. One object per process: it owns connections,
+/// transactions and grouping, and hands out one lane per instance.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Opens the lane of an instance and tells what the sink remembers of it. A lane belongs to
+    /// the ownership (producer epoch, lock) of this moment; an earlier lane of the same instance
+    /// must no longer be used.
+    ///
+    /// Waits as long as the sink is unavailable, and says so in the log. May be dropped.
+    ///
+    /// # Errors
+    /// Only [`SinkError::Fenced`] and [`SinkError::Closed`].
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError>;
+}
+
+/// The way of one instance's notifications into a sink.
+#[async_trait]
+pub trait Lane: Send {
+    /// Stores the notification; `marked` as a possible duplicate. `Ok` means stored for good: it
+    /// *will* be deleted upstream. May be called again with the same notification.
+    ///
+    /// Not to be dropped before it ends: the outcome would be unknown.
+    ///
+    /// # Errors
+    /// Each [`SinkError`] says what its caller has to do.
+    async fn publish(&mut self, notification: &Notification, marked: bool) -> Result<Stored, SinkError>;
+
+    /// For a notification that was published before: proves that this lane still has the
+    /// ownership that it was opened with, so that deleting it is right. Publishes nothing.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    async fn already_stored(&mut self, notification: &Notification) -> Result<Stored, SinkError>;
+}
+
+/// Proof that a notification is stored for good; only sinks can make one. It is what a delete
+/// asks for, so that deleting what was not stored does not compile:
+///
+/// ```compile_fail
+/// # use green_api_bridge::{green_api::Queue, notification::Notification};
+/// async fn delete_unstored(queue: &Queue, notification: Notification) {
+///     queue.delete(notification).await;
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use green_api_bridge::{notification::Notification, sink::Stored};
+/// fn pretend(notification: &Notification) -> Stored {
+///     Stored::new(notification, None)
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a stored notification has to be deleted upstream"]
+pub struct Stored {
+    instance: InstanceId,
+    receipt: ReceiptId,
+    sequence: Option<u64>,
+}
+
+impl Stored {
+    pub(in crate::sink) fn new(notification: &Notification, sequence: Option<u64>) -> Self {
+        Self { instance: notification.instance(), receipt: notification.receipt(), sequence }
+    }
+
+    /// The instance whose queue holds it.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// The receipt to delete it with.
+    #[must_use]
+    pub fn receipt(&self) -> ReceiptId {
+        self.receipt
+    }
+
+    /// Its place in the instance's sequence, from a sink that remembers; none if it was already stored.
+    #[must_use]
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+}
+
+/// Why a notification was not stored, by what the caller has to do. The text names no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SinkError {
+    /// It was not stored, for certain. Try it again on this lane, after a pause.
+    #[error("the sink refused the notification: {0}")]
+    Refused(String),
+    /// Whether it was stored is unknown, or the ownership has changed. Throw the head away, open
+    /// the lane anew and receive again.
+    #[error("the sink has to be opened again: {0}")]
+    Reopen(String),
+    /// Another bridge took over: stop the process, and do not start it again.
+    #[error("another bridge took over: {0}")]
+    Fenced(String),
+    /// Nobody can store anything any more: stop the process.
+    #[error("the sink is closed: {0}")]
+    Closed(String),
+}

@@ -1,0 +1,244 @@
+//! One thread owns a sink: its connection, its transaction, its ownership. The lanes hand it what
+//! they want stored; whatever waits while it stores is stored together next.
+//!
+//! A thread of its own, because the clients of Kafka and of files block.
+
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+use super::{Lane, Sink, SinkError, Stored};
+use crate::condition::{Condition, Conditions};
+use crate::doubt::Memory;
+use crate::notification::{InstanceId, Notification};
+use crate::pauses::Pauses;
+
+/// At most this many notifications are stored together.
+const GROUP: usize = 500;
+
+/// Storage under one ownership.
+pub(super) trait Owner {
+    /// What is remembered of an instance.
+    fn memory(&self, instance: InstanceId) -> Memory;
+
+    /// Stores all of them, at most one per instance, and answers each. Those left unanswered when
+    /// it fails are told to reopen.
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure>;
+}
+
+/// Why there is no ownership, or no longer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// To be tried again after a growing pause.
+    Unavailable(String),
+    /// Another bridge holds it; to be tried again every second.
+    Owned(String),
+    /// Another bridge took it: never to be tried again.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "only Kafka fences"))]
+    Fenced(String),
+    /// Nobody reads any more: never to be tried again.
+    Closed(String),
+}
+
+/// One notification to store, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    ownership: u64,
+    notification: Notification,
+    action: Action,
+    reply: oneshot::Sender<Result<Stored, SinkError>>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Store it.
+    Publish { marked: bool },
+    /// It is stored; prove that the ownership still stands.
+    Prove,
+}
+
+impl Job {
+    pub(super) fn notification(&self) -> &Notification {
+        &self.notification
+    }
+
+    pub(super) fn action(&self) -> Action {
+        self.action
+    }
+
+    /// Stored for good, at this place of a sequence that is remembered.
+    pub(super) fn succeed(self, sequence: Option<u64>) {
+        let stored = Stored::new(&self.notification, sequence);
+        self.answer(Ok(stored));
+    }
+
+    pub(super) fn fail(self, error: SinkError) {
+        self.answer(Err(error));
+    }
+
+    fn answer(self, answer: Result<Stored, SinkError>) {
+        // Nobody waits any more when the process stops; then there is nobody to tell.
+        drop(self.reply.send(answer));
+    }
+}
+
+enum Request {
+    Open(InstanceId, oneshot::Sender<Result<(u64, Memory), SinkError>>),
+    Store(Job),
+}
+
+/// The lanes' side of an owner.
+pub(super) struct Client {
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Client {
+    /// Starts the owner's thread. `acquire` is called for every new ownership; the one before is
+    /// gone by then.
+    pub(super) fn start<O: Owner>(
+        name: &str,
+        mut acquire: impl FnMut() -> Result<O, Failure> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (requests, mut waiting) = mpsc::unbounded_channel();
+        thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            if let Err(end) = serve(&mut acquire, &mut waiting) {
+                while let Some(request) = waiting.blocking_recv() {
+                    request.refuse(end.clone());
+                }
+            }
+        })?;
+        Ok(Self { requests })
+    }
+}
+
+impl Request {
+    fn refuse(self, error: SinkError) {
+        match self {
+            Self::Open(_, reply) => drop(reply.send(Err(error))),
+            Self::Store(job) => job.fail(error),
+        }
+    }
+}
+
+/// Serves until all lanes are gone.
+fn serve<O: Owner>(
+    acquire: &mut impl FnMut() -> Result<O, Failure>,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+) -> Result<(), SinkError> {
+    let mut conditions = Conditions::default();
+    let mut pauses = Pauses::new();
+    for ownership in 0.. {
+        let mut owner = loop {
+            let pause = match acquire() {
+                Ok(owner) => break owner,
+                Err(failure) => pause_after(failure, &mut conditions, &mut pauses)?,
+            };
+            thread::sleep(pause);
+        };
+        conditions.leave();
+        let failure = loop {
+            let Some(mut jobs) = gather(requests, &owner, ownership) else { return Ok(()) };
+            if jobs.is_empty() {
+                continue;
+            }
+            if let Err(failure) = owner.store(&mut jobs) {
+                for job in jobs {
+                    job.fail(SinkError::Reopen(failure.to_string()));
+                }
+                break failure;
+            }
+            pauses = Pauses::new();
+        };
+        drop(owner);
+        let pause = pause_after(failure, &mut conditions, &mut pauses)?;
+        thread::sleep(pause);
+    }
+    Ok(())
+}
+
+/// Waits for something to store, then takes all that waits. Opens lanes on the way; `None` when
+/// all lanes are gone.
+fn gather(requests: &mut mpsc::UnboundedReceiver<Request>, owner: &impl Owner, ownership: u64) -> Option<Vec<Job>> {
+    let mut jobs = Vec::new();
+    let mut next = Some(requests.blocking_recv()?);
+    while let Some(request) = next {
+        match request {
+            Request::Open(instance, reply) => drop(reply.send(Ok((ownership, owner.memory(instance))))),
+            // A head may be published only under the ownership under which it was received.
+            Request::Store(job) if job.ownership != ownership => {
+                job.fail(SinkError::Reopen("the ownership was renewed".into()));
+            }
+            Request::Store(job) => jobs.push(job),
+        }
+        next = (jobs.len() < GROUP).then(|| requests.try_recv().ok()).flatten();
+    }
+    Some(jobs)
+}
+
+fn pause_after(failure: Failure, conditions: &mut Conditions, pauses: &mut Pauses) -> Result<Duration, SinkError> {
+    match failure {
+        Failure::Unavailable(cause) => {
+            conditions.enter(Condition::SinkUnavailable, &cause);
+            Ok(pauses.after_failure().min(Duration::from_secs(10)))
+        }
+        Failure::Owned(cause) => {
+            conditions.enter(Condition::WaitingForOwnership, &cause);
+            Ok(Duration::from_secs(1))
+        }
+        Failure::Fenced(cause) => Err(SinkError::Fenced(cause)),
+        Failure::Closed(cause) => Err(SinkError::Closed(cause)),
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Unavailable(cause) | Self::Owned(cause) | Self::Fenced(cause) | Self::Closed(cause)) = self;
+        formatter.write_str(cause)
+    }
+}
+
+#[async_trait]
+impl Sink for Client {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.clone();
+        requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
+        let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
+        Ok((Box::new(OwnedLane { ownership, requests }), memory))
+    }
+}
+
+struct OwnedLane {
+    ownership: u64,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl OwnedLane {
+    async fn ask(&self, notification: &Notification, action: Action) -> Result<Stored, SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job { ownership: self.ownership, notification: notification.clone(), action, reply };
+        self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
+        answer.await.map_err(|_gone| thread_ended())?
+    }
+}
+
+#[async_trait]
+impl Lane for OwnedLane {
+    async fn publish(&mut self, notification: &Notification, marked: bool) -> Result<Stored, SinkError> {
+        self.ask(notification, Action::Publish { marked }).await
+    }
+
+    async fn already_stored(&mut self, notification: &Notification) -> Result<Stored, SinkError> {
+        self.ask(notification, Action::Prove).await
+    }
+}
+
+/// The thread ends only after its lanes, unless it panicked.
+fn thread_ended() -> SinkError {
+    error!("the sink's thread ended: this is a defect, please report it");
+    SinkError::Closed("its thread ended".into())
+}
