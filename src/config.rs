@@ -90,7 +90,7 @@ impl TryFrom<String> for ApiUrl {
 
     // The text is not repeated: somebody may have pasted a whole URL with the token in it.
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const FORM: &str = "`api_url` must look like https://1101.api.greenapi.com, without user, query or token";
+        const FORM: &str = "must look like https://1101.api.greenapi.com, without user, query or token";
         let url = Url::parse(&text).map_err(|_repeats_the_text| FORM)?;
         let plain = matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
@@ -417,16 +417,17 @@ fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D:
 fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     match Option::<String>::deserialize(deserializer)?.as_deref() {
         None | Some("off") => Ok(None),
-        Some(address) => address.parse().map(Some).map_err(|_unhelpful: AddrParseError| {
-            serde::de::Error::custom("`listen` must look like 127.0.0.1:9464, or be off")
-        }),
+        Some(address) => address
+            .parse()
+            .map(Some)
+            .map_err(|_unhelpful: AddrParseError| serde::de::Error::custom("must look like 127.0.0.1:9464, or be off")),
     }
 }
 
 fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     let url = text.map(|text| Url::parse(&text)).transpose();
-    url.map_err(|_repeats_the_text| serde::de::Error::custom("`proxy` must look like http://HOST:PORT"))
+    url.map_err(|_repeats_the_text| serde::de::Error::custom("must look like http://HOST:PORT"))
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {

@@ -1,5 +1,6 @@
 //! x
 pub mod bridge;
+pub mod cli;
 pub mod condition;
 pub mod config;
 pub mod doubt;
@@ -8,3 +9,4 @@ pub mod green_api;
 pub mod notification;
 pub mod pauses;
 pub mod sink;
+pub mod telemetry;

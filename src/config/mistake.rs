@@ -25,23 +25,33 @@ impl Mistake {
 
     /// A mistake of form. The parser's own rendering shows lines of the file, and a token may
     /// stand in one of them: only the sentence is taken.
-    pub(super) fn of_form(file: &Path, error: &Error) -> Self {
+    pub(super) fn of_form(file: &Path, text: &str, error: &Error) -> Self {
         let error = error.without_snippet();
-        let text = match error {
+        let location = error.location().unwrap_or(Location::UNKNOWN);
+        let key = key_before(text, location);
+        let what = match error {
             Error::SerdeUnknownField { field, expected, .. } => unknown("key", field, expected),
-            Error::SerdeUnknownVariant { variant, expected, .. } => unknown("value", variant, expected),
+            Error::SerdeUnknownVariant { variant, expected, .. } => {
+                unknown(if key.is_some() { "value" } else { "key" }, variant, expected)
+            }
             Error::SerdeMissingField { field, .. } => format!("the key `{field}` is missing"),
             Error::SerdeInvalidType { expected, .. } => format!("wrong type: expected {expected}"),
+            Error::Unexpected { expected, .. } => {
+                format!("wrong type: expected {expected}")
+            }
             Error::SerdeInvalidValue { expected, .. } => format!("bad value: expected {expected}"),
             Error::InvalidScalar { ty: "u64" | "i32", .. } => "wrong type: expected a whole number".into(),
             Error::InvalidScalar { ty, .. } => format!("wrong type: expected {ty}"),
-            Error::Unexpected { expected, .. } => format!("wrong type: expected {expected}"),
             Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
                 "exactly one of `kafka`, `amqp`, `file` and `stdout` may be given".into()
             }
             other => sentence(&other.to_string()),
         };
-        Self::at(Some(file), error.location().unwrap_or(Location::UNKNOWN), text)
+        let about_a_key = matches!(error, Error::SerdeUnknownField { .. } | Error::SerdeMissingField { .. });
+        match key.filter(|_| !about_a_key) {
+            Some(key) => Self::at(Some(file), location, format!("`{key}`: {what}")),
+            None => Self::at(Some(file), location, what),
+        }
     }
 }
 
@@ -82,6 +92,16 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     let score = |name: &str| strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase());
     let best = known.iter().copied().max_by(|one, other| score(one).total_cmp(&score(other)))?;
     (score(best) > 0.7).then_some(best)
+}
+
+/// The key whose value stands at this place, when both stand on one line.
+fn key_before(text: &str, location: Location) -> Option<&str> {
+    let line = text.lines().nth(usize::try_from(location.line()).ok()?.checked_sub(1)?)?;
+    let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
+    let (end, _) = line.char_indices().nth(column)?;
+    let before = line[..end].trim_end().strip_suffix(':')?;
+    let key = before.rsplit(|letter: char| !(letter.is_alphanumeric() || "_.-".contains(letter))).next()?;
+    (!key.is_empty()).then_some(key)
 }
 
 /// Without the place, which is told apart.

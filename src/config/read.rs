@@ -31,7 +31,7 @@ fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistak
 fn parse<T: DeserializeOwned>(path: &Path, options: &Options) -> Result<T, Mistakes> {
     let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
     serde_saphyr::from_str_with_options(&text, options.clone())
-        .map_err(|error| Mistakes(vec![Mistake::of_form(path, &error)]))
+        .map_err(|error| Mistakes(vec![Mistake::of_form(path, &text, &error)]))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Mistakes {

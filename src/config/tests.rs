@@ -117,17 +117,31 @@ fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
     let sink = |rest: &str| mistakes(&format!("{INSTANCE}{rest}"));
     assert_eq!(sink("sink: {stdout: {}}\nadmn: null\n"), "3:1: unknown key `admn`: did you mean `admin`?");
     assert_eq!(sink("sink:\n  kafka:\n    topik: x\n"), "4:5: unknown key `topik`: did you mean `topic`?");
-    assert_eq!(sink("sink:\n  kafak: {}\n"), "3:3: unknown value `kafak`: did you mean `kafka`?");
-    assert_eq!(sink("sink:\n  kafka:\n    key: chta\n"), "4:10: unknown value `chta`: did you mean `chat`?");
+    assert_eq!(sink("sink:\n  kafak: {}\n"), "3:3: unknown key `kafak`: did you mean `kafka`?");
+    assert_eq!(sink("sink:\n  kafka:\n    key: chta\n"), "4:10: `key`: unknown value `chta`: did you mean `chat`?");
     assert_eq!(
         sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: soon\n"),
-        "4:25: wrong type: expected a whole number"
+        "4:25: `receive_timeout_secs`: wrong type: expected a whole number"
     );
-    assert_eq!(sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: [1]\n"), "4:25: wrong type: expected string scalar");
+    assert_eq!(
+        sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: [1]\n"),
+        "4:25: `receive_timeout_secs`: wrong type: expected string scalar"
+    );
     assert_eq!(sink(""), "1:1: the key `sink` is missing");
-    assert_eq!(sink("sink: {kafka: {}, amqp: {}}\n"), "2:19: exactly one of `kafka`, `amqp`, `file` and `stdout` may be given");
-    assert_eq!(sink("sink: {stdout: {}\n"), "2:7: unclosed bracket '{'");
-    assert_eq!(sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"), "3:17: `listen` must look like 127.0.0.1:9464, or be off");
+    assert_eq!(
+        sink("sink: {kafka: {}, amqp: {}}\n"),
+        "2:19: exactly one of `kafka`, `amqp`, `file` and `stdout` may be given"
+    );
+    assert_eq!(sink("sink: {stdout: {}\n"), "2:7: `sink`: unclosed bracket '{'");
+    assert_eq!(
+        sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"),
+        "3:17: `listen`: must look like 127.0.0.1:9464, or be off"
+    );
+    assert_eq!(sink("sink: {stdout: {}}\napi: {proxy: nowhere}\n"), "3:14: `proxy`: must look like http://HOST:PORT");
+    assert_eq!(
+        mistakes("instances: [{id: 1, api_url: 'ftp://h'}]\nsink: {stdout: {}}\n"),
+        "1:30: `api_url`: must look like https://1101.api.greenapi.com, without user, query or token"
+    );
 }
 
 #[test]
@@ -145,7 +159,10 @@ sink:
     properties: {transactional.id: x}
     create_topics: {partitions: 0}
 ";
-    assert_eq!(mistakes(text), "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out");
+    assert_eq!(
+        mistakes(text),
+        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
+    );
 }
 
 #[test]

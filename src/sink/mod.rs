@@ -1,13 +1,36 @@
 //! Where notifications are stored: the contract that the line relies on, and the sinks that keep it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
+use crate::config;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 
 mod cloud_event;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod lines;
 mod owner;
+
+/// Starts the sink of a config. It connects by itself, as long as it takes.
+///
+/// # Errors
+/// What has to be changed in the config: a secret that cannot be read, a feature that this build
+/// lacks, an unusable property.
+pub fn start(config: &config::Sink) -> Result<Arc<dyn Sink>, String> {
+    let no_thread = |error: std::io::Error| format!("the sink's thread cannot be started: {error}");
+    match config {
+        config::Sink::File(file) => Ok(Arc::new(lines::file(file.path.clone()).map_err(no_thread)?)),
+        config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout().map_err(no_thread)?)),
+        #[cfg(feature = "kafka")]
+        config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka)?)),
+        #[cfg(not(feature = "kafka"))]
+        config::Sink::Kafka(_) => Err("this build lacks the feature `kafka`".into()),
+        config::Sink::Amqp(_) => Err("this build lacks the feature `amqp`".into()),
+    }
+}
 
 /// A place that stores notifications for good. One object per process: it owns connections,
 /// transactions and grouping, and hands out one lane per instance.

@@ -1,0 +1,164 @@
+//! The command line: what was typed, and the exit codes.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Mistakes};
+use crate::telemetry;
+
+#[cfg(feature = "emulator")]
+mod demo;
+mod run;
+mod setup;
+mod source;
+
+/// Carries every Green API notification (WhatsApp, Telegram, MAX) into Apache Kafka or RabbitMQ,
+/// and only then deletes it upstream.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 usage, 78 configuration invalid or a secret \
+                                 unreadable at start, 79 another bridge took over (do not restart)."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the bridge.
+    Run(Source),
+    /// Read the config, say what is wrong with it, do nothing else.
+    Validate(Source),
+    /// Make the instances ready for the queue: no webhookUrl, the wanted kinds switched on.
+    Setup(setup::Setup),
+    /// See it work: no account, no broker, a crash in the middle, and nothing lost or doubled.
+    #[cfg(feature = "emulator")]
+    Demo(demo::Demo),
+    /// The Green API queue as a local server, for anyone's tests.
+    #[cfg(feature = "emulator")]
+    Emulator(crate::emulator::Arguments),
+}
+
+const SINK_HELP: &str = "Without a config file: where to publish [env: BRIDGE_SINK]. One of\n  stdout:\n  file:PATH\n  \
+    kafka://HOST:PORT[,HOST:PORT]/TOPIC\n  amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]\n\
+    The instance comes from GREEN_API_URL, GREEN_API_ID_INSTANCE and GREEN_API_TOKEN or GREEN_API_TOKEN_FILE.";
+
+/// Where the configuration comes from. With no file: the variables `GREEN_API_URL`,
+/// `GREEN_API_ID_INSTANCE` and `GREEN_API_TOKEN` or `GREEN_API_TOKEN_FILE` name one instance.
+#[derive(Debug, Args)]
+struct Source {
+    /// The config file (YAML).
+    #[arg(long, value_name = "FILE", conflicts_with = "sink")]
+    config: Option<PathBuf>,
+    /// Without a config file: where to publish, and the instance comes from the environment.
+    #[arg(long, value_name = "URL", long_help = SINK_HELP)]
+    sink: Option<String>,
+}
+
+/// Why a command ended without success.
+#[derive(Debug)]
+enum Failure {
+    Failed(String),
+    Usage(String),
+    Configuration(String),
+    Fenced(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Configuration(_) => 78,
+            Self::Fenced(_) => 79,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Failed(text) | Self::Usage(text) | Self::Configuration(text) | Self::Fenced(text)) = self;
+        formatter.write_str(text)
+    }
+}
+
+impl From<Mistakes> for Failure {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::Configuration(mistakes.to_string())
+    }
+}
+
+impl Cli {
+    /// Does what was asked for.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let outcome = match tokio::runtime::Runtime::new() {
+            Ok(runtime) => {
+                let outcome = runtime.block_on(self.command.run());
+                // A sink's client may still wait for a broker; there is nothing left to wait for.
+                runtime.shutdown_background();
+                outcome
+            }
+            Err(error) => Err(Failure::Failed(format!("no threads can be started: {error}"))),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("{failure}");
+                failure.exit_code().into()
+            }
+        }
+    }
+}
+
+impl Command {
+    async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Run(source) => {
+                let config = source.load()?;
+                telemetry::start(&config.log);
+                run::run(config, stop_on_signal()?).await
+            }
+            Self::Validate(source) => {
+                let Config { instances, .. } = source.load()?;
+                eprintln!("the configuration is valid: {} instance(s)", instances.len());
+                Ok(())
+            }
+            Self::Setup(setup) => setup.run().await,
+            #[cfg(feature = "emulator")]
+            Self::Demo(demo) => demo.run(stop_on_signal()?).await,
+            #[cfg(feature = "emulator")]
+            Self::Emulator(arguments) => {
+                let stop = stop_on_signal()?;
+                let serving = crate::emulator::serve(arguments, stop.cancelled_owned()).await;
+                serving.map_err(|error| Failure::Failed(format!("the emulator cannot listen: {error}")))
+            }
+        }
+    }
+}
+
+/// Cancelled at SIGINT or SIGTERM.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let unavailable = |error| Failure::Failed(format!("signals cannot be received: {error}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            stop.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,63 @@
+//! From what was typed and the environment to a config.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::{Failure, Source};
+use crate::config::{self, ApiUrl, Config, Instance, Sink};
+
+impl Source {
+    /// The config that was asked for.
+    pub(super) fn load(&self) -> Result<Config, Failure> {
+        if let Some(path) = &self.config {
+            return from_file(path);
+        }
+        let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
+            return Err(Failure::Usage(
+                "what should run? name a config with --config FILE, or a sink with --sink URL".into(),
+            ));
+        };
+        let sink = config::sink_from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
+        from_environment(sink)
+    }
+}
+
+/// The config of `path`, or the one instance of the environment.
+pub(super) fn instances_from(path: Option<PathBuf>) -> Result<Config, Failure> {
+    match path {
+        Some(path) => from_file(&path),
+        None => from_environment(Sink::Stdout(config::Stdout {})),
+    }
+}
+
+fn from_file(path: &Path) -> Result<Config, Failure> {
+    // Variables that are no text cannot be meant.
+    let variables =
+        env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(Config::from_file(path, variables)?)
+}
+
+fn from_environment(sink: Sink) -> Result<Config, Failure> {
+    let missing = |name: &str| Failure::Configuration(format!("without a config file the variable {name} is needed"));
+    let id = variable("GREEN_API_ID_INSTANCE").ok_or_else(|| missing("GREEN_API_ID_INSTANCE"))?;
+    let url = variable("GREEN_API_URL").ok_or_else(|| missing("GREEN_API_URL"))?;
+    let (token, token_file) = (variable("GREEN_API_TOKEN"), variable("GREEN_API_TOKEN_FILE"));
+    if token.is_some() == token_file.is_some() {
+        return Err(Failure::Configuration("exactly one of GREEN_API_TOKEN and GREEN_API_TOKEN_FILE is needed".into()));
+    }
+    let wrong = |name: &str, why: &str| Failure::Configuration(format!("{name} {why}"));
+    let instance = Instance {
+        id: config::unplaced(id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?),
+        api_url: ApiUrl::try_from(url).map_err(|why| wrong("GREEN_API_URL", why))?,
+        api_token: token.map(SecretString::from),
+        api_token_file: token_file.map(PathBuf::from),
+    };
+    Ok(Config::from_parts(instance, sink)?)
+}
+
+/// A variable that says something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}

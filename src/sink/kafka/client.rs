@@ -1,0 +1,118 @@
+//! From the config to librdkafka's properties.
+
+use std::fs;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::{ClientConfig, Statistics};
+use secrecy::ExposeSecret;
+use tracing::debug;
+
+use crate::config;
+
+/// The largest record; the topics that the bridge creates take as much. A body may well be larger
+/// than Kafka's usual megabyte: thumbnails and contact lists travel inside.
+pub(super) const LARGEST_RECORD: &str = "16777216";
+
+/// What fits a bridge; an operator's `properties` go before these.
+const DEFAULTS: [(&str, &str); 9] = [
+    // A lone notification is not delayed.
+    ("linger.ms", "0"),
+    ("compression.type", "lz4"),
+    ("message.max.bytes", LARGEST_RECORD),
+    // An open transaction holds up every `read_committed` reader.
+    ("transaction.timeout.ms", "30000"),
+    ("message.timeout.ms", "25000"),
+    ("socket.timeout.ms", "10000"),
+    ("socket.keepalive.enable", "true"),
+    ("reconnect.backoff.max.ms", "2000"),
+    // OpenSSL is built in and does not know where this machine keeps its certificates.
+    ("ssl.ca.location", "probe"),
+];
+
+/// The properties of all clients of this sink.
+pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> {
+    let mut client = ClientConfig::new();
+    for (name, value) in DEFAULTS {
+        client.set(name, value);
+    }
+    for (name, value) in &config.properties {
+        client.set(name, value.value.expose_secret());
+    }
+    for (name, path) in &config.properties_files {
+        let path = &path.value;
+        let value = fs::read_to_string(path)
+            .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
+        client.set(name, value.trim());
+    }
+    client
+        .set("bootstrap.servers", config.bootstrap_servers.join(","))
+        .set("client.id", "green-api-bridge")
+        .set("transactional.id", &config.transactional_id)
+        // As Java's producers, so that a key meets the same key of others.
+        .set("partitioner", "murmur2_random")
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Info);
+    // Unusable properties are found here, before anything is started. Nothing connects yet.
+    let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
+    tried.map_err(|error| format!("sink.kafka.properties: {}", without_value(&error)))?;
+    Ok(client)
+}
+
+/// A refused property's value may be a password.
+fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, why, name, _) => format!("{name}: {why}"),
+        other => other.to_string(),
+    }
+}
+
+/// A client whose own chatter goes to the debug level: what matters reaches us as an error.
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        debug!(facility, line, "librdkafka");
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _result: &rdkafka::producer::DeliveryResult<'_>, _opaque: ()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unusable_properties_are_named_without_their_value() {
+        let with = |name: &str, value: &str| {
+            let mut config = config::Kafka::default();
+            let value = secrecy::SecretString::from(value);
+            config.properties.insert(name.into(), config::unplaced(value));
+            configure(&config).map(drop)
+        };
+        assert_eq!(with("acks", "all"), Ok(()));
+        let unknown = with("sasl.pasword", "s3cret").unwrap_err();
+        assert!(unknown.contains("sasl.pasword") && !unknown.contains("s3cret"), "{unknown}");
+        let wrong = with("socket.timeout.ms", "s3cret").unwrap_err();
+        assert!(wrong.contains("socket.timeout.ms") && !wrong.contains("s3cret"), "{wrong}");
+        let mut config = config::Kafka::default();
+        config.properties_files.insert("sasl.password".into(), config::unplaced("/nowhere/password".into()));
+        let missing = configure(&config).map(drop).unwrap_err();
+        assert!(missing.contains("/nowhere/password"), "{missing}");
+    }
+}

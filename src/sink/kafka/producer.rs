@@ -1,0 +1,177 @@
+//! One transactional producer: a transaction from its begin to its known end.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::util::Timeout;
+use tracing::debug;
+
+use super::client::Quiet;
+use super::record::Record;
+use crate::sink::owner::Failure;
+
+/// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub(super) struct Producer {
+    client: ThreadedProducer<Deliveries>,
+    deliveries: Receiver<(usize, Option<KafkaError>)>,
+}
+
+/// How a transaction ended.
+pub(super) enum Attempt {
+    /// Everything is stored for good.
+    Committed,
+    /// Aborted: nothing is stored, because of these records, by index.
+    Refused(Vec<(usize, String)>),
+    /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
+    Failed(String),
+}
+
+impl Producer {
+    /// Fences every earlier producer of the same transactional id and waits until its last
+    /// transaction is decided.
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, Failure> {
+        let unavailable = |error: KafkaError| Failure::Unavailable(format!("init_transactions: {error}"));
+        let (sender, deliveries) = channel();
+        let client: ThreadedProducer<Deliveries> =
+            config.create_with_context(Deliveries(sender)).map_err(unavailable)?;
+        persist(|| client.init_transactions(Timeout::Never)).map_err(unavailable)?;
+        Ok(Self { client, deliveries })
+    }
+
+    /// Produces all records in one transaction. Every delivery is awaited and looked at before the
+    /// commit: a commit alone succeeds also for what was never sent.
+    pub(super) fn attempt(&self, records: &[Record]) -> Attempt {
+        if let Err(error) = self.client.begin_transaction() {
+            return Attempt::Failed(format!("begin_transaction: {error}"));
+        }
+        let mut sent = 0;
+        let mut refused = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            match self.send(index, record) {
+                Ok(()) => sent += 1,
+                Err(error) => refused.push((index, error)),
+            }
+        }
+        for _ in 0..sent {
+            match self.deliveries.recv() {
+                Ok((_, None)) => {}
+                Ok((index, Some(error))) => refused.push((index, error)),
+                Err(_gone) => return Attempt::Failed("the producer is gone".into()),
+            }
+        }
+        if refused.is_empty() { self.commit() } else { self.abort(refused) }
+    }
+
+    fn send(&self, index: usize, record: &Record) -> Result<(), KafkaError> {
+        let mut base = BaseRecord::with_opaque_to(&record.topic, index)
+            .key(record.key.as_bytes())
+            .payload(record.value.as_ref())
+            .headers(record.headers.clone());
+        base.partition = record.partition;
+        // A full queue empties while the deliveries are awaited, by the client's own thread.
+        loop {
+            match self.client.send(base) {
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                    thread::sleep(Duration::from_millis(1));
+                    base = again;
+                }
+                other => return other.map_err(|(error, _)| error),
+            }
+        }
+    }
+
+    fn commit(&self) -> Attempt {
+        // rust-rdkafka flushes first, in slices of 100 ms as long as a delivery's event is not
+        // freed yet: that is a matter of microseconds.
+        while self.client.in_flight_count() > 0 {
+            thread::yield_now();
+        }
+        match persist(|| self.client.commit_transaction(Timeout::Never)) {
+            Ok(()) => Attempt::Committed,
+            // Never guessed: the broker may have applied what the client reports as failed.
+            Err(error) => Attempt::Failed(format!("commit_transaction: {error}")),
+        }
+    }
+
+    /// Before a commit was asked for, an abort that succeeds leaves nothing behind.
+    fn abort(&self, refused: Vec<(usize, KafkaError)>) -> Attempt {
+        let first = refused.first().map(|(_, error)| error.to_string()).unwrap_or_default();
+        if let Some((_, why)) = self.client.client().fatal_error() {
+            return Attempt::Failed(why);
+        }
+        let bad: Vec<_> = refused
+            .into_iter()
+            .filter(|(_, error)| is_about_the_record(error))
+            .map(|(index, error)| (index, error.to_string()))
+            .collect();
+        if bad.is_empty() {
+            return Attempt::Failed(first);
+        }
+        match persist(|| self.client.abort_transaction(Timeout::Never)) {
+            Ok(()) => Attempt::Refused(bad),
+            Err(error) => Attempt::Failed(format!("abort_transaction: {error}")),
+        }
+    }
+}
+
+/// Whether the broker or the client refuses this record, rather than being unable to store any.
+fn is_about_the_record(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::InvalidMessage
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
+                | Code::PolicyViolation
+        )
+    )
+}
+
+/// Repeats the same call as long as it says that it can be resumed.
+fn persist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    let begun = Instant::now();
+    loop {
+        match call() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < PATIENCE => {
+                debug!(error = error.string(), "repeating");
+                thread::sleep(Duration::from_millis(100));
+            }
+            Err(KafkaError::Flush(error)) if begun.elapsed() < PATIENCE => debug!(%error, "repeating"),
+            other => return other,
+        }
+    }
+}
+
+/// Sends every delivery report to the thread that waits for it.
+struct Deliveries(Sender<(usize, Option<KafkaError>)>);
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        Quiet.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let error = result.as_ref().err().map(|(error, _)| error.clone());
+        // Nobody waits any more when the producer is being dropped.
+        drop(self.0.send((index, error)));
+    }
+}

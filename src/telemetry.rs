@@ -1,0 +1,43 @@
+//! The log: on standard error, because standard output carries data only.
+
+use std::io::{self, IsTerminal};
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Starts logging. `RUST_LOG` takes precedence over the config's level. Later calls change nothing.
+pub fn start(log: &Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let wanted = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let pretty = match log.format {
+        LogFormat::Auto => io::stderr().is_terminal(),
+        LogFormat::Pretty => true,
+        LogFormat::Json => false,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = if pretty {
+        lines.with_ansi(io::stderr().is_terminal()).boxed()
+    } else {
+        lines.json().flatten_event(true).boxed()
+    };
+    let started =
+        tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(harmless))).try_init();
+    // Only a second call in one process fails, and the first one's log goes on.
+    drop(started);
+}
+
+/// The clients of HTTP and the brokers write URLs, passwords and bodies into their own debug and
+/// trace lines, whatever `RUST_LOG` asks for: those are never shown.
+fn harmless(line: &Metadata<'_>) -> bool {
+    line.target().starts_with(env!("CARGO_CRATE_NAME")) || *line.level() <= Level::INFO
+}
