@@ -68,6 +68,12 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
     }
     check_api(&config.api, &mut found);
     match &config.sink {
+        Sink::Kafka(_) if !cfg!(feature = "kafka") => {
+            found.add(Location::UNKNOWN, "sink.kafka: this build lacks the feature `kafka`");
+        }
+        Sink::Amqp(_) if !cfg!(feature = "amqp") => {
+            found.add(Location::UNKNOWN, "sink.amqp: this build lacks the feature `amqp`");
+        }
         Sink::Kafka(kafka) => check_kafka(kafka, &mut found),
         Sink::Amqp(amqp) => check_amqp(amqp, &mut found),
         Sink::File(_) | Sink::Stdout(_) => {}
@@ -160,6 +166,14 @@ fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
     }
     if amqp.uri.is_empty() && amqp.uri_file.is_none() {
         found.add(amqp.routing_key.referenced, "`uri` is empty: name at least one broker");
+    }
+    let names = [&amqp.name, &amqp.exchange, &amqp.dead_letter_queue].into_iter().chain(&amqp.queue);
+    for name in names.filter(|name| name.is_empty() || name.len() > 200) {
+        let text = format!("`{name}`: a name of sink.amqp must have 1 to 200 bytes");
+        found.add(amqp.routing_key.referenced, text);
+    }
+    if amqp.routing_key.value.len() > 150 {
+        found.add(amqp.routing_key.referenced, "`routing_key` must have at most 150 bytes");
     }
     check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
 }

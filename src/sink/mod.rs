@@ -8,6 +8,8 @@ use crate::config;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 mod cloud_event;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -28,6 +30,9 @@ pub fn start(config: &config::Sink) -> Result<Arc<dyn Sink>, String> {
         config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka)?)),
         #[cfg(not(feature = "kafka"))]
         config::Sink::Kafka(_) => Err("this build lacks the feature `kafka`".into()),
+        #[cfg(feature = "amqp")]
+        config::Sink::Amqp(amqp) => Ok(Arc::new(amqp::start(amqp)?)),
+        #[cfg(not(feature = "amqp"))]
         config::Sink::Amqp(_) => Err("this build lacks the feature `amqp`".into()),
     }
 }
