@@ -1,1 +1,3 @@
 //! x
+#[cfg(feature = "emulator")]
+pub mod emulator;
