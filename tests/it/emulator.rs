@@ -1044,3 +1044,33 @@ async fn the_token_is_never_shown() {
     session.get("getSettings").await;
     assert!(!format!("{:?}", session.emulator.journal(ID)).contains(TOKEN));
 }
+
+#[tokio::test]
+async fn the_vendor_s_python_client_works_unmodified() {
+    let python = std::env::var_os("BRIDGE_TEST_PYTHON")
+        .expect("BRIDGE_TEST_PYTHON must name a Python with tests/clients/requirements.txt installed: run tests/run");
+    let session = Session::start().await;
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/clients/vendor_python.py"
+    );
+    let output = tokio::process::Command::new(python)
+        .arg(script)
+        .args([&session.emulator.url(), ID, TOKEN])
+        .env("NO_PROXY", "*")
+        .output()
+        .await
+        .expect("the interpreter starts");
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert!(said.contains("the vendor's SDK is content"), "{said}");
+    let deleted = session
+        .events()
+        .into_iter()
+        .filter(|event| *event == EventKind::Deleted)
+        .count();
+    assert_eq!(deleted, 2);
+}
