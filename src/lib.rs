@@ -1,9 +1,12 @@
-//! x
+#![doc = include_str!("ARCHITECTURE.md")]
+
 pub mod bridge;
 pub mod cli;
 pub mod condition;
 pub mod config;
 pub mod doubt;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 pub mod fleet;
 pub mod green_api;
 pub mod notification;

@@ -1,1 +1,5 @@
-//! The integration tests.
+//! Integration tests, a module a subject.
+
+/// The Green API queue as a local server.
+#[cfg(feature = "emulator")]
+mod emulator;

@@ -1,0 +1,191 @@
+//! `/_emulator/`: what to queue, what to get wrong, what has happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::fault::Fault;
+use super::generate::{Generate, generate};
+use super::queue::{Notification, Settings};
+use super::{Server, Slot};
+
+pub(super) const HELP: &str = include_str!("help.txt");
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
+
+pub(super) fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/_emulator", get(help))
+        .route("/_emulator/", get(help))
+        .route("/_emulator/{id}", get(overview))
+        .route("/_emulator/{id}/journal", get(journal))
+        .route("/_emulator/{id}/notifications", post(inject))
+        .route("/_emulator/{id}/generate", post(generate_some))
+        .route("/_emulator/{id}/faults", post(add_fault))
+        .route("/_emulator/{id}/knobs", patch(turn_knobs))
+        .method_not_allowed_fallback(wrong_verb)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+}
+
+pub(super) fn unknown_route() -> Response {
+    Refusal(StatusCode::NOT_FOUND, "no such control endpoint; see GET /_emulator/".to_owned()).into_response()
+}
+
+/// A 4xx that says what to change.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn bad(reason: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, reason.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = answer(&json!({"error": self.1}));
+        *response.status_mut() = self.0;
+        response
+    }
+}
+
+async fn help() -> Response {
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], HELP).into_response()
+}
+
+async fn wrong_verb() -> Refusal {
+    let reason = "this control endpoint takes another method; see GET /_emulator/";
+    Refusal(StatusCode::METHOD_NOT_ALLOWED, reason.to_owned())
+}
+
+#[derive(Serialize)]
+struct Overview<'instance> {
+    queued: usize,
+    state: &'instance str,
+    settings: &'instance Settings,
+}
+
+async fn overview(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let instance = find(&server, &id)?.lock();
+    Ok(answer(&Overview { queued: instance.queued(), state: &instance.state, settings: instance.settings() }))
+}
+
+async fn journal(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    // Copied, so that writing out a long journal does not hold up the instance.
+    let events = find(&server, &id)?.lock().journal().to_vec();
+    Ok(answer(&events))
+}
+
+async fn inject(
+    State(server): State<Arc<Server>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let slot = find(&server, &id)?;
+    let body = complete(body)?;
+    // Only checked: what is queued are the bytes as they came.
+    if let Err(error) = serde_json::from_slice::<&RawValue>(&body) {
+        return Err(Refusal::bad(format!("the notification is not JSON: {error}")));
+    }
+    Ok(answer(&json!({"queued": slot.push([Notification::new(body)])})))
+}
+
+async fn generate_some(
+    State(server): State<Arc<Server>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    find(&server, &id)?;
+    let wanted: Generate = parse(body)?;
+    let queued = generate(&server, &id, &wanted).map_err(Refusal::bad)?;
+    Ok(answer(&json!({"queued": queued})))
+}
+
+async fn add_fault(
+    State(server): State<Arc<Server>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let slot = find(&server, &id)?;
+    let fault: Fault = parse(body)?;
+    fault.check().map_err(Refusal::bad)?;
+    slot.lock().add_fault(fault);
+    Ok(answer(&json!({"added": true})))
+}
+
+/// What is absent stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Knobs {
+    delay_ms: Option<u64>,
+    state: Option<String>,
+    token: Option<SecretString>,
+}
+
+async fn turn_knobs(
+    State(server): State<Arc<Server>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let slot = find(&server, &id)?;
+    let knobs: Knobs = parse(body)?;
+    // All or nothing: the check that can fail comes first.
+    if knobs.token.as_ref().is_some_and(|token| !fits_a_path(token.expose_secret())) {
+        return Err(Refusal::bad("`token` must be letters, digits, `-` or `_`: it is a part of the URL's path"));
+    }
+    let mut instance = slot.lock();
+    if let Some(delay_ms) = knobs.delay_ms {
+        instance.delay = Duration::from_millis(delay_ms);
+    }
+    if let Some(state) = knobs.state {
+        instance.state = state;
+    }
+    if let Some(token) = knobs.token {
+        instance.set_token(token);
+    }
+    let delay_ms = u64::try_from(instance.delay.as_millis()).unwrap_or(u64::MAX);
+    Ok(answer(&json!({"delay_ms": delay_ms, "state": instance.state})))
+}
+
+/// Whether this can stand in a URL's path as it is.
+pub(super) fn fits_a_path(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+fn find<'server>(server: &'server Server, id: &str) -> Result<&'server Slot, Refusal> {
+    server.slot(id).map_err(|reason| Refusal(StatusCode::NOT_FOUND, reason))
+}
+
+fn complete(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let reason = format!("the body is larger than {LARGEST_BODY} bytes");
+            Refusal(StatusCode::PAYLOAD_TOO_LARGE, reason)
+        }
+        status => Refusal(status, rejection.body_text()),
+    })
+}
+
+/// The content type does not matter: `curl -d` claims a form.
+fn parse<Wanted: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<Wanted, Refusal> {
+    serde_json::from_slice(&complete(body)?).map_err(|error| Refusal::bad(error.to_string()))
+}
+
+fn answer(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json; charset=utf-8")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

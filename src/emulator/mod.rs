@@ -1,0 +1,218 @@
+//! The Green API queue as a local server, for anyone's tests.
+//!
+//! It answers receiving, deleting, settings and state as the real service does, and can be told under `/_emulator/`, or
+//! through [`Emulator`], what to queue and what to get wrong. `GET /_emulator/` explains the control endpoints.
+
+mod api;
+mod command;
+mod connection;
+mod control;
+mod fault;
+mod generate;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use command::{Arguments, InstanceArgument, serve};
+use connection::{Connection, CuttableListener};
+pub use fault::{Fault, FaultKind, Method, When};
+pub use queue::{Event, EventKind};
+use queue::{Instance, Notification};
+
+/// A running server; dropping it closes the port and cuts every connection.
+///
+/// Its methods panic when the instance is not one of those it was started with: that is a mistake in the test.
+pub struct Emulator {
+    address: SocketAddr,
+    server: Arc<Server>,
+    serving: JoinHandle<()>,
+}
+
+impl Emulator {
+    /// Binds, then serves in a background task. Port 0 takes a free one.
+    ///
+    /// `instances` are pairs of id and token; both go into URL paths as they are.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be bound, or an instance id is given twice.
+    pub async fn start(listen: SocketAddr, instances: impl IntoIterator<Item = (String, String)>) -> io::Result<Self> {
+        let mut slots = BTreeMap::new();
+        for (id, token) in instances {
+            let slot = Slot::new(SecretString::from(token));
+            if slots.insert(id.clone(), slot).is_some() {
+                let reason = format!("instance {id} is given twice");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+            }
+        }
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+
+        let stopped = CancellationToken::new();
+        let server = Arc::new(Server { slots, stopped: stopped.clone() });
+        let router: Router = control::router().fallback(api::answer).with_state(Arc::clone(&server));
+        let service = router.into_make_service_with_connect_info::<Connection>();
+        let accepting = axum::serve(CuttableListener { listener, stopped }, service);
+        let serving = tokio::spawn(async move {
+            // It accepts until it is dropped; its error is only a formality of its type.
+            accepting.await.ok();
+        });
+        Ok(Self { address, server, serving })
+    }
+
+    /// The address it listens on, with the real port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The `apiUrl` of its instances, such as `http://127.0.0.1:8080`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let mut address = self.address;
+        // One listens on "any address" but cannot portably connect to it.
+        if address.ip().is_unspecified() {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}")
+    }
+
+    /// Queues a notification and wakes waiting receivers.
+    ///
+    /// The text is handed out byte for byte and not looked at: broken JSON makes a broken answer. The notification
+    /// switches of the settings are not asked.
+    pub fn push(&self, instance: &str, body: impl Into<String>) {
+        let notification = Notification::new(body.into());
+        self.slot(instance).push([notification]);
+    }
+
+    /// How many notifications wait, the head included.
+    #[must_use]
+    pub fn queued(&self, instance: &str) -> usize {
+        self.slot(instance).lock().queued()
+    }
+
+    /// Everything that happened to the instance so far, in order. It is never cut short.
+    #[must_use]
+    pub fn journal(&self, instance: &str) -> Vec<Event> {
+        self.slot(instance).lock().journal().to_vec()
+    }
+
+    /// Makes the next fitting request go wrong.
+    ///
+    /// # Panics
+    ///
+    /// The fault cannot be carried out: no `times`, a status outside 200 to 599, a content type that is no header.
+    pub fn fault(&self, instance: &str, fault: Fault) {
+        if let Err(reason) = fault.check() {
+            panic!("{reason}");
+        }
+        self.slot(instance).lock().add_fault(fault);
+    }
+
+    /// Slows down every answer: half of `delay` passes before the server acts, half after.
+    pub fn set_delay(&self, instance: &str, delay: Duration) {
+        self.slot(instance).lock().delay = delay;
+    }
+
+    /// Replaces the token, at once and for requests that are still to come.
+    pub fn set_token(&self, instance: &str, token: &str) {
+        self.slot(instance).lock().set_token(SecretString::from(token));
+    }
+
+    fn slot(&self, instance: &str) -> &Slot {
+        match self.server.slot(instance) {
+            Ok(slot) => slot,
+            Err(reason) => panic!("{reason}"),
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.serving.abort();
+        self.server.stopped.cancel();
+    }
+}
+
+impl fmt::Debug for Emulator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let instances: Vec<_> = self.server.slots.keys().collect();
+        formatter
+            .debug_struct("Emulator")
+            .field("address", &self.address)
+            .field("instances", &instances)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One example body of every kind of notification the Green API documents, compact, in the order of their names.
+///
+/// All values are made up.
+pub fn notifications() -> impl Iterator<Item = &'static str> + Clone {
+    include_str!("notifications.jsonl").lines()
+}
+
+/// What the handlers share.
+struct Server {
+    slots: BTreeMap<String, Slot>,
+    stopped: CancellationToken,
+}
+
+impl Server {
+    fn slot(&self, instance: &str) -> Result<&Slot, String> {
+        self.slots.get(instance).ok_or_else(|| {
+            let known: Vec<_> = self.slots.keys().map(String::as_str).collect();
+            format!("there is no instance {instance}; the emulator has {}", known.join(", "))
+        })
+    }
+}
+
+/// An instance and the bell that rings when something enters its queue.
+struct Slot {
+    instance: Mutex<Instance>,
+    arrived: Notify,
+}
+
+impl Slot {
+    fn new(token: SecretString) -> Self {
+        Self { instance: Mutex::new(Instance::new(token)), arrived: Notify::new() }
+    }
+
+    /// A panic under the lock is a failed test already; the others go on.
+    fn lock(&self) -> MutexGuard<'_, Instance> {
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues all of them in one go and returns how many wait now.
+    fn push(&self, notifications: impl IntoIterator<Item = Notification>) -> usize {
+        let mut instance = self.lock();
+        for notification in notifications {
+            instance.push(now_ms(), notification);
+        }
+        let queued = instance.queued();
+        drop(instance);
+        self.arrived.notify_waiters();
+        queued
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
