@@ -464,7 +464,9 @@ async fn a_hang_keeps_the_connection_open_until_the_client_goes() {
         session.emulator.fault(ID, fault);
         let path = format!("/waInstance{ID}/deleteNotification/{TOKEN}/1");
         let mut stream = session.raw("DELETE", &path).await;
+        let begin = Instant::now();
         while !session.events().contains(&EventKind::Faulted) {
+            assert!(begin.elapsed() < PATIENCE, "the fault never struck");
             tokio::task::yield_now().await;
         }
         assert_silent(&mut stream).await;
