@@ -721,7 +721,8 @@ async fn dropping_the_emulator_ends_its_connections_and_frees_its_port() {
     let (answer, _) = rest_of(poll).await;
     assert!(answer.is_empty());
     let begin = Instant::now();
-    while TcpStream::connect(address).await.is_ok() {
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    while !TcpStream::connect(address).await.is_err_and(refused) {
         assert!(begin.elapsed() < PATIENCE, "the port is still open");
     }
 }
