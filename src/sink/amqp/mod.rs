@@ -74,7 +74,7 @@ impl Owner for Amqp {
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         let runtime = self.runtime.clone();
         let late = |_elapsed| Failure::Unavailable("the broker did not confirm in 30 s".into());
-        let outcomes = runtime.block_on(timeout(PATIENCE, self.publish(jobs))).map_err(late)??;
+        let outcomes = runtime.block_on(async { timeout(PATIENCE, self.publish(jobs)).await }).map_err(late)??;
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
                 Outcome::Stored(sequence) => {

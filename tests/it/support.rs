@@ -1,0 +1,108 @@
+//! What the tests share: the binary as a process, and waiting for a condition.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Far longer than anything takes, far shorter than a test run hanging.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds, looking often.
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, condition);
+}
+
+/// Waits until `condition` holds, at most this long.
+pub fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < patience, "not within {patience:?}: {what}");
+        std::thread::sleep(GLANCE);
+    }
+}
+
+/// The binary, without anything of this process's configuration.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_green-api-bridge"));
+    for name in ["GREEN_API_URL", "GREEN_API_ID_INSTANCE", "GREEN_API_TOKEN", "GREEN_API_TOKEN_FILE", "BRIDGE_SINK"] {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end: exit code, stdout, stderr.
+pub fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code"), text(stdout), text(stderr))
+}
+
+/// A running bridge; killed when dropped.
+pub struct Worker {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Worker {
+    /// Starts it; its stderr goes to `log`, behind what is there.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let stderr = File::options().create(true).append(true).open(log).expect("the log opens");
+        let child = command.stderr(stderr).stdout(Stdio::null()).spawn().expect("the binary starts");
+        Self { child, log: log.to_owned() }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("a log")
+    }
+
+    pub fn wait_for_log(&self, text: &str) {
+        eventually(&format!("{text:?} in the log"), || self.log().contains(text));
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Sends a signal and waits for the end; how it ended, and after how long.
+    #[cfg(feature = "emulator")]
+    pub fn stop(mut self, signal: nix::sys::signal::Signal) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        let process = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        nix::sys::signal::kill(process, signal).expect("it can be signalled");
+        (self.child.wait().expect("it ends"), begun.elapsed())
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        eventually("the bridge ends", || self.child.try_wait().expect("a status").is_some());
+        self.child.wait().expect("a status")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A value that `tests/run` sets. There is no test without its broker.
+pub fn from_test_run(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_unset| panic!("{name} is not set: run the tests with tests/run"))
+}
+
+/// Runs one of the foreign clients; the JSON objects that it printed.
+pub fn foreign_client(script: &str, arguments: &[&str]) -> Vec<serde_json::Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let mut command = Command::new(from_test_run("BRIDGE_TEST_PYTHON"));
+    let (code, stdout, stderr) = run(command.arg(path).args(arguments));
+    assert_eq!(code, 0, "{script} {arguments:?}: {stderr}");
+    stdout.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
+}
