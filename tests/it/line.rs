@@ -1,25 +1,16 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use green_api_bridge::emulator::{self, Emulator, Event, EventKind, Fault, FaultKind, Method};
+use green_api_bridge::emulator::{self, Emulator, EventKind, Fault, FaultKind, Method};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::scene::{ID, Scene, TOKEN, numbered};
 use crate::support::{Worker, command, eventually, run};
-
-const ID: &str = "1101000001";
-const TOKEN: &str = "t0ken-canary";
-
-/// An emulated instance, and a folder for what comes out of it.
-pub struct Scene {
-    pub emulator: Emulator,
-    pub folder: tempfile::TempDir,
-}
 
 /// A line of the file sink.
 #[derive(Deserialize)]
@@ -32,55 +23,6 @@ struct Line {
 }
 
 impl Scene {
-    pub async fn new() -> Self {
-        let emulator = Emulator::start(SocketAddr::from(([127, 0, 0, 1], 0)), [(ID.to_owned(), TOKEN.to_owned())]);
-        Self { emulator: emulator.await.expect("a free port"), folder: tempfile::tempdir().expect("a folder") }
-    }
-
-    pub fn push<'a>(&self, bodies: impl IntoIterator<Item = &'a str>) {
-        bodies.into_iter().for_each(|body| self.emulator.push(ID, body));
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// `run` with this sink, the instance from the environment.
-    pub fn command(&self, sink: &str) -> Command {
-        let mut command = command();
-        command.current_dir(&self.folder).args(["run", "--sink", sink]);
-        command
-            .env("GREEN_API_URL", self.emulator.url())
-            .env("GREEN_API_ID_INSTANCE", ID)
-            .env("GREEN_API_TOKEN", TOKEN);
-        command
-    }
-
-    pub fn start(&self, sink: &str) -> Worker {
-        Worker::start(&mut self.command(sink), &self.path("log"))
-    }
-
-    pub fn start_into_file(&self) -> Worker {
-        self.start("file:out.jsonl")
-    }
-
-    pub fn journal(&self) -> Vec<Event> {
-        self.emulator.journal(ID)
-    }
-
-    pub fn count(&self, kind: EventKind) -> usize {
-        self.journal().iter().filter(|event| event.event == kind).count()
-    }
-
-    pub fn fault(&self, fault: Fault) {
-        self.emulator.fault(ID, fault);
-    }
-
-    /// Waits until everything that was pushed is deleted.
-    pub fn drained(&self) {
-        eventually("the queue is empty", || self.emulator.queued(ID) == 0);
-    }
-
     fn lines(&self) -> Vec<Line> {
         let text = fs::read_to_string(self.path("out.jsonl")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
@@ -89,10 +31,6 @@ impl Scene {
     fn bodies(&self) -> Vec<String> {
         self.lines().iter().map(|line| line.data.as_ref().expect("data").get().to_owned()).collect()
     }
-}
-
-fn numbered(count: usize) -> Vec<String> {
-    (1..=count).map(|number| format!(r#"{{"typeWebhook":"incomingCall","idMessage":"{number}"}}"#)).collect()
 }
 
 fn answer(status: u16, body: &str) -> FaultKind {

@@ -106,3 +106,50 @@ pub fn foreign_client(script: &str, arguments: &[&str]) -> Vec<serde_json::Value
     assert_eq!(code, 0, "{script} {arguments:?}: {stderr}");
     stdout.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
 }
+
+/// A broker of one test's own, to be killed; ended when dropped.
+#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
+pub struct Broker {
+    script: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
+impl Broker {
+    /// `kind` is a script of tests/brokers.
+    pub fn start(kind: &str) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers").join(kind);
+        let broker = Self { script, folder: tempfile::tempdir().expect("a folder") };
+        broker.start_again();
+        broker
+    }
+
+    pub fn start_again(&self) {
+        self.tell("start");
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        self.tell("kill");
+    }
+
+    /// What `start` says under this name.
+    pub fn address(&self, name: &str) -> String {
+        let environment = fs::read_to_string(self.folder.path().join("env")).expect("a started broker");
+        let line = environment.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.expect(name).trim_matches(['\'', '"']).to_owned()
+    }
+
+    fn tell(&self, verb: &str) {
+        let (code, stdout, stderr) = run(Command::new(&self.script).arg(verb).arg(self.folder.path()));
+        assert_eq!(code, 0, "{verb}: {stdout}{stderr}");
+    }
+}
+
+#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Not `kill`: a panic in a drop would hide the test's own.
+        Command::new(&self.script).arg("kill").arg(self.folder.path()).output().ok();
+    }
+}

@@ -1,0 +1,203 @@
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
+use green_api_bridge::notification::Fingerprint;
+use uuid::Uuid;
+
+use crate::scene::{ID, Scene, numbered};
+use crate::support::{Broker, eventually, foreign_client, from_test_run};
+
+/// Names of one test's own at the broker that all tests share.
+struct Topics {
+    servers: String,
+    name: String,
+}
+
+/// A record as another client sees it.
+struct Record {
+    key: String,
+    headers: HashMap<String, String>,
+    body: String,
+    at_ms: u64,
+}
+
+impl Topics {
+    fn new() -> Self {
+        Self::at(from_test_run("BRIDGE_TEST_KAFKA"))
+    }
+
+    fn at(servers: String) -> Self {
+        Self { servers, name: format!("test-{}", Uuid::new_v4().simple()) }
+    }
+
+    fn sink(&self, more: &str) -> String {
+        let Self { servers, name } = self;
+        format!(
+            "{{kafka: {{bootstrap_servers: ['{servers}'], topic: {name}.notifications, ledger_topic: {name}.ledger, \
+             dead_letter_topic: {name}.dead, transactional_id: {name}, create_topics: {{partitions: 3}}{more}}}}}"
+        )
+    }
+
+    /// What a downstream service reads: `read_committed`, with a client that is not ours.
+    fn read(&self, count: usize) -> Vec<Record> {
+        let topic = format!("{}.notifications", self.name);
+        let records = foreign_client("read_kafka.py", &[&self.servers, &topic, &count.to_string()]);
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let record = |value: serde_json::Value| Record {
+            key: text(&value["key"]),
+            headers: value["headers"].as_array().unwrap().iter().map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
+            body: String::from_utf8(STANDARD.decode(value["body"].as_str().unwrap()).unwrap()).unwrap(),
+            at_ms: value["at_ms"].as_u64().unwrap(),
+        };
+        records.into_iter().map(record).collect()
+    }
+
+    fn bodies(&self, count: usize) -> Vec<String> {
+        self.read(count).into_iter().map(|record| record.body).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_body_arrives_once_in_order_with_its_headers_and_is_deleted_after() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let bodies: Vec<&str> = emulator::notifications().collect();
+    scene.push(bodies.iter().copied());
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    let records = topics.read(bodies.len());
+    assert_eq!(records.iter().map(|record| record.body.as_str()).collect::<Vec<_>>(), bodies);
+    let deleted: Vec<_> = scene.journal().into_iter().filter(|event| event.event == EventKind::Deleted).collect();
+    let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("https://green-api.com/waInstance{ID}").as_bytes());
+    for (index, (record, deleted)) in records.iter().zip(&deleted).enumerate() {
+        assert_eq!(deleted.sha256.as_deref(), Some(Fingerprint::of(record.body.as_bytes()).to_string().as_str()));
+        assert!(record.at_ms <= deleted.at_ms, "deleted before it was published");
+        let value: serde_json::Value = serde_json::from_str(&record.body).unwrap();
+        let header = |name: &str| record.headers.get(name).map(String::as_str);
+        assert_eq!(record.key, ID);
+        assert_eq!(header("ce_specversion"), Some("1.0"));
+        assert_eq!(header("content-type"), Some("application/json"));
+        assert_eq!(header("ce_id"), Some(Uuid::new_v5(&namespace, record.body.as_bytes()).to_string().as_str()));
+        assert_eq!(header("ce_source"), Some("/green-api/waInstance1101000001"));
+        assert_eq!(header("ce_type").unwrap(), format!("com.green-api.{}", value["typeWebhook"].as_str().unwrap()));
+        assert_eq!(header("ce_sequence").unwrap(), format!("{:020}", index + 1));
+        assert_eq!(
+            (header("ce_idinstance"), header("ce_receiptid").unwrap()),
+            (Some(ID), (index + 1).to_string().as_str())
+        );
+        assert!(header("ce_time").unwrap().ends_with('Z'));
+        assert_eq!((header("ce_possibleduplicate"), header("ce_epoch")), (None, None));
+        assert_eq!(record.headers.len(), 9, "{:?}", record.headers);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_and_large_bodies_pass_byte_for_byte() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let large = format!(r#"{{"textMessage":"{}"}}"#, "x".repeat(3 << 20));
+    let odd =
+        ["null", "{}", "{\"a\":1,\"a\":2}", "[123456789012345678901234567890]", r#"{"\ud800":1}"#, "{\n}", &large];
+    scene.push(odd);
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert_eq!(topics.bodies(odd.len()), odd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_commit_and_delete_it_only_deletes_when_it_comes_back() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+    scene.push(["1", "2"]);
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
+    assert_eq!(topics.bodies(1), ["1"], "committed before its delete is sent");
+    bridge.kill();
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert_eq!(topics.bodies(2), ["1", "2"]);
+    assert!(bridge.log().contains("already stored"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_ten_times_nothing_is_lost_doubled_or_reordered() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let bodies = numbered(300);
+    scene.push(bodies.iter().map(String::as_str));
+    for kill in 1..=10 {
+        let bridge = scene.start_with("bridge", &topics.sink(""));
+        eventually("it works", || scene.emulator.queued(ID) <= 300 - kill * 25);
+        bridge.kill();
+    }
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    let records = topics.read(300);
+    assert_eq!(records.iter().map(|record| &record.body).collect::<Vec<_>>(), bodies.iter().collect::<Vec<_>>());
+    let sequences: Vec<u64> = records.iter().map(|record| record.headers["ce_sequence"].parse().unwrap()).collect();
+    assert_eq!(sequences, (1..=300).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_bridge_takes_over_and_the_first_ends_with_79() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    scene.push(["1"]);
+    let first = scene.start_with("first", &topics.sink(""));
+    scene.drained();
+    let second = scene.start_with("second", &topics.sink(""));
+    second.wait_for_log("owning the Kafka sink");
+    let bodies = numbered(20);
+    scene.push(bodies.iter().map(String::as_str));
+    let log = scene.path("first.log");
+    assert_eq!(first.ended().code(), Some(79));
+    let told = std::fs::read_to_string(log).unwrap();
+    assert!(told.contains("look for a second bridge"), "{told}");
+    scene.drained();
+    assert_eq!(topics.bodies(21)[1..], bodies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_broker_refuses_waits_and_stops_nobody_else() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let small = r#"{"n":1}"#;
+    // Nothing that the broker's side could compress away.
+    let noise: String = (0..1500_u32).map(|number| Fingerprint::of(&number.to_be_bytes()).to_string()).collect();
+    let large = format!(r#"{{"text":"{noise}"}}"#);
+    scene.push([small]);
+    let bridge = scene.start_with("client", &topics.sink(", properties: {message.max.bytes: 20000}"));
+    scene.drained();
+    scene.push([large.as_str()]);
+    bridge.wait_for_log("MessageSizeTooLarge");
+    assert_eq!(scene.emulator.queued(ID), 1, "what is not stored is not deleted");
+    bridge.kill();
+    // The topic still takes 20000 at most: now it is the broker that refuses.
+    let bridge = scene.start_with("broker", &topics.sink(", properties: {message.max.bytes: 200000}"));
+    bridge.wait_for_log("MessageSizeTooLarge");
+    assert_eq!(scene.emulator.queued(ID), 1);
+    assert_eq!(topics.bodies(1), [small]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_waited_for_when_it_must_not_be_created() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    scene.push(["1"]);
+    let strict = topics.sink("").replace("create_topics: {partitions: 3}", "create_topics: null");
+    let bridge = scene.start_with("strict", &strict);
+    bridge.wait_for_log("sink_unavailable");
+    assert!(bridge.log().contains("create_topics is null"), "{}", bridge.log());
+    assert_eq!(scene.emulator.queued(ID), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
+    let broker = Broker::start("kafka");
+    let (scene, topics) = (Scene::new().await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
+    let bodies = numbered(200);
+    scene.push(bodies[..100].iter().map(String::as_str));
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    eventually("it works", || scene.emulator.queued(ID) <= 50);
+    broker.kill();
+    scene.push(bodies[100..].iter().map(String::as_str));
+    broker.start_again();
+    scene.drained();
+    assert_eq!(topics.bodies(200), bodies);
+}

@@ -1,0 +1,232 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::scene::{ID, Scene, TOKEN, numbered};
+use crate::support::{Broker, eventually, foreign_client, from_test_run};
+
+/// Names of one test's own at the broker that all tests share.
+struct Names {
+    uri: String,
+    name: String,
+}
+
+/// A message as another client sees it.
+struct Message {
+    body: String,
+    value: Value,
+}
+
+impl Message {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.value["headers"][format!("cloudEvents_{name}")].as_str()
+    }
+
+    fn is_marked(&self) -> bool {
+        self.header("possibleduplicate") == Some("true")
+    }
+}
+
+impl Names {
+    fn new() -> Self {
+        Self::at(from_test_run("BRIDGE_TEST_AMQP"))
+    }
+
+    fn at(uri: String) -> Self {
+        Self { uri, name: format!("test-{}", Uuid::new_v4().simple()) }
+    }
+
+    fn sink(&self, more: &str) -> String {
+        let Self { uri, name } = self;
+        format!(
+            "{{amqp: {{uri: '{uri}', name: {name}, exchange: {name}, queue: {name}.notifications, \
+             dead_letter_queue: {name}.dead{more}}}}}"
+        )
+    }
+
+    /// What a downstream service reads, with a client that is not ours.
+    fn read(&self, count: usize) -> Vec<Message> {
+        let queue = format!("{}.notifications", self.name);
+        let messages = foreign_client("read_rabbitmq.py", &[&self.uri, &queue, &count.to_string()]);
+        let body = |value: &Value| STANDARD.decode(value["body"].as_str().unwrap()).unwrap();
+        let message = |value: Value| Message { body: String::from_utf8(body(&value)).unwrap(), value };
+        messages.into_iter().map(message).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_body_arrives_once_in_order_with_its_properties() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    let bodies: Vec<&str> = emulator::notifications().collect();
+    // The first delete hangs: what it is about must be in the queue by then.
+    scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+    scene.push(bodies.iter().copied());
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
+    let first = names.read(1);
+    assert_eq!(
+        (first[0].body.as_str(), scene.count(EventKind::Deleted)),
+        (bodies[0], 0),
+        "published before its delete"
+    );
+    scene.drained();
+    let messages: Vec<Message> = first.into_iter().chain(names.read(bodies.len() - 1)).collect();
+    assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), bodies);
+    let marks: Vec<bool> = messages.iter().map(Message::is_marked).collect();
+    assert!(marks[0] && !marks[1..].contains(&true), "the first head is marked, and only that: {marks:?}");
+    let epoch = messages[0].header("epoch").unwrap();
+    assert!(epoch.len() == 13 && epoch.bytes().all(|digit| digit.is_ascii_digit()), "{epoch}");
+    let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("https://green-api.com/waInstance{ID}").as_bytes());
+    for (index, message) in messages.iter().enumerate() {
+        let body: Value = serde_json::from_str(&message.body).unwrap();
+        let id = Uuid::new_v5(&namespace, message.body.as_bytes()).to_string();
+        let kind = format!("com.green-api.{}", body["typeWebhook"].as_str().unwrap());
+        assert_eq!(message.header("specversion"), Some("1.0"));
+        assert_eq!((message.header("id"), message.header("type")), (Some(id.as_str()), Some(kind.as_str())));
+        assert_eq!(message.header("source"), Some("/green-api/waInstance1101000001"));
+        assert_eq!(message.header("sequence").unwrap(), format!("{:020}", index + 1));
+        assert_eq!(message.header("epoch"), Some(epoch));
+        assert_eq!((message.header("idinstance"), message.header("time").unwrap().ends_with('Z')), (Some(ID), true));
+        let properties = &message.value["properties"];
+        let wanted = json!({"content_type": "application/json", "delivery_mode": 2, "message_id": id, "type": kind,
+                            "timestamp": properties["timestamp"], "app_id": "green-api-bridge"});
+        assert_eq!(properties, &wanted);
+        if let Some(seconds) = body["timestamp"].as_u64() {
+            assert_eq!(properties["timestamp"].as_u64(), Some(seconds));
+        }
+        assert_eq!(message.value["routing_key"], format!("{ID}.{}", body["typeWebhook"].as_str().unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_and_large_bodies_pass_byte_for_byte() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    let large = format!(r#"{{"textMessage":"{}"}}"#, "x".repeat(3 << 20));
+    let odd =
+        ["null", "{}", "{\"a\":1,\"a\":2}", "[123456789012345678901234567890]", r#"{"\ud800":1}"#, "{\n}", &large];
+    scene.push(odd);
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    assert_eq!(names.read(odd.len()).iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), odd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_takes_is_not_deleted_and_flows_when_one_is_bound() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    scene.push(["1", "2"]);
+    let ours = format!("queue: {}.notifications", names.name);
+    let bridge = scene.start_with("bridge", &names.sink("").replace(&ours, "queue: null"));
+    bridge.wait_for_log("no queue takes it");
+    assert_eq!((scene.emulator.queued(ID), scene.count(EventKind::Deleted)), (2, 0));
+    let queue = format!("{}.notifications", names.name);
+    foreign_client("bind_rabbitmq.py", &[&names.uri, &names.name, &queue]);
+    scene.drained();
+    let messages = names.read(2);
+    assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    assert!(messages[0].is_marked(), "a mark is never taken back");
+}
+
+/// 0 lost, 0 doubled without a mark, and in order once repeated ids are dropped.
+fn assert_clean(messages: &[Message], bodies: &[String], most_marks: usize) {
+    let mut seen = Vec::<&str>::new();
+    for message in messages {
+        if seen.contains(&message.body.as_str()) {
+            assert!(message.is_marked(), "doubled without a mark: {}", message.body);
+        } else {
+            seen.push(&message.body);
+        }
+    }
+    assert_eq!(seen, bodies);
+    let marks = messages.iter().filter(|message| message.is_marked()).count();
+    println!("{} messages for {} notifications, {marks} marked", messages.len(), bodies.len());
+    assert!(marks <= most_marks, "{marks} marks, at most {most_marks} were due");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_ten_times_nothing_is_lost_or_doubled_without_a_mark() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    let bodies = numbered(300);
+    scene.push(bodies.iter().map(String::as_str));
+    for kill in 1..=10 {
+        let bridge = scene.start_with("bridge", &names.sink(""));
+        eventually("it works", || scene.emulator.queued(ID) <= 300 - kill * 25);
+        bridge.kill();
+    }
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    assert_clean(&names.read(300), &bodies, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_confirm_and_delete_the_second_copy_is_marked() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    let bodies = numbered(3);
+    scene.push([bodies[0].as_str()]);
+    let bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+    scene.push(bodies[1..].iter().map(String::as_str));
+    eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
+    bridge.kill();
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    let messages = names.read(4);
+    let seen: Vec<_> = messages.iter().map(|message| (message.body.as_str(), message.is_marked())).collect();
+    let [first, second, third] = [0, 1, 2].map(|index| bodies[index].as_str());
+    assert_eq!(seen, [(first, true), (second, false), (second, true), (third, false)]);
+    assert_eq!(messages[1].header("id"), messages[2].header("id"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_bridge_waits_for_ownership_and_takes_over() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    scene.push(["1"]);
+    let first = scene.start_with("first", &names.sink(""));
+    scene.drained();
+    let second = scene.start_with("second", &names.sink(""));
+    second.wait_for_log("waiting_for_ownership");
+    first.kill();
+    second.wait_for_log("owning the AMQP sink");
+    scene.push(["2"]);
+    scene.drained();
+    assert_eq!(names.read(2).iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_costs_at_most_marked_copies() {
+    let broker = Broker::start("rabbitmq");
+    let (scene, names) = (Scene::new().await, Names::at(broker.address("BRIDGE_TEST_AMQP")));
+    let bodies = numbered(200);
+    scene.push(bodies[..100].iter().map(String::as_str));
+    // A classic queue: RabbitMQ 3.10 loses a quorum queue that is killed right after its declaration.
+    let _bridge = scene.start_with("bridge", &names.sink(", queue_type: classic"));
+    eventually("it works", || scene.emulator.queued(ID) <= 50);
+    broker.kill();
+    scene.push(bodies[100..].iter().map(String::as_str));
+    broker.start_again();
+    scene.drained();
+    assert_clean(&names.read(200), &bodies, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_credentials_are_a_condition_and_no_secret_is_logged() {
+    let (scene, mut names) = (Scene::new().await, Names::new());
+    scene.push([r#"{"text":"m3ssage-canary"}"#]);
+    let right = names.uri.clone();
+    names.uri = right.replace("guest:guest@", "guest:passw0rd-canary@");
+    let bridge = scene.start_with("bridge", &names.sink(""));
+    bridge.wait_for_log("sink_unavailable");
+    eventually("it is tried again", || {
+        bridge.log().contains("ACCESS_REFUSED") || bridge.log().contains("sink.amqp.uri[0]")
+    });
+    let log = bridge.log();
+    bridge.kill();
+    names.uri = right;
+    let bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    for canary in ["passw0rd-canary", "m3ssage-canary", "guest:guest", TOKEN] {
+        assert!(!log.contains(canary) && !bridge.log().contains(canary), "{canary}: {log}{}", bridge.log());
+    }
+}
