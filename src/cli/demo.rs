@@ -181,7 +181,7 @@ impl Stage {
                 let Line { id, r#type, time, sequence, data } = serde_json::from_str(line)?;
                 let sequence = sequence.trim_start_matches('0');
                 let kind = r#type.trim_start_matches("com.green-api.");
-                println!("{sequence:>4}  {kind:<28} {time}  {:>5} bytes  {id}", data.get().len());
+                println!("{sequence:>4}  {kind:<28} {time:<24}  {:>5} bytes  {id}", data.get().len());
             }
         }
         std::io::stdout().flush()?;

@@ -1,6 +1,8 @@
 //! From a config to a running fleet.
 
+use std::env;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,7 +19,8 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         warn!("this version has no admin port yet: `admin.listen` has no effect");
     }
     let queues = queues(&config.api, &config.instances)?;
-    let sink = sink::start(&config.sink).map_err(Failure::Configuration)?;
+    let sink =
+        sink::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let outcome = fleet::run(queues, sink, stop).await;
     info!("stopped");
@@ -25,6 +28,13 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
         SinkError::Refused(_) | SinkError::Reopen(_) | SinkError::Closed(_) => Failure::Failed(end.to_string()),
     })
+}
+
+/// Under systemd's state folder when there is one.
+fn dead_letter_folder(configured: &Path) -> PathBuf {
+    let state = env::var_os("STATE_DIRECTORY").unwrap_or_default();
+    let first = env::split_paths(&state).next().unwrap_or_default();
+    first.join(configured)
 }
 
 /// The queue of each instance, all through one HTTP client.

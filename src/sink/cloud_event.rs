@@ -2,27 +2,30 @@
 
 use std::borrow::Cow;
 
+use super::dead_letter::DeadLetter;
 use crate::notification::{Facts, Notification};
 
 /// The media type of every body.
 pub(super) const CONTENT_TYPE: &str = "application/json";
 
 /// Where in the stream of its instance a notification is published.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place<'a> {
     /// From 1, without a gap within one epoch.
     pub sequence: u64,
     /// Unix milliseconds at which ownership was taken; none in a sink that remembers.
     pub epoch: Option<u64>,
     /// Another copy may exist.
     pub marked: bool,
+    /// It is published as a dead letter.
+    pub dead_letter: Option<DeadLetter<'a>>,
 }
 
 /// The attributes of a notification, in the order in which they are written. `facts` are its own.
 pub(super) fn attributes<'a>(
     notification: &Notification,
     facts: &'a Facts<'_>,
-    place: Place,
+    place: &'a Place<'_>,
 ) -> Vec<(&'static str, Cow<'a, str>)> {
     let instance = notification.instance();
     let mut attributes = vec![
@@ -40,6 +43,10 @@ pub(super) fn attributes<'a>(
     }
     if place.marked {
         attributes.push(("possibleduplicate", Cow::Borrowed("true")));
+    }
+    if let Some(letter) = &place.dead_letter {
+        attributes.push(("deadletterreason", letter.reason.to_string().into()));
+        attributes.push(("originaldestination", Cow::Borrowed(&letter.destination)));
     }
     attributes
 }

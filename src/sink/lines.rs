@@ -38,7 +38,7 @@ pub fn stdout() -> io::Result<impl Sink> {
 }
 
 /// Appends the line of a notification, line feed included.
-fn write_line(line: &mut Vec<u8>, notification: &Notification, place: Place) -> serde_json::Result<()> {
+pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place<'_>) -> serde_json::Result<()> {
     let facts = notification.facts();
     let attributes = cloud_event::attributes(notification, &facts, place);
     line.push(b'{');
@@ -107,8 +107,8 @@ impl Owner for LinesFile {
                 Action::Publish { marked: _ } => {
                     let last = self.remembered.get(&notification.instance());
                     let sequence = last.map_or(1, |last| last.sequence + 1);
-                    let place = Place { sequence, epoch: None, marked: false };
-                    write_line(&mut lines, notification, place).map_err(|error| unavailable(&error))?;
+                    let place = Place { sequence, ..Place::default() };
+                    write_line(&mut lines, notification, &place).map_err(|error| unavailable(&error))?;
                     Some(sequence)
                 }
             });
@@ -218,8 +218,8 @@ impl Owner for Stdout {
             if let Action::Publish { marked } = job.action() {
                 let sequence = self.sequences.entry(job.notification().instance()).or_default();
                 *sequence += 1;
-                let place = Place { sequence: *sequence, epoch: Some(self.epoch), marked };
-                write_line(&mut lines, job.notification(), place).map_err(|error| unavailable(&error))?;
+                let place = Place { sequence: *sequence, epoch: Some(self.epoch), marked, dead_letter: None };
+                write_line(&mut lines, job.notification(), &place).map_err(|error| unavailable(&error))?;
             }
         }
         let mut stdout = io::stdout().lock();

@@ -1,5 +1,6 @@
 //! Where notifications are stored: the contract that the line relies on, and the sinks that keep it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,27 +12,33 @@ use crate::notification::{InstanceId, Notification, ReceiptId};
 #[cfg(feature = "amqp")]
 pub mod amqp;
 mod cloud_event;
+mod dead_letter;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lines;
 mod owner;
 
-/// Starts the sink of a config. It connects by itself, as long as it takes.
+/// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
+/// anywhere is kept in the folder `dead_letters`.
 ///
 /// # Errors
 /// What has to be changed in the config: a secret that cannot be read, a feature that this build
 /// lacks, an unusable property.
-pub fn start(config: &config::Sink) -> Result<Arc<dyn Sink>, String> {
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "amqp")),
+    expect(unused_variables, reason = "files and standard output refuse nothing")
+)]
+pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
     let no_thread = |error: std::io::Error| format!("the sink's thread cannot be started: {error}");
     match config {
         config::Sink::File(file) => Ok(Arc::new(lines::file(file.path.clone()).map_err(no_thread)?)),
         config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout().map_err(no_thread)?)),
         #[cfg(feature = "kafka")]
-        config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka)?)),
+        config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka, dead_letters)?)),
         #[cfg(not(feature = "kafka"))]
         config::Sink::Kafka(_) => Err("this build lacks the feature `kafka`".into()),
         #[cfg(feature = "amqp")]
-        config::Sink::Amqp(amqp) => Ok(Arc::new(amqp::start(amqp)?)),
+        config::Sink::Amqp(amqp) => Ok(Arc::new(amqp::start(amqp, dead_letters)?)),
         #[cfg(not(feature = "amqp"))]
         config::Sink::Amqp(_) => Err("this build lacks the feature `amqp`".into()),
     }

@@ -359,7 +359,9 @@ async fn many_instances_share_a_file_and_keep_their_own_order() {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path(), &emulator.url(), &ids);
     for id in &ids {
-        numbered(30).into_iter().for_each(|body| emulator.push(id, body));
+        for body in numbered(30) {
+            emulator.push(id, body);
+        }
     }
     // One of them is refused all the time, and disturbs nobody.
     emulator.set_token(&ids[0], "another");
@@ -384,9 +386,8 @@ async fn many_instances_share_a_file_and_keep_their_own_order() {
 }
 
 fn write_config(folder: &Path, url: &str, ids: &[String]) {
-    let mut config = String::from("instances:\n");
-    for id in ids {
-        config += &format!("  - {{id: {id}, api_url: '{url}', api_token: {TOKEN}}}\n");
-    }
-    fs::write(folder.join("bridge.yaml"), config + "sink:\n  file: {path: out.jsonl}\n").unwrap();
+    let instance = |id: &String| format!("  - {{id: {id}, api_url: '{url}', api_token: {TOKEN}}}\n");
+    let instances: String = ids.iter().map(instance).collect();
+    let config = format!("instances:\n{instances}sink:\n  file: {{path: out.jsonl}}\n");
+    fs::write(folder.join("bridge.yaml"), config).unwrap();
 }

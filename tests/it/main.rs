@@ -1,4 +1,9 @@
 //! Integration tests, a module a subject.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told, in helpers too")]
+#![cfg_attr(
+    not(all(feature = "kafka", feature = "amqp", feature = "emulator")),
+    allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
+)]
 
 /// What an operator types, and the exit codes.
 mod command_line;
@@ -14,6 +19,9 @@ mod line;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;
+/// The README stays true.
+#[cfg(feature = "emulator")]
+mod readme;
 /// An emulated instance and the bridge under test.
 #[cfg(feature = "emulator")]
 mod scene;

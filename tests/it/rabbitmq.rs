@@ -48,7 +48,11 @@ impl Names {
 
     /// What a downstream service reads, with a client that is not ours.
     fn read(&self, count: usize) -> Vec<Message> {
-        let queue = format!("{}.notifications", self.name);
+        self.read_from("notifications", count)
+    }
+
+    fn read_from(&self, queue: &str, count: usize) -> Vec<Message> {
+        let queue = format!("{}.{queue}", self.name);
         let messages = foreign_client("read_rabbitmq.py", &[&self.uri, &queue, &count.to_string()]);
         let body = |value: &Value| STANDARD.decode(value["body"].as_str().unwrap()).unwrap();
         let message = |value: Value| Message { body: String::from_utf8(body(&value)).unwrap(), value };
@@ -117,7 +121,7 @@ async fn what_no_queue_takes_is_not_deleted_and_flows_when_one_is_bound() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push(["1", "2"]);
     let ours = format!("queue: {}.notifications", names.name);
-    let bridge = scene.start_with("bridge", &names.sink("").replace(&ours, "queue: null"));
+    let bridge = scene.start_with("bridge", &names.sink(", on_unroutable: wait").replace(&ours, "queue: null"));
     bridge.wait_for_log("no queue takes it");
     assert_eq!((scene.emulator.queued(ID), scene.count(EventKind::Deleted)), (2, 0));
     let queue = format!("{}.notifications", names.name);
@@ -126,6 +130,21 @@ async fn what_no_queue_takes_is_not_deleted_and_flows_when_one_is_bound() {
     let messages = names.read(2);
     assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
     assert!(messages[0].is_marked(), "a mark is never taken back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_queue_takes_becomes_a_dead_letter() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    scene.push([r#"{"typeWebhook":"incomingCall"}"#]);
+    let ours = format!("queue: {}.notifications", names.name);
+    let bridge = scene.start_with("bridge", &names.sink("").replace(&ours, "queue: null"));
+    scene.drained();
+    let dead = names.read_from("dead", 1);
+    assert_eq!((dead.len(), dead[0].body.as_str()), (1, r#"{"typeWebhook":"incomingCall"}"#));
+    assert_eq!(dead[0].header("deadletterreason"), Some("unroutable"));
+    let destination = format!("{}/{ID}.incomingCall", names.name);
+    assert_eq!(dead[0].header("originaldestination"), Some(destination.as_str()));
+    assert_eq!(bridge.log().matches("\"message\":\"dead letter\"").count(), 1, "{}", bridge.log());
 }
 
 /// 0 lost, 0 doubled without a mark, and in order once repeated ids are dropped.

@@ -69,7 +69,6 @@ impl Scene {
     }
 
     /// `run` with this sink, in YAML; `name` tells configs and logs apart.
-    #[cfg(any(feature = "kafka", feature = "amqp"))]
     pub fn start_with(&self, name: &str, sink: &str) -> Worker {
         let config = format!(
             "instances: [{{id: {ID}, api_url: '{}', api_token: {TOKEN}}}]\nsink: {sink}\n",

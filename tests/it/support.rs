@@ -6,19 +6,14 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Far longer than anything takes, far shorter than a test run hanging.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds, looking often.
-pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(PATIENCE, what, condition);
-}
-
-/// Waits until `condition` holds, at most this long.
-pub fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < patience, "not within {patience:?}: {what}");
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(GLANCE);
     }
 }
@@ -70,7 +65,6 @@ impl Worker {
     }
 
     /// Sends a signal and waits for the end; how it ended, and after how long.
-    #[cfg(feature = "emulator")]
     pub fn stop(mut self, signal: nix::sys::signal::Signal) -> (ExitStatus, Duration) {
         let begun = Instant::now();
         let process = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
@@ -108,13 +102,11 @@ pub fn foreign_client(script: &str, arguments: &[&str]) -> Vec<serde_json::Value
 }
 
 /// A broker of one test's own, to be killed; ended when dropped.
-#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
 pub struct Broker {
     script: PathBuf,
     folder: tempfile::TempDir,
 }
 
-#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
 impl Broker {
     /// `kind` is a script of tests/brokers.
     pub fn start(kind: &str) -> Self {
@@ -146,7 +138,6 @@ impl Broker {
     }
 }
 
-#[cfg(all(feature = "emulator", any(feature = "kafka", feature = "amqp")))]
 impl Drop for Broker {
     fn drop(&mut self) {
         // Not `kill`: a panic in a drop would hide the test's own.

@@ -3,6 +3,7 @@
 //! another bridge have that queue, nothing of ours can arrive any more.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lapin::types::ShortString;
@@ -12,9 +13,11 @@ use tokio::time::timeout;
 use tracing::info;
 
 use self::publish::Outcome;
+use super::cloud_event::Place;
+use super::dead_letter::{self, DeadLetter, Folder, Reason};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
-use crate::config;
+use crate::config::{self, OnUnroutable};
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
 
@@ -31,14 +34,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When a file that the config names cannot be read, or no thread can be started; the text names
 /// what to change.
-pub fn start(config: &config::Amqp) -> Result<impl Sink + use<>, String> {
+pub fn start(config: &config::Amqp, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
     connection::Secrets::read(config)?;
-    let (config, runtime) = (config.clone(), Handle::current());
-    Client::start("amqp", move || runtime.block_on(acquire(&config, &runtime)))
+    let (config, folder, runtime) = (config.clone(), Folder::new(dead_letters), Handle::current());
+    Client::start("amqp", move || runtime.block_on(acquire(&config, &folder, &runtime)))
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
 
-async fn acquire(config: &config::Amqp, runtime: &Handle) -> Result<Amqp, Failure> {
+async fn acquire(config: &config::Amqp, folder: &Folder, runtime: &Handle) -> Result<Amqp, Failure> {
     let connected = connection::connect(config).await?;
     let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
@@ -47,6 +50,7 @@ async fn acquire(config: &config::Amqp, runtime: &Handle) -> Result<Amqp, Failur
         channel: connected.channel,
         owner_queue: connected.owner_queue,
         config: config.clone(),
+        folder: folder.clone(),
         runtime: runtime.clone(),
         epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
         sequences: HashMap::new(),
@@ -60,6 +64,7 @@ struct Amqp {
     channel: Channel,
     owner_queue: ShortString,
     config: config::Amqp,
+    folder: Folder,
     runtime: Handle,
     epoch: u64,
     /// The last of each instance under this ownership.
@@ -72,44 +77,87 @@ impl Owner for Amqp {
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
-        let runtime = self.runtime.clone();
-        let late = |_elapsed| Failure::Unavailable("the broker did not confirm in 30 s".into());
-        let outcomes = runtime.block_on(async { timeout(PATIENCE, self.publish(jobs)).await }).map_err(late)??;
+        let outcomes = self.publish(jobs, None)?;
+        let mut unroutable = Vec::new();
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
-                Outcome::Stored(sequence) => {
-                    if let Some(sequence) = sequence {
-                        self.sequences.insert(job.notification().instance(), sequence);
-                    }
-                    job.succeed(None);
-                }
-                Outcome::Unroutable => job.fail(SinkError::Refused(format!(
-                    "no queue takes it: bind one to the exchange {}",
-                    self.config.exchange
-                ))),
+                Outcome::Stored(sequence) => self.stored(job, sequence),
                 // Where several queues are bound, another one may have taken it.
                 Outcome::Nacked => job.fail(SinkError::Reopen("the broker refused it for at least one queue".into())),
+                Outcome::Unroutable if self.config.on_unroutable == OnUnroutable::Wait => {
+                    let exchange = &self.config.exchange;
+                    job.fail(SinkError::Refused(format!("no queue takes it: bind one to the exchange {exchange}")));
+                }
+                Outcome::Unroutable => unroutable.push(job),
             }
         }
-        Ok(())
+        if unroutable.is_empty() { Ok(()) } else { self.bury(&mut unroutable, jobs) }
     }
 }
 
 impl Amqp {
-    async fn publish(&self, jobs: &[Job]) -> Result<Vec<Outcome>, Failure> {
-        if jobs.iter().any(|job| job.action() == Action::Prove) {
-            connection::prove_ownership(&self.channel, &self.owner_queue).await?;
-        }
-        let mut batch = publish::Batch::new(&self.channel, &self.config, self.epoch);
-        for job in jobs {
-            match job.action() {
-                Action::Prove => batch.nothing(),
-                Action::Publish { marked } => {
-                    let last = self.sequences.get(&job.notification().instance()).copied().unwrap_or(0);
-                    batch.publish(job.notification(), last + 1, marked).await?;
+    /// Publishes dead letters; into the folder goes what even their queue does not take.
+    fn bury(&mut self, dead: &mut Vec<Job>, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
+        let reason = Reason::Unroutable;
+        let outcomes = match self.publish(dead, Some(reason)) {
+            Ok(outcomes) => outcomes,
+            Err(failure) => {
+                unanswered.append(dead);
+                return Err(failure);
+            }
+        };
+        for (job, outcome) in dead.drain(..).zip(outcomes) {
+            let place = self.place(&job, job.action() == Action::Publish { marked: true }, Some(reason));
+            let kept = match outcome {
+                Outcome::Stored(_) => Ok("dead_letter_queue"),
+                Outcome::Unroutable | Outcome::Nacked => {
+                    self.folder.keep(job.notification(), &place).map(|()| "dead_letter_dir")
                 }
+            };
+            match kept {
+                Ok(kept_in) => {
+                    place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
+                    self.stored(job, Some(place.sequence));
+                }
+                Err(error) => job.fail(SinkError::Refused(format!("no queue takes it; dead_letter_dir: {error}"))),
             }
         }
-        batch.confirmed().await
+        Ok(())
+    }
+
+    fn stored(&mut self, job: Job, sequence: Option<u64>) {
+        if let Some(sequence) = sequence {
+            self.sequences.insert(job.notification().instance(), sequence);
+        }
+        job.succeed(None);
+    }
+
+    fn place(&self, job: &Job, marked: bool, dead: Option<Reason>) -> Place<'static> {
+        let notification = job.notification();
+        let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
+        let destination = || format!("{}/{}", self.config.exchange, publish::routing_key(notification, &self.config));
+        let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination().into() });
+        Place { sequence: last + 1, epoch: Some(self.epoch), marked, dead_letter }
+    }
+
+    /// One batch, all of it a dead letter or none of it. Tells what became of each.
+    fn publish(&self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, Failure> {
+        let batch = async {
+            if jobs.iter().any(|job| job.action() == Action::Prove) {
+                connection::prove_ownership(&self.channel, &self.owner_queue).await?;
+            }
+            let mut batch = publish::Batch::new(&self.channel, &self.config);
+            for job in jobs {
+                match job.action() {
+                    Action::Prove => batch.nothing(),
+                    Action::Publish { marked } => {
+                        batch.publish(job.notification(), &self.place(job, marked, dead)).await?;
+                    }
+                }
+            }
+            batch.confirmed().await
+        };
+        let late = |_elapsed| Failure::Unavailable("the broker did not confirm in 30 s".into());
+        self.runtime.block_on(async { timeout(PATIENCE, batch).await }).map_err(late)?
     }
 }

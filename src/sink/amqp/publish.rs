@@ -32,7 +32,6 @@ pub(super) enum Outcome {
 pub(super) struct Batch<'a> {
     channel: &'a Channel,
     config: &'a config::Amqp,
-    epoch: u64,
     sent: Vec<Option<Sent>>,
 }
 
@@ -43,8 +42,8 @@ struct Sent {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(channel: &'a Channel, config: &'a config::Amqp, epoch: u64) -> Self {
-        Self { channel, config, epoch, sent: Vec::new() }
+    pub(super) fn new(channel: &'a Channel, config: &'a config::Amqp) -> Self {
+        Self { channel, config, sent: Vec::new() }
     }
 
     /// A place in the batch for what needs no publish.
@@ -52,17 +51,9 @@ impl<'a> Batch<'a> {
         self.sent.push(None);
     }
 
-    /// Sends it, without waiting for its confirm.
-    pub(super) async fn publish(
-        &mut self,
-        notification: &Notification,
-        sequence: u64,
-        marked: bool,
-    ) -> Result<(), Failure> {
+    /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
+    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place<'_>) -> Result<(), Failure> {
         let facts = notification.facts();
-        let instance = notification.instance().to_string();
-        let routing_key = self.config.routing_key.value.replace("{instance}", &instance).replace("{type}", &facts.kind);
-        let place = Place { sequence, epoch: Some(self.epoch), marked };
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
         for (name, value) in cloud_event::attributes(notification, &facts, place) {
@@ -83,13 +74,17 @@ impl<'a> Batch<'a> {
         let id = properties.message_id().clone().unwrap_or_default();
         // Without `mandatory` the broker confirms what it throws away.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let exchange = short(&self.config.exchange);
+        let (exchange, routing_key) = match place.dead_letter {
+            None => (short(&self.config.exchange), short(&routing_key(notification, self.config))),
+            // The default exchange routes to the queue of that name.
+            Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
+        };
         let confirm = self
             .channel
-            .basic_publish(exchange, short(&routing_key), options, notification.body(), properties)
+            .basic_publish(exchange, routing_key, options, notification.body(), properties)
             .await
             .map_err(|error| unavailable("publish", &error))?;
-        self.sent.push(Some(Sent { id, sequence, confirm }));
+        self.sent.push(Some(Sent { id, sequence: place.sequence, confirm }));
         Ok(())
     }
 
@@ -121,6 +116,12 @@ impl<'a> Batch<'a> {
         };
         Ok(answers.into_iter().map(outcome).collect())
     }
+}
+
+/// The routing key that it belongs under.
+pub(super) fn routing_key(notification: &Notification, config: &config::Amqp) -> String {
+    let template = &config.routing_key.value;
+    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }
 
 /// Names are checked with the config, and the rest is short by construction; what is too long all

@@ -3,6 +3,7 @@
 //! that remembers what was published last.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use rdkafka::ClientConfig;
 use tokio::runtime::Handle;
@@ -10,7 +11,9 @@ use tracing::info;
 use uuid::Uuid;
 
 use self::ledger::{Entry, Ledger, Sentinel};
-use self::producer::{Attempt, Producer};
+use self::producer::{Attempt, Producer, Refusal};
+use super::cloud_event::Place;
+use super::dead_letter::{self, DeadLetter, Folder, Reason};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
 use crate::config;
@@ -28,10 +31,16 @@ mod topics;
 /// # Errors
 /// When a property or one of its files is unusable, or no thread can be started; the text names
 /// what to change.
-pub fn start(config: &config::Kafka) -> Result<impl Sink + use<>, String> {
+pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
     let client = client::configure(config)?;
-    let mut acquisition =
-        Acquisition { client, config: config.clone(), runtime: Handle::current(), owner: Uuid::new_v4(), count: 0 };
+    let mut acquisition = Acquisition {
+        client,
+        config: config.clone(),
+        folder: Folder::new(dead_letters),
+        runtime: Handle::current(),
+        owner: Uuid::new_v4(),
+        count: 0,
+    };
     Client::start("kafka", move || acquisition.acquire())
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
@@ -40,6 +49,7 @@ pub fn start(config: &config::Kafka) -> Result<impl Sink + use<>, String> {
 struct Acquisition {
     client: ClientConfig,
     config: config::Kafka,
+    folder: Folder,
     /// Only the admin client needs it: its answers are futures.
     runtime: Handle,
     owner: Uuid,
@@ -63,15 +73,23 @@ impl Acquisition {
         match producer.attempt(&[ledger.sentinel(&sentinel)?]) {
             Attempt::Committed => {}
             Attempt::Refused(refused) => {
-                let (_, why) = refused.into_iter().next().unwrap_or_default();
+                let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
                 return Err(Failure::Unavailable(format!("ledger_topic: {why}")));
             }
             Attempt::Failed(why) => return Err(Failure::Unavailable(why)),
         }
         let entries = ledger.read_until(&sentinel)?;
         info!(instances = entries.len(), transactional_id = self.config.transactional_id, "owning the Kafka sink");
-        let config = self.config.clone();
-        Ok(Kafka { producer, ledger, topics, known_topics: HashSet::new(), config, sentinel, entries })
+        Ok(Kafka {
+            producer,
+            ledger,
+            topics,
+            known_topics: HashSet::new(),
+            config: self.config.clone(),
+            folder: self.folder.clone(),
+            sentinel,
+            entries,
+        })
     }
 
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
@@ -94,6 +112,7 @@ struct Kafka {
     topics: topics::Topics,
     known_topics: HashSet<String>,
     config: config::Kafka,
+    folder: Folder,
     sentinel: Sentinel,
     entries: HashMap<InstanceId, Entry>,
 }
@@ -106,59 +125,113 @@ impl Owner for Kafka {
         }
     }
 
-    /// All in one transaction. When the broker refuses records, the transaction is aborted, and
-    /// what was refused is tried again by itself: one bad record stops nobody else.
+    /// All in one transaction. When records are refused it is aborted, the others are stored
+    /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
-        let mut refused = self.commit(jobs)?;
-        refused.sort_unstable_by_key(|(index, _)| *index);
-        // A whole batch is refused for one bad record in it.
-        let alone = refused.len() == 1 && jobs.len() == 1;
-        for (index, why) in refused.into_iter().rev() {
-            let job = jobs.swap_remove(index);
-            if alone {
-                job.fail(SinkError::Refused(why));
-                continue;
-            }
-            let mut single = vec![job];
-            let outcome = self.store(&mut single);
-            jobs.append(&mut single);
-            outcome?;
+        let refused = self.commit(jobs, &Route::Topic)?;
+        if refused.is_empty() {
+            return Ok(());
         }
-        if jobs.is_empty() { Ok(()) } else { self.store(jobs) }
+        let (mut suspects, mut others) = (Vec::new(), Vec::new());
+        for (index, job) in jobs.drain(..).enumerate() {
+            let refused = refused.iter().any(|refusal| refusal.record == index);
+            if refused { suspects.push(job) } else { others.push(job) }
+        }
+        let mut outcome = if others.is_empty() { Ok(()) } else { self.store(&mut others) };
+        while outcome.is_ok()
+            && let Some(job) = suspects.pop()
+        {
+            outcome = self.store_alone(job, &mut others);
+        }
+        jobs.extend(others.into_iter().chain(suspects));
+        outcome
     }
 }
 
+/// Where a notification is sent.
+enum Route {
+    Topic,
+    DeadLetterTopic(Reason),
+    /// Into the folder; only the ledger moves.
+    Folder(Reason),
+}
+
 impl Kafka {
-    /// Commits the jobs and answers them; or aborts, and tells which were refused and why.
-    fn commit(&mut self, jobs: &mut Vec<Job>) -> Result<Vec<(usize, String)>, Failure> {
-        let mut records = Vec::with_capacity(2 * jobs.len());
-        let mut entries = Vec::with_capacity(jobs.len());
-        for job in &*jobs {
-            let notification = job.notification();
-            match job.action() {
-                Action::Prove => entries.push(None),
-                Action::Publish { marked: _ } => {
-                    let last = self.entries.get(&notification.instance());
-                    let entry = Entry {
-                        sequence: last.map_or(1, |last| last.sequence + 1),
-                        fingerprint: notification.fingerprint(),
-                    };
-                    let record = record::of(notification, entry.sequence, &self.config);
-                    if !self.known_topics.contains(&record.topic) {
-                        self.topics.ensure(&record.topic)?;
-                        self.known_topics.insert(record.topic.clone());
-                    }
-                    records.push(record);
-                    entries.push(Some(entry));
+    /// A whole batch is refused for one bad record in it, so a suspect may be good. A bad one goes
+    /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
+    /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
+    /// nothing can be stored at all.
+    fn store_alone(&mut self, job: Job, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
+        let mut single = vec![job];
+        let mut route = Route::Topic;
+        loop {
+            let refused = match self.commit(&mut single, &route) {
+                Ok(refused) => refused,
+                Err(failure) => {
+                    unanswered.append(&mut single);
+                    return Err(failure);
                 }
-            }
+            };
+            let (Some(job), Some(refusal)) = (single.first(), refused.into_iter().next()) else { return Ok(()) };
+            route = match route {
+                Route::Topic => Route::DeadLetterTopic(refusal.reason),
+                Route::DeadLetterTopic(reason) => {
+                    let (notification, place) = (job.notification(), self.place(job, Some(reason)));
+                    match self.folder.keep(notification, &place) {
+                        Ok(()) => Route::Folder(reason),
+                        Err(error) => {
+                            let why = format!("{}; dead_letter_dir: {error}", refusal.why);
+                            single.drain(..).for_each(|job| job.fail(SinkError::Refused(why.clone())));
+                            return Ok(());
+                        }
+                    }
+                }
+                Route::Folder(_) => {
+                    unanswered.append(&mut single);
+                    return Err(Failure::Unavailable(format!("ledger_topic: {}", refusal.why)));
+                }
+            };
         }
-        // The index of a refused record must be that of its job.
-        let record_to_job: Vec<usize> =
-            entries.iter().enumerate().filter_map(|(index, entry)| entry.map(|_| index)).collect();
-        for (job, entry) in jobs.iter().zip(&entries) {
-            if let Some(entry) = entry {
-                records.push(self.ledger.entry(job.notification().instance(), *entry)?);
+    }
+
+    fn place(&self, job: &Job, dead: Option<Reason>) -> Place<'static> {
+        let notification = job.notification();
+        let last = self.entries.get(&notification.instance());
+        let letter = |reason| DeadLetter { reason, destination: record::topic(notification, &self.config).into() };
+        Place { sequence: last.map_or(1, |last| last.sequence + 1), dead_letter: dead.map(letter), ..Place::default() }
+    }
+
+    /// Commits the jobs and answers them; or aborts, and tells which of them were refused.
+    fn commit(&mut self, jobs: &mut Vec<Job>, route: &Route) -> Result<Vec<Refusal>, Failure> {
+        let dead = match route {
+            Route::Topic => None,
+            Route::DeadLetterTopic(reason) | Route::Folder(reason) => Some(*reason),
+        };
+        let mut records = Vec::with_capacity(2 * jobs.len());
+        // Which job a record is of.
+        let mut of_job = Vec::with_capacity(jobs.len());
+        let mut places = Vec::with_capacity(jobs.len());
+        for (index, job) in jobs.iter().enumerate() {
+            if job.action() == Action::Prove {
+                places.push(None);
+                continue;
+            }
+            let place = self.place(job, dead);
+            if !matches!(route, Route::Folder(_)) {
+                let record = record::of(job.notification(), &place, &self.config);
+                if !self.known_topics.contains(&record.topic) {
+                    self.topics.ensure(&record.topic)?;
+                    self.known_topics.insert(record.topic.clone());
+                }
+                records.push(record);
+                of_job.push(index);
+            }
+            places.push(Some(place));
+        }
+        for (job, place) in jobs.iter().zip(&places) {
+            if let Some(place) = place {
+                let entry = Entry { sequence: place.sequence, fingerprint: job.notification().fingerprint() };
+                records.push(self.ledger.entry(job.notification().instance(), entry)?);
             }
         }
         if records.is_empty() {
@@ -167,17 +240,14 @@ impl Kafka {
         }
         match self.producer.attempt(&records) {
             Attempt::Committed => {
-                for (job, entry) in jobs.drain(..).zip(entries) {
-                    if let Some(entry) = entry {
-                        self.entries.insert(job.notification().instance(), entry);
-                    }
-                    job.succeed(entry.map(|entry| entry.sequence));
+                for (job, place) in jobs.drain(..).zip(places) {
+                    self.committed(job, place.as_ref(), route);
                 }
                 Ok(Vec::new())
             }
             Attempt::Refused(refused) => {
-                let of_jobs: Vec<_> =
-                    refused.into_iter().filter_map(|(record, why)| Some((*record_to_job.get(record)?, why))).collect();
+                let about = |refusal: Refusal| Some(Refusal { record: *of_job.get(refusal.record)?, ..refusal });
+                let of_jobs: Vec<Refusal> = refused.into_iter().filter_map(about).collect();
                 if of_jobs.is_empty() {
                     return Err(Failure::Unavailable("the broker refused an entry of the ledger_topic".into()));
                 }
@@ -185,5 +255,17 @@ impl Kafka {
             }
             Attempt::Failed(why) => Err(Failure::Unavailable(why)),
         }
+    }
+
+    fn committed(&mut self, job: Job, place: Option<&Place<'_>>, route: &Route) {
+        let Some(place) = place else { return job.succeed(None) };
+        let notification = job.notification();
+        if let Some(letter) = &place.dead_letter {
+            let kept_in = if matches!(route, Route::Folder(_)) { "dead_letter_dir" } else { "dead_letter_topic" };
+            dead_letter::log(notification, letter, &kept_in);
+        }
+        let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
+        self.entries.insert(notification.instance(), entry);
+        job.succeed(Some(place.sequence));
     }
 }

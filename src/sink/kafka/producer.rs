@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::client::Quiet;
 use super::record::Record;
+use crate::sink::dead_letter::Reason;
 use crate::sink::owner::Failure;
 
 /// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
@@ -28,10 +29,19 @@ pub(super) struct Producer {
 pub(super) enum Attempt {
     /// Everything is stored for good.
     Committed,
-    /// Aborted: nothing is stored, because of these records, by index.
-    Refused(Vec<(usize, String)>),
+    /// Aborted: nothing is stored, because of these records.
+    Refused(Vec<Refusal>),
     /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
     Failed(String),
+}
+
+/// A record that the client or the broker does not take.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    /// Its index in the transaction.
+    pub record: usize,
+    pub reason: Reason,
+    pub why: String,
 }
 
 impl Producer {
@@ -107,11 +117,10 @@ impl Producer {
         if let Some((_, why)) = self.client.client().fatal_error() {
             return Attempt::Failed(why);
         }
-        let bad: Vec<_> = refused
-            .into_iter()
-            .filter(|(_, error)| is_about_the_record(error))
-            .map(|(index, error)| (index, error.to_string()))
-            .collect();
+        let refusal = |(record, error): (usize, KafkaError)| {
+            Some(Refusal { record, reason: reason(&error)?, why: error.to_string() })
+        };
+        let bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
         if bad.is_empty() {
             return Attempt::Failed(first);
         }
@@ -122,20 +131,16 @@ impl Producer {
     }
 }
 
-/// Whether the broker or the client refuses this record, rather than being unable to store any.
-fn is_about_the_record(error: &KafkaError) -> bool {
+/// Why this record is refused; `None` when the trouble is not about the record.
+fn reason(error: &KafkaError) -> Option<Reason> {
     use RDKafkaErrorCode as Code;
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::MessageSizeTooLarge
-                | Code::InvalidMessageSize
-                | Code::InvalidMessage
-                | Code::InvalidRecord
-                | Code::InvalidTimestamp
-                | Code::PolicyViolation
-        )
-    )
+    match error.rdkafka_error_code()? {
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Reason::TooLarge),
+        Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
+            Some(Reason::Refused)
+        }
+        _ => None,
+    }
 }
 
 /// Repeats the same call as long as it says that it can be resumed.

@@ -1,7 +1,5 @@
 //! From a notification to a record: topic, key, headers, value.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -19,20 +17,27 @@ pub(super) struct Record {
     pub headers: OwnedHeaders,
 }
 
-/// The record of a notification, its body shared.
-pub(super) fn of(notification: &Notification, sequence: u64, config: &config::Kafka) -> Record {
+/// The record of a notification, its body shared. A dead letter goes to its own topic.
+pub(super) fn of(notification: &Notification, place: &Place<'_>, config: &config::Kafka) -> Record {
     let facts = notification.facts();
-    let place = Place { sequence, epoch: None, marked: false };
-    let mut headers = OwnedHeaders::new_with_capacity(10);
+    let mut headers = OwnedHeaders::new_with_capacity(12);
     for (name, value) in cloud_event::attributes(notification, &facts, place) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });
     }
     headers = headers.insert(Header { key: "content-type", value: Some(CONTENT_TYPE) });
-    let instance = notification.instance().to_string();
-    let topic = config.topic.value.replace("{instance}", &instance).replace("{type}", &facts.kind);
-    let key = match config.key {
-        Key::Instance => instance,
-        Key::Chat => facts.chat.map_or(instance, Cow::into_owned),
+    let topic = match place.dead_letter {
+        None => topic(notification, config),
+        Some(_) => config.dead_letter_topic.value.clone(),
+    };
+    let key = match (config.key, facts.chat) {
+        (Key::Chat, Some(chat)) => chat.into_owned(),
+        (Key::Instance | Key::Chat, _) => notification.instance().to_string(),
     };
     Record { topic, partition: None, key, value: notification.body().clone(), headers }
+}
+
+/// The topic that it belongs into.
+pub(super) fn topic(notification: &Notification, config: &config::Kafka) -> String {
+    let template = &config.topic.value;
+    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }

@@ -1,0 +1,109 @@
+use std::fs;
+
+use crate::scene::{ID, Scene, TOKEN};
+use crate::support::{Worker, command, eventually, run};
+
+const README: &str = include_str!("../../README.md");
+
+/// The fenced blocks of this language.
+fn blocks(language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Every line of every shell block: none may be added without a test here that runs it.
+#[test]
+fn every_command_is_known_here() {
+    let known = [
+        // `the_demo_crashes_and_loses_nothing`
+        "cargo run --release -- demo",
+        // You are running it.
+        "tests/run",
+        // `the_commands_work_on_the_config_shown`
+        "green-api-bridge validate --config bridge.yaml",
+        "green-api-bridge setup --config bridge.yaml --apply",
+        "green-api-bridge run --config bridge.yaml",
+        // `the_one_instance_needs_no_file`
+        "export GREEN_API_URL=https://1101.api.greenapi.com GREEN_API_ID_INSTANCE=1101000001 GREEN_API_TOKEN_FILE=token",
+        "green-api-bridge run --sink kafka://localhost:9092/green-api.notifications",
+        // `the_emulator_command_serves`
+        "green-api-bridge emulator --listen 127.0.0.1:8080 --instance 1101000001:TOKEN",
+    ];
+    let commands: Vec<String> =
+        blocks("sh").iter().flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert_eq!(commands, known);
+}
+
+/// The config as shown, with the test's own addresses in it.
+fn config(scene: &Scene) -> String {
+    let shown = blocks("yaml").remove(0);
+    let here = shown
+        .replace("https://1101.api.greenapi.com", &scene.emulator.url())
+        .replace("/run/secrets/green-api-token", &scene.path("token").display().to_string())
+        .replace("localhost:9092", &std::env::var("BRIDGE_TEST_KAFKA").unwrap_or_default());
+    assert_eq!(here.lines().count(), shown.lines().count());
+    assert!(here.lines().count() < 10, "under ten lines");
+    here
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_work_on_the_config_shown() {
+    crate::support::from_test_run("BRIDGE_TEST_KAFKA");
+    let scene = Scene::new().await;
+    fs::write(scene.path("token"), TOKEN).unwrap();
+    fs::write(scene.path("bridge.yaml"), config(&scene)).unwrap();
+    let tell = |arguments: &[&str]| run(command().current_dir(&scene.folder).args(arguments));
+    assert_eq!(tell(&["validate", "--config", "bridge.yaml"]).0, 0);
+    assert_eq!(tell(&["setup", "--config", "bridge.yaml", "--apply"]).0, 0);
+    scene.push(["1"]);
+    let mut run = command();
+    run.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
+    let bridge = Worker::start(&mut run, &scene.path("log"));
+    scene.drained();
+    bridge.kill();
+    // The other of the two forms, on the same default names: one after the other.
+    let mut run =
+        scene.command(&format!("kafka://{}/green-api.notifications", std::env::var("BRIDGE_TEST_KAFKA").unwrap()));
+    run.env_remove("GREEN_API_TOKEN").env("GREEN_API_TOKEN_FILE", "token");
+    scene.push(["2"]);
+    let _bridge = Worker::start(&mut run, &scene.path("log"));
+    scene.drained();
+}
+
+#[cfg(not(feature = "kafka"))]
+#[tokio::test]
+async fn the_config_shown_is_read() {
+    let scene = Scene::new().await;
+    fs::write(scene.path("bridge.yaml"), config(&scene)).unwrap();
+    let (_, _, told) = run(command().current_dir(&scene.folder).args(["validate", "--config", "bridge.yaml"]));
+    assert!(told.contains("lacks the feature `kafka`"), "{told} {TOKEN}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_emulator_command_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let instance = format!("{ID}:TOKEN");
+    let mut emulator = command();
+    emulator.args(["emulator", "--listen", "127.0.0.1:0", "--instance", &instance]);
+    let emulator = Worker::start(&mut emulator, &folder.path().join("log"));
+    let told = || emulator.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
+    eventually("it tells its address", || told().is_some());
+    let url = format!("{}/waInstance{ID}/getStateInstance/TOKEN", told().unwrap());
+    let answer = reqwest::get(url).await.unwrap().text().await.unwrap();
+    assert_eq!(answer, r#"{"stateInstance":"authorized"}"#);
+    assert!(!emulator.log().contains("TOKEN"), "{}", emulator.log());
+    let (code, help, _) = run(command().args(["emulator", "--help"]));
+    assert!(code == 0 && help.contains("/_emulator/{id}/notifications"), "{help}");
+}
+
+#[test]
+fn what_the_demo_prints_is_what_is_shown() {
+    let (code, stdout, _) = run(command().args(["demo", "--count", "6"]));
+    assert_eq!(code, 0);
+    for line in blocks("text").remove(0).lines().filter(|line| !line.trim().is_empty()) {
+        // The time of receipt differs from run to run.
+        let constant = line.split("2026").next().unwrap_or(line);
+        assert!(stdout.contains(constant), "{line:?} is not in\n{stdout}");
+    }
+}
