@@ -43,11 +43,16 @@ impl<'a> Bridge<'a> {
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`]; everything else is waited out.
     pub async fn run(mut self) -> Result<(), SinkError> {
         let mut doubt = None::<Doubt>;
+        let mut last_head = None;
         while let Some(opened) = self.stop.run_until_cancelled(self.sink.open(self.queue.instance())).await {
             let (mut lane, memory) = opened?;
             let doubt = doubt.get_or_insert_with(|| Doubt::new(memory));
             doubt.reopened(memory);
             while let Some(head) = self.receive().await {
+                if last_head.replace(head.fingerprint()) != Some(head.fingerprint()) {
+                    // The queue moves on, whatever its answers to deletes say.
+                    self.pauses = Pauses::new();
+                }
                 let stored = match self.publish(&mut *lane, doubt, &head).await {
                     Ok(stored) => stored,
                     Err(SinkError::Refused(cause)) => {

@@ -18,6 +18,8 @@ mod mistake;
 mod read;
 mod sink_url;
 
+#[cfg(feature = "amqp")]
+pub(crate) use check::amqp_uri;
 pub use mistake::{Mistake, Mistakes};
 pub use sink_url::parse as sink_from_url;
 
@@ -61,6 +63,9 @@ pub struct Instance {
     /// A file that holds the token.
     #[serde(default)]
     pub api_token_file: Option<PathBuf>,
+    /// The file of `instances_dir` that it stands in.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 impl Instance {

@@ -19,8 +19,6 @@ struct Rules {
     /// late delete of a former owner could then hit a notification that nobody has seen.
     owners: usize,
     faults: u8,
-    /// Only publishes fail; then nothing is ever in doubt, and equal bytes may not be merged.
-    only_publish_faults: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -36,6 +34,9 @@ struct World {
     /// Counts acquisitions; whoever took the last one owns the sink.
     epoch: u8,
     faults_left: u8,
+    /// Something happened that puts a notification in doubt: a restart, or a delete without a
+    /// confirmation. Only then may equal bytes count as one.
+    doubt_caused: bool,
     bridges: Vec<Bridge>,
 }
 
@@ -64,6 +65,7 @@ impl Rules {
             ledger: None,
             epoch: 0,
             faults_left: self.faults,
+            doubt_caused: false,
             bridges: vec![Bridge::Down; self.owners],
         }
     }
@@ -96,6 +98,7 @@ impl Rules {
             Bridge::Down => {
                 let mut started = to(Bridge::Idle(Doubt::new(self.memory(world)), world.epoch + 1));
                 started.epoch += 1;
+                started.doubt_caused |= !world.log.is_empty();
                 if alive_elsewhere { fault(started, &mut next) } else { next.push(started) }
             }
             // To take the lock of another who is alive, the broker must first have dropped it.
@@ -121,11 +124,9 @@ impl Rules {
                     Some(receipt) => hand_out(receipt, world.next_receipt),
                     None => hand_out(world.next_receipt, world.next_receipt + 1),
                 });
-                if !self.only_publish_faults {
-                    fault(hand_out(world.next_receipt, world.next_receipt + 1), &mut next);
-                    if self.owners == 1 {
-                        fault(hand_out(1, 2), &mut next);
-                    }
+                fault(hand_out(world.next_receipt, world.next_receipt + 1), &mut next);
+                if self.owners == 1 {
+                    fault(hand_out(1, 2), &mut next);
                 }
             }
             Bridge::Idle(..) => {}
@@ -157,6 +158,7 @@ impl Rules {
                     let mut doubt = doubt.clone();
                     doubt.deleted(answer);
                     let mut world = to(Bridge::Idle(doubt, epoch));
+                    world.doubt_caused |= answer == Deleted::Unconfirmed;
                     if applied {
                         self.remove_head(&mut world);
                     }
@@ -164,13 +166,13 @@ impl Rules {
                 };
                 let found = world.receipt == Some(receipt);
                 next.push(answered(if found { Deleted::Confirmed } else { Deleted::Unconfirmed }, found));
-                if found && !self.only_publish_faults {
+                if found {
                     fault(answered(Deleted::Unconfirmed, true), &mut next);
                     fault(answered(Deleted::Unconfirmed, false), &mut next);
                 }
             }
         }
-        if world.bridges[number] != Bridge::Down && !self.only_publish_faults {
+        if world.bridges[number] != Bridge::Down {
             fault(to(Bridge::Down), &mut next);
         }
         next
@@ -197,8 +199,7 @@ impl Rules {
         let stored = |index: usize| world.log.iter().any(|(stored, _)| *stored == index);
         let head = world.head;
         // The documented exception: of two equal ones, the first of them in doubt, one is enough.
-        let merged =
-            head > 0 && self.bodies[head] == self.bodies[head - 1] && !self.only_publish_faults && self.faults > 0;
+        let merged = head > 0 && self.bodies[head] == self.bodies[head - 1] && world.doubt_caused;
         assert!(stored(head) || merged, "lost: {head} deleted, stored {:?}", world.log);
         world.head += 1;
         world.receipt = None;
@@ -235,7 +236,7 @@ impl Rules {
 #[test]
 fn one_owner_keeps_every_promise_through_four_faults() {
     for remembers in [true, false] {
-        let rules = Rules { bodies: &["a", "b", "c"], remembers, owners: 1, faults: 4, only_publish_faults: false };
+        let rules = Rules { bodies: &["a", "b", "c"], remembers, owners: 1, faults: 4 };
         assert!(rules.explore() > 1_000);
     }
 }
@@ -243,7 +244,7 @@ fn one_owner_keeps_every_promise_through_four_faults() {
 #[test]
 fn two_owners_keep_every_promise_through_four_faults() {
     for remembers in [true, false] {
-        let rules = Rules { bodies: &["a", "b", "c"], remembers, owners: 2, faults: 4, only_publish_faults: false };
+        let rules = Rules { bodies: &["a", "b", "c"], remembers, owners: 2, faults: 4 };
         assert!(rules.explore() > 1_000);
     }
 }
@@ -252,8 +253,7 @@ fn two_owners_keep_every_promise_through_four_faults() {
 fn equal_bodies_are_merged_only_when_the_first_was_in_doubt() {
     for bodies in [&["a", "a", "b"], &["a", "b", "b"], &["a", "a", "a"]] {
         for remembers in [true, false] {
-            Rules { bodies, remembers, owners: 1, faults: 4, only_publish_faults: false }.explore();
-            Rules { bodies, remembers, owners: 1, faults: 4, only_publish_faults: true }.explore();
+            Rules { bodies, remembers, owners: 1, faults: 4 }.explore();
         }
     }
 }

@@ -18,8 +18,14 @@ const GRACE: Duration = Duration::from_secs(4);
 /// most 4 seconds. What is cut off after that is as safe as in a crash.
 ///
 /// # Errors
-/// The first [`SinkError::Fenced`] or [`SinkError::Closed`]; all bridges have stopped by then.
+/// The first [`SinkError::Fenced`] or [`SinkError::Closed`], or that no bridge is left; all have
+/// stopped by then.
 pub async fn run(queues: Vec<Queue>, sink: Arc<dyn Sink>, stop: CancellationToken) -> Result<(), SinkError> {
+    if queues.is_empty() {
+        warn!("there is no instance to run: waiting to be stopped");
+        stop.cancelled().await;
+        return Ok(());
+    }
     let mut bridges = JoinSet::new();
     for queue in queues {
         let (sink, stop) = (Arc::clone(&sink), stop.clone());
@@ -40,6 +46,9 @@ pub async fn run(queues: Vec<Queue>, sink: Arc<dyn Sink>, stop: CancellationToke
                 // One instance must not take the others with it.
                 Err(panic) => error!(%panic, "a bridge ended unexpectedly: this is a defect, please report it"),
             }
+        }
+        if end.is_ok() && !stop.is_cancelled() {
+            end = Err(SinkError::Closed("every bridge ended unexpectedly".into()));
         }
     };
     let late = async {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing::{Level, Metadata};
+use tracing::Metadata;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -31,13 +31,13 @@ pub fn start(log: &Log) {
         lines.json().flatten_event(true).boxed()
     };
     let started =
-        tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(harmless))).try_init();
+        tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(is_ours))).try_init();
     // Only a second call in one process fails, and the first one's log goes on.
     drop(started);
 }
 
-/// The clients of HTTP and the brokers write URLs, passwords and bodies into their own debug and
-/// trace lines, whatever `RUST_LOG` asks for: those are never shown.
-fn harmless(line: &Metadata<'_>) -> bool {
-    line.target().starts_with(env!("CARGO_CRATE_NAME")) || *line.level() <= Level::INFO
+/// The clients of HTTP and the brokers write URLs, passwords and whole bodies into lines of their
+/// own, at any level: those are never shown, whatever `RUST_LOG` asks for.
+fn is_ours(line: &Metadata<'_>) -> bool {
+    line.target().starts_with(env!("CARGO_CRATE_NAME"))
 }

@@ -7,10 +7,17 @@ use secrecy::SecretString;
 
 use super::{Failure, Source};
 use crate::config::{self, ApiUrl, Config, Instance, Sink};
+use crate::sink;
 
 impl Source {
     /// The config that was asked for.
     pub(super) fn load(&self) -> Result<Config, Failure> {
+        let config = self.read()?;
+        sink::supported(&config.sink).map_err(Failure::Configuration)?;
+        Ok(config)
+    }
+
+    fn read(&self) -> Result<Config, Failure> {
         if let Some(path) = &self.config {
             return from_file(path);
         }
@@ -53,6 +60,7 @@ fn from_environment(sink: Sink) -> Result<Config, Failure> {
         api_url: ApiUrl::try_from(url).map_err(|why| wrong("GREEN_API_URL", why))?,
         api_token: token.map(SecretString::from),
         api_token_file: token_file.map(PathBuf::from),
+        file: None,
     };
     Ok(Config::from_parts(instance, sink)?)
 }

@@ -30,7 +30,7 @@ const SWITCHES: [&str; 15] = [
 ];
 
 /// What the sink sets itself: another value would break a promise.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 9] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "transactional.id",
@@ -39,6 +39,7 @@ const RESERVED: [&str; 8] = [
     "group.id",
     "partitioner",
     "allow.auto.create.topics",
+    "delivery.report.only.error",
 ];
 
 struct Found<'a> {
@@ -59,6 +60,7 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
     }
     let mut seen = HashSet::new();
     for instance in &config.instances {
+        found.file = instance.file.as_deref().or(file);
         check_instance(instance, &mut found);
         if !seen.insert(instance.id.value) {
             let text =
@@ -66,19 +68,15 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
             found.add(instance.id.referenced, text);
         }
     }
+    found.file = file;
     check_api(&config.api, &mut found);
     match &config.sink {
-        Sink::Kafka(_) if !cfg!(feature = "kafka") => {
-            found.add(Location::UNKNOWN, "sink.kafka: this build lacks the feature `kafka`");
-        }
-        Sink::Amqp(_) if !cfg!(feature = "amqp") => {
-            found.add(Location::UNKNOWN, "sink.amqp: this build lacks the feature `amqp`");
-        }
         Sink::Kafka(kafka) => check_kafka(kafka, &mut found),
         Sink::Amqp(amqp) => check_amqp(amqp, &mut found),
         Sink::File(_) | Sink::Stdout(_) => {}
     }
-    if found.mistakes.is_empty() { Ok(config) } else { Err(Mistakes(found.mistakes)) }
+    let mistakes = found.mistakes;
+    if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
 }
 
 fn check_instance(instance: &Instance, found: &mut Found<'_>) {
@@ -116,29 +114,28 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
         found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
     }
-    let mut literal = kafka.topic.value.as_str();
-    if let Some((prefix, _)) = literal.split_once('{') {
-        if prefix.is_empty() {
-            found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
-        }
-        literal = prefix;
+    if kafka.topic.value.starts_with('{') {
+        found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
     }
-    for (name, topic) in [
-        ("topic", literal),
-        ("ledger_topic", &kafka.ledger_topic.value),
-        ("dead_letter_topic", &kafka.dead_letter_topic.value),
-    ] {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !topic.bytes().all(legal) || topic.len() > 200 || (name != "topic" && topic.is_empty()) {
-            let location = match name {
-                "ledger_topic" => kafka.ledger_topic.referenced,
-                "dead_letter_topic" => kafka.dead_letter_topic.referenced,
-                _ => kafka.topic.referenced,
-            };
-            found.add(location, format!("`{name}` may hold letters, digits, `.`, `_` and `-` only"));
+    // What a placeholder can become is legal, and 64 bytes at most.
+    let topic = kafka.topic.value.replace("{instance}", "").replace("{type}", "");
+    let names = [
+        ("topic", topic.as_str(), &kafka.topic),
+        ("ledger_topic", &kafka.ledger_topic.value, &kafka.ledger_topic),
+        ("dead_letter_topic", &kafka.dead_letter_topic.value, &kafka.dead_letter_topic),
+    ];
+    for (key, name, written) in names {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-{}".contains(&byte);
+        if (name.is_empty() && key != "topic") || name.len() > 120 || !name.bytes().all(legal) {
+            found.add(written.referenced, format!("`{key}` must have 1 to 120 letters, digits, `.`, `_` or `-`"));
         }
     }
     check_placeholders(&kafka.topic.value, kafka.topic.referenced, "topic", found);
+    for (key, name) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
+        if name.value.contains(['{', '}']) {
+            found.add(name.referenced, format!("`{key}` knows no placeholders"));
+        }
+    }
     if let Some(create) = &kafka.create_topics {
         if create.partitions.value < 1 {
             found.add(create.partitions.referenced, "`partitions` must be at least 1");
@@ -159,9 +156,8 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
 
 fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
     for uri in amqp.uri.iter().filter(|_| amqp.uri_file.is_none()) {
-        let scheme = Url::parse(uri.value.expose_secret()).map(|url| url.scheme().to_owned());
-        if !scheme.is_ok_and(|scheme| scheme == "amqp" || scheme == "amqps") {
-            found.add(uri.referenced, "`uri` must look like amqps://USER:PASSWORD@HOST:5671/VHOST");
+        if let Err(form) = amqp_uri(uri.value.expose_secret()) {
+            found.add(uri.referenced, format!("`uri` {form}"));
         }
     }
     if amqp.uri.is_empty() && amqp.uri_file.is_none() {
@@ -176,6 +172,13 @@ fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
         found.add(amqp.routing_key.referenced, "`routing_key` must have at most 150 bytes");
     }
     check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
+}
+
+/// Whether this can be a broker's address; what it must look like if not, without repeating it.
+pub(crate) fn amqp_uri(text: &str) -> Result<(), &'static str> {
+    let url = Url::parse(text);
+    let is_address = |url: Url| matches!(url.scheme(), "amqp" | "amqps") && url.has_host();
+    url.is_ok_and(is_address).then_some(()).ok_or("must look like amqps://USER:PASSWORD@HOST:5671/VHOST")
 }
 
 fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {

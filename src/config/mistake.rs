@@ -82,6 +82,10 @@ impl fmt::Display for Mistake {
 
 /// "unknown key `sinc`: did you mean `sink`?", or the whole choice when nothing is near.
 pub(super) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    // A whole URL with its password may stand where a name should.
+    if given.len() > 40 || !given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+        return format!("unknown {what}: expected one of {}", known.join(", "));
+    }
     match nearest(given, known) {
         Some(near) => format!("unknown {what} `{given}`: did you mean `{near}`?"),
         None => format!("unknown {what} `{given}`: expected one of {}", known.join(", ")),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, Options};
@@ -25,7 +25,11 @@ fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistak
     let mut paths: Vec<_> = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
     paths.sort();
-    paths.iter().map(|path| parse(path, options)).collect()
+    let instance = |path: PathBuf| {
+        let instance: Instance = parse(&path, options)?;
+        Ok(Instance { file: Some(path), ..instance })
+    };
+    paths.into_iter().map(instance).collect()
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, options: &Options) -> Result<T, Mistakes> {

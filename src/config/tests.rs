@@ -166,12 +166,31 @@ sink:
 }
 
 #[test]
+fn a_mistake_in_a_file_of_the_folder_is_told_with_that_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, instances) = (folder.path().join("bridge.yaml"), folder.path().join("instances"));
+    fs::create_dir(&instances).unwrap();
+    fs::write(&config, format!("instances_dir: {}\nsink: {{stdout: {{}}}}\n", instances.display())).unwrap();
+    fs::write(instances.join("b.yaml"), "\nid: 2\napi_url: https://host\n").unwrap();
+    fs::write(instances.join("a.yaml"), "id: 1\napi_url: https://host\napi_token: x\n").unwrap();
+    fs::write(instances.join("a.txt"), "not one").unwrap();
+    let told = Config::from_file(&config, std::iter::empty()).unwrap_err().to_string();
+    let file = instances.join("b.yaml");
+    assert_eq!(told, format!("{}:2:5: instance 2 needs `api_token_file` or `api_token`", file.display()));
+    fs::remove_file(file).unwrap();
+    let config = Config::from_file(&config, std::iter::empty()).unwrap();
+    assert_eq!(config.instances.len(), 1);
+}
+
+#[test]
 fn no_mistake_shows_a_secret() {
     for text in [
         "instances: [{id: 1, api_url: 'https://host', api_token: [s3cret]}]\nsink: {stdout: {}}\n",
         "instances: [{id: s3cret, api_url: 'https://host', api_token: s3cret}]\nsink: {stdout: {}}\n",
         "instances: [{id: 1, api_url: 's3cret', api_token: s3cret, x: 1}]\nsink: {stdout: {}}\n",
         "instances: [{id: 1, api_url: 'https://host/?s3cret', api_token: s3cret}]\nsink: {amqp: {uri: {s3cret: 1}}}\n",
+        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: amqp://user:s3cret@host/vhost\n",
+        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp:user:s3cret@host'}}\n",
         "instances: [{id: 1, api_url: 'https://u:s3cret@host', api_token: s3cret}]\nsink: {amqp: {uri: 's3cret'}}\n",
     ] {
         let shown = mistakes(text);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::cloud_event::Place;
-use super::lines::write_line;
+use super::lines::{sync_entry, write_line};
 use crate::notification::Notification;
 
 /// Why a notification became a dead letter.
@@ -58,7 +58,10 @@ impl Folder {
     /// Writes the file, whole or not at all, and fsynced. Its name is the notification's id: a
     /// redelivery writes the same file again.
     pub(super) fn keep(&self, notification: &Notification, place: &Place<'_>) -> io::Result<()> {
-        fs::create_dir_all(&self.0)?;
+        if !self.0.exists() {
+            fs::create_dir_all(&self.0)?;
+            sync_entry(&self.0)?;
+        }
         let path = self.0.join(format!("{}.json", notification.id()));
         let unfinished = path.with_extension("unfinished");
         let mut line = Vec::new();
@@ -67,7 +70,7 @@ impl Folder {
         file.write_all(&line)?;
         file.sync_all()?;
         fs::rename(&unfinished, &path)?;
-        File::open(&self.0)?.sync_all()
+        sync_entry(&path)
     }
 }
 

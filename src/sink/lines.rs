@@ -62,6 +62,8 @@ pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place:
 
 struct LinesFile {
     file: File,
+    /// What of it is whole and on the disk.
+    length: u64,
     remembered: HashMap<InstanceId, Remembered>,
 }
 
@@ -83,9 +85,10 @@ impl LinesFile {
             }
             Err(TryLockError::Error(error)) => return Err(told(&error)),
         }
-        cut_torn_line(&mut file).and_then(|()| sync_name(path)).map_err(|error| told(&error))?;
+        cut_torn_line(&mut file).and_then(|()| sync_entry(path)).map_err(|error| told(&error))?;
         let remembered = read_back(&mut file).map_err(|error| told(&error))?;
-        Ok(Self { file, remembered })
+        let length = file.metadata().map_err(|error| told(&error))?.len();
+        Ok(Self { file, length, remembered })
     }
 }
 
@@ -113,7 +116,7 @@ impl Owner for LinesFile {
                 }
             });
         }
-        self.file.write_all(&lines).and_then(|()| self.file.sync_data()).map_err(|error| unavailable(&error))?;
+        self.append(&lines).map_err(|error| unavailable(&error))?;
         for (job, sequence) in jobs.drain(..).zip(places) {
             if let Some(sequence) = sequence {
                 let fingerprint = job.notification().fingerprint();
@@ -122,6 +125,19 @@ impl Owner for LinesFile {
             job.succeed(sequence);
         }
         Ok(())
+    }
+}
+
+impl LinesFile {
+    /// All of it on the disk, or none of it in the file: what a failed fsync leaves behind reads
+    /// like a line and may be gone after a power cut.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => self.length += lines.len() as u64,
+            Err(_) => self.file.set_len(self.length)?,
+        }
+        written
     }
 }
 
@@ -155,8 +171,8 @@ fn cut_torn_line(file: &mut File) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A file just created is only as durable as its folder's entry.
-fn sync_name(path: &Path) -> io::Result<()> {
+/// What was just created is only as durable as its entry in its folder.
+pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }

@@ -18,6 +18,19 @@ pub mod kafka;
 pub mod lines;
 mod owner;
 
+/// Whether this build can start the sink of a config.
+///
+/// # Errors
+/// Names the feature that it lacks.
+pub fn supported(config: &config::Sink) -> Result<(), String> {
+    let (there, feature) = match config {
+        config::Sink::Kafka(_) => (cfg!(feature = "kafka"), "kafka"),
+        config::Sink::Amqp(_) => (cfg!(feature = "amqp"), "amqp"),
+        config::Sink::File(_) | config::Sink::Stdout(_) => return Ok(()),
+    };
+    there.then_some(()).ok_or_else(|| format!("sink.{feature}: this build lacks the feature `{feature}`"))
+}
+
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
 /// anywhere is kept in the folder `dead_letters`.
 ///
@@ -35,12 +48,10 @@ pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>
         config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout().map_err(no_thread)?)),
         #[cfg(feature = "kafka")]
         config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka, dead_letters)?)),
-        #[cfg(not(feature = "kafka"))]
-        config::Sink::Kafka(_) => Err("this build lacks the feature `kafka`".into()),
         #[cfg(feature = "amqp")]
         config::Sink::Amqp(amqp) => Ok(Arc::new(amqp::start(amqp, dead_letters)?)),
-        #[cfg(not(feature = "amqp"))]
-        config::Sink::Amqp(_) => Err("this build lacks the feature `amqp`".into()),
+        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
+        missing => supported(missing).and(Err("this sink is not built in".into())),
     }
 }
 

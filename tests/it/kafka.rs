@@ -219,6 +219,53 @@ async fn a_missing_topic_is_waited_for_when_it_must_not_be_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_missing_stops_only_the_instance_that_needs_it() {
+    let (topics, other) = (Topics::new(), "1101000002");
+    let mut scene = Scene::of([ID, other]).await;
+    let plain = format!("topic: {}.notifications,", topics.name);
+    let by_type = topics.sink("").replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
+    scene.push([r#"{"typeWebhook":"good"}"#]);
+    let bridge = scene.start_with("creates", &by_type);
+    scene.drained();
+    bridge.kill();
+    scene.emulator.push(other, r#"{"typeWebhook":"bad"}"#);
+    scene.instances.push(other.to_owned());
+    let strict = by_type.replace("create_topics: {partitions: 3}", "create_topics: null");
+    let bridge = scene.start_with("strict", &strict);
+    bridge.wait_for_log("create_topics is null");
+    for number in 1..=20 {
+        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"good","n":{number}}}"#));
+    }
+    scene.drained();
+    assert_eq!(scene.emulator.queued(other), 1, "what is not stored is not deleted");
+    assert_eq!(topics.read_from("of.good", 21).len(), 21);
+    assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_while_the_ledger_cannot_be_written_is_waited_out() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    scene.push(["1"]);
+    let bridge = scene.start_with("first", &topics.sink(""));
+    scene.drained();
+    bridge.kill();
+    let largest = |bytes: &str| {
+        let ledger = format!("{}.ledger", topics.name);
+        foreign_client("configure_kafka.py", &[&topics.servers, &ledger, "max.message.bytes", bytes]);
+    };
+    // Room for the marker that ends a transaction, not for a sentinel.
+    largest("120");
+    scene.push(["2"]);
+    let bridge = scene.start_with("second", &topics.sink(""));
+    bridge.wait_for_log("sink_unavailable");
+    largest("1048588");
+    // The predecessor's sentinel in the ledger is no rival.
+    scene.drained();
+    assert_eq!(topics.bodies(2), ["1", "2"]);
+    assert!(!bridge.log().contains("took over"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
     let broker = Broker::start("kafka");
     let (scene, topics) = (Scene::new().await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));

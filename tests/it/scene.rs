@@ -16,12 +16,21 @@ pub const TOKEN: &str = "t0ken-canary";
 pub struct Scene {
     pub emulator: Emulator,
     pub folder: tempfile::TempDir,
+    /// Those that the bridge under test is told of.
+    pub instances: Vec<String>,
 }
 
 impl Scene {
     pub async fn new() -> Self {
-        let emulator = Emulator::start(SocketAddr::from(([127, 0, 0, 1], 0)), [(ID.to_owned(), TOKEN.to_owned())]);
-        Self { emulator: emulator.await.expect("a free port"), folder: tempfile::tempdir().expect("a folder") }
+        Self::of([ID]).await
+    }
+
+    /// The queues of these instances; the bridge is told of the first.
+    pub async fn of<const N: usize>(ids: [&str; N]) -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let emulator = Emulator::start(listen, ids.map(|id| (id.to_owned(), TOKEN.to_owned())));
+        let emulator = emulator.await.expect("a free port");
+        Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances: vec![ids[0].to_owned()] }
     }
 
     pub fn push<'a>(&self, bodies: impl IntoIterator<Item = &'a str>) {
@@ -70,10 +79,10 @@ impl Scene {
 
     /// `run` with this sink, in YAML; `name` tells configs and logs apart.
     pub fn start_with(&self, name: &str, sink: &str) -> Worker {
-        let config = format!(
-            "instances: [{{id: {ID}, api_url: '{}', api_token: {TOKEN}}}]\nsink: {sink}\n",
-            self.emulator.url()
-        );
+        let url = self.emulator.url();
+        let instance = |id: &String| format!("  - {{id: {id}, api_url: '{url}', api_token: {TOKEN}}}\n");
+        let instances: String = self.instances.iter().map(instance).collect();
+        let config = format!("instances:\n{instances}sink: {sink}\n");
         let path = self.path(&format!("{name}.yaml"));
         fs::write(&path, config).expect("the config is written");
         let mut run = command();

@@ -38,6 +38,11 @@ impl Secrets {
             Some(path) => vec![SecretString::from(text("uri_file", path)?.trim())],
             None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
         };
+        for uri in &uris {
+            // The client's own error would repeat it, password and all.
+            let key = if config.uri_file.is_some() { "uri_file" } else { "uri" };
+            config::amqp_uri(uri.expose_secret()).map_err(|form| format!("sink.amqp.{key}: it {form}"))?;
+        }
         let cert_chain = config.ca_file.as_deref().map(|path| text("ca_file", path)).transpose()?;
         let identity = match &config.client_identity_file {
             None => None,

@@ -27,6 +27,9 @@ mod publish;
 /// How long the broker may take to confirm a batch, or to answer anything else.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
+const LARGEST_BODY: usize = 16 << 20;
+
 /// A sink that publishes into RabbitMQ. `Ok` from a publish means confirmed and routed. It
 /// remembers nothing, so the first notification of an instance under each ownership is marked as
 /// a possible duplicate.
@@ -77,6 +80,11 @@ impl Owner for Amqp {
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+        // The broker would close the channel over it, under everything else that is in flight.
+        let too_large = |job: &mut Job| job.action() != Action::Prove && job.notification().body().len() > LARGEST_BODY;
+        for job in jobs.extract_if(.., too_large) {
+            self.keep(job, Reason::TooLarge);
+        }
         let outcomes = self.publish(jobs, None)?;
         let mut unroutable = Vec::new();
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
@@ -107,22 +115,27 @@ impl Amqp {
             }
         };
         for (job, outcome) in dead.drain(..).zip(outcomes) {
-            let place = self.place(&job, job.action() == Action::Publish { marked: true }, Some(reason));
-            let kept = match outcome {
-                Outcome::Stored(_) => Ok("dead_letter_queue"),
-                Outcome::Unroutable | Outcome::Nacked => {
-                    self.folder.keep(job.notification(), &place).map(|()| "dead_letter_dir")
-                }
-            };
-            match kept {
-                Ok(kept_in) => {
-                    place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
-                    self.stored(job, Some(place.sequence));
-                }
-                Err(error) => job.fail(SinkError::Refused(format!("no queue takes it; dead_letter_dir: {error}"))),
+            match outcome {
+                Outcome::Stored(_) => self.buried(job, reason, "dead_letter_queue"),
+                Outcome::Unroutable | Outcome::Nacked => self.keep(job, reason),
             }
         }
         Ok(())
+    }
+
+    /// Puts a notification into the folder.
+    fn keep(&mut self, job: Job, reason: Reason) {
+        let place = self.place(&job, job.action() == Action::Publish { marked: true }, Some(reason));
+        match self.folder.keep(job.notification(), &place) {
+            Ok(()) => self.buried(job, reason, "dead_letter_dir"),
+            Err(error) => job.fail(SinkError::Refused(format!("{reason}; dead_letter_dir: {error}"))),
+        }
+    }
+
+    fn buried(&mut self, job: Job, reason: Reason, kept_in: &str) {
+        let place = self.place(&job, false, Some(reason));
+        place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
+        self.stored(job, Some(place.sequence));
     }
 
     fn stored(&mut self, job: Job, sequence: Option<u64>) {

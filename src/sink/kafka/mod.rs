@@ -5,13 +5,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use rdkafka::ClientConfig;
 use tokio::runtime::Handle;
 use tracing::info;
 use uuid::Uuid;
 
 use self::ledger::{Entry, Ledger, Sentinel};
-use self::producer::{Attempt, Producer, Refusal};
+use self::producer::{Attempt, Blame, Producer, Refusal};
+use self::topics::Ensured;
 use super::cloud_event::Place;
 use super::dead_letter::{self, DeadLetter, Folder, Reason};
 use super::owner::{Action, Client, Failure, Job, Owner};
@@ -32,14 +32,14 @@ mod topics;
 /// When a property or one of its files is unusable, or no thread can be started; the text names
 /// what to change.
 pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
-    let client = client::configure(config)?;
+    client::configure(config)?;
     let mut acquisition = Acquisition {
-        client,
         config: config.clone(),
         folder: Folder::new(dead_letters),
         runtime: Handle::current(),
         owner: Uuid::new_v4(),
         count: 0,
+        owned: false,
     };
     Client::start("kafka", move || acquisition.acquire())
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
@@ -47,13 +47,15 @@ pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + 
 
 /// Takes ownership, again and again in the life of a process.
 struct Acquisition {
-    client: ClientConfig,
     config: config::Kafka,
     folder: Folder,
     /// Only the admin client needs it: its answers are futures.
     runtime: Handle,
     owner: Uuid,
     count: u64,
+    /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
+    /// not a rival who took over but the predecessor.
+    owned: bool,
 }
 
 impl Acquisition {
@@ -61,17 +63,19 @@ impl Acquisition {
     /// into the ledger, and reads the ledger up to that sentinel: what stands before it is decided
     /// for good.
     fn acquire(&mut self) -> Result<Kafka, Failure> {
-        let topics = topics::Topics::new(&self.client, &self.config, self.runtime.clone())?;
-        let ledger = Ledger::new(&self.client, &self.config);
+        // Read anew, because the files of `properties_files` may have changed.
+        let client = client::configure(&self.config).map_err(Failure::Unavailable)?;
+        let topics = topics::Topics::new(&client, &self.config, self.runtime.clone())?;
+        let ledger = Ledger::new(&client, &self.config);
         topics.ensure_ledger()?;
-        if self.count > 0 {
+        if self.owned {
             self.look_for_a_rival(&ledger)?;
         }
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count };
-        let producer = Producer::new(&self.client)?;
+        let producer = Producer::new(&client)?;
         match producer.attempt(&[ledger.sentinel(&sentinel)?]) {
-            Attempt::Committed => {}
+            Attempt::Committed { .. } => {}
             Attempt::Refused(refused) => {
                 let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
                 return Err(Failure::Unavailable(format!("ledger_topic: {why}")));
@@ -79,6 +83,7 @@ impl Acquisition {
             Attempt::Failed(why) => return Err(Failure::Unavailable(why)),
         }
         let entries = ledger.read_until(&sentinel)?;
+        self.owned = true;
         info!(instances = entries.len(), transactional_id = self.config.transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,
@@ -134,8 +139,11 @@ impl Owner for Kafka {
         }
         let (mut suspects, mut others) = (Vec::new(), Vec::new());
         for (index, job) in jobs.drain(..).enumerate() {
-            let refused = refused.iter().any(|refusal| refusal.record == index);
-            if refused { suspects.push(job) } else { others.push(job) }
+            match refused.iter().find(|refusal| refusal.record == index) {
+                None => others.push(job),
+                Some(Refusal { blame: Blame::Record(_), .. }) => suspects.push(job),
+                Some(Refusal { blame: Blame::Topic, why, .. }) => self.wait_for_topic(job, why),
+            }
         }
         let mut outcome = if others.is_empty() { Ok(()) } else { self.store(&mut others) };
         while outcome.is_ok()
@@ -172,26 +180,31 @@ impl Kafka {
                     return Err(failure);
                 }
             };
-            let (Some(job), Some(refusal)) = (single.first(), refused.into_iter().next()) else { return Ok(()) };
-            route = match route {
-                Route::Topic => Route::DeadLetterTopic(refusal.reason),
-                Route::DeadLetterTopic(reason) => {
-                    let (notification, place) = (job.notification(), self.place(job, Some(reason)));
-                    match self.folder.keep(notification, &place) {
-                        Ok(()) => Route::Folder(reason),
-                        Err(error) => {
-                            let why = format!("{}; dead_letter_dir: {error}", refusal.why);
-                            single.drain(..).for_each(|job| job.fail(SinkError::Refused(why.clone())));
-                            return Ok(());
-                        }
-                    }
+            let Some(Refusal { blame, why, .. }) = refused.into_iter().next() else { return Ok(()) };
+            let Some(job) = single.pop() else { return Ok(()) };
+            route = match (route, blame) {
+                (Route::Topic, Blame::Record(reason)) => Route::DeadLetterTopic(reason),
+                (Route::Topic, Blame::Topic) => {
+                    self.wait_for_topic(job, &why);
+                    return Ok(());
                 }
-                Route::Folder(_) => {
-                    unanswered.append(&mut single);
-                    return Err(Failure::Unavailable(format!("ledger_topic: {}", refusal.why)));
+                (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
+                    let place = self.place(&job, Some(reason));
+                    if let Err(error) = self.folder.keep(job.notification(), &place) {
+                        job.fail(SinkError::Refused(format!("{why}; dead_letter_dir: {error}")));
+                        return Ok(());
+                    }
+                    Route::Folder(reason)
                 }
             };
+            single.push(job);
         }
+    }
+
+    /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
+    fn wait_for_topic(&mut self, job: Job, why: &str) {
+        self.known_topics.remove(&record::topic(job.notification(), &self.config));
+        job.fail(SinkError::Refused(why.to_owned()));
     }
 
     fn place(&self, job: &Job, dead: Option<Reason>) -> Place<'static> {
@@ -211,6 +224,7 @@ impl Kafka {
         // Which job a record is of.
         let mut of_job = Vec::with_capacity(jobs.len());
         let mut places = Vec::with_capacity(jobs.len());
+        let mut without_topic = Vec::new();
         for (index, job) in jobs.iter().enumerate() {
             if job.action() == Action::Prove {
                 places.push(None);
@@ -220,13 +234,20 @@ impl Kafka {
             if !matches!(route, Route::Folder(_)) {
                 let record = record::of(job.notification(), &place, &self.config);
                 if !self.known_topics.contains(&record.topic) {
-                    self.topics.ensure(&record.topic)?;
-                    self.known_topics.insert(record.topic.clone());
+                    match self.topics.ensure(&record.topic)? {
+                        Ensured::Exists => drop(self.known_topics.insert(record.topic.clone())),
+                        Ensured::Unusable(why) => {
+                            without_topic.push(Refusal { record: index, blame: Blame::Topic, why });
+                        }
+                    }
                 }
                 records.push(record);
                 of_job.push(index);
             }
             places.push(Some(place));
+        }
+        if !without_topic.is_empty() {
+            return Ok(without_topic);
         }
         for (job, place) in jobs.iter().zip(&places) {
             if let Some(place) = place {
@@ -239,11 +260,14 @@ impl Kafka {
             records.push(self.ledger.sentinel(&self.sentinel)?);
         }
         match self.producer.attempt(&records) {
-            Attempt::Committed => {
+            Attempt::Committed { smoothly } => {
                 for (job, place) in jobs.drain(..).zip(places) {
                     self.committed(job, place.as_ref(), route);
                 }
-                Ok(Vec::new())
+                // A commit request that got stuck in the network could end a later transaction of
+                // the same producer (KAFKA-17754); of a new one it cannot.
+                let hiccup = "a commit had to be repeated or took over 5 s: making a new producer";
+                if smoothly { Ok(Vec::new()) } else { Err(Failure::Unavailable(hiccup.into())) }
             }
             Attempt::Refused(refused) => {
                 let about = |refusal: Refusal| Some(Refusal { record: *of_job.get(refusal.record)?, ..refusal });

@@ -20,6 +20,9 @@ use crate::sink::owner::Failure;
 /// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// A commit that takes longer was held up somewhere.
+const SMOOTH: Duration = Duration::from_secs(5);
+
 pub(super) struct Producer {
     client: ThreadedProducer<Deliveries>,
     deliveries: Receiver<(usize, Option<KafkaError>)>,
@@ -28,7 +31,10 @@ pub(super) struct Producer {
 /// How a transaction ended.
 pub(super) enum Attempt {
     /// Everything is stored for good.
-    Committed,
+    Committed {
+        /// Whether the commit was answered at once, without being repeated.
+        smoothly: bool,
+    },
     /// Aborted: nothing is stored, because of these records.
     Refused(Vec<Refusal>),
     /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
@@ -40,8 +46,17 @@ pub(super) enum Attempt {
 pub(super) struct Refusal {
     /// Its index in the transaction.
     pub record: usize,
-    pub reason: Reason,
+    pub blame: Blame,
     pub why: String,
+}
+
+/// What is at fault when a record is refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Blame {
+    /// The record: it will never be taken.
+    Record(Reason),
+    /// Its topic, which is missing or forbidden.
+    Topic,
 }
 
 impl Producer {
@@ -71,10 +86,10 @@ impl Producer {
             }
         }
         for _ in 0..sent {
-            match self.deliveries.recv() {
+            match self.deliveries.recv_timeout(PATIENCE) {
                 Ok((_, None)) => {}
                 Ok((index, Some(error))) => refused.push((index, error)),
-                Err(_gone) => return Attempt::Failed("the producer is gone".into()),
+                Err(_late) => return Attempt::Failed("a delivery was not reported".into()),
             }
         }
         if refused.is_empty() { self.commit() } else { self.abort(refused) }
@@ -104,8 +119,13 @@ impl Producer {
         while self.client.in_flight_count() > 0 {
             thread::yield_now();
         }
-        match persist(|| self.client.commit_transaction(Timeout::Never)) {
-            Ok(()) => Attempt::Committed,
+        let (begun, mut calls) = (Instant::now(), 0);
+        let committed = persist(|| {
+            calls += 1;
+            self.client.commit_transaction(Timeout::Never)
+        });
+        match committed {
+            Ok(()) => Attempt::Committed { smoothly: calls == 1 && begun.elapsed() < SMOOTH },
             // Never guessed: the broker may have applied what the client reports as failed.
             Err(error) => Attempt::Failed(format!("commit_transaction: {error}")),
         }
@@ -118,7 +138,7 @@ impl Producer {
             return Attempt::Failed(why);
         }
         let refusal = |(record, error): (usize, KafkaError)| {
-            Some(Refusal { record, reason: reason(&error)?, why: error.to_string() })
+            Some(Refusal { record, blame: blame(&error)?, why: error.to_string() })
         };
         let bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
         if bad.is_empty() {
@@ -131,14 +151,19 @@ impl Producer {
     }
 }
 
-/// Why this record is refused; `None` when the trouble is not about the record.
-fn reason(error: &KafkaError) -> Option<Reason> {
+/// What is at fault; `None` when it is neither the record nor its topic.
+fn blame(error: &KafkaError) -> Option<Blame> {
     use RDKafkaErrorCode as Code;
     match error.rdkafka_error_code()? {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Reason::TooLarge),
+        Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Blame::Record(Reason::TooLarge)),
         Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
-            Some(Reason::Refused)
+            Some(Blame::Record(Reason::Refused))
         }
+        Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownPartition
+        | Code::InvalidTopic
+        | Code::TopicAuthorizationFailed => Some(Blame::Topic),
         _ => None,
     }
 }

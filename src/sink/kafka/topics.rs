@@ -14,6 +14,13 @@ use crate::sink::owner::Failure;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What became of a topic that is needed.
+pub(super) enum Ensured {
+    Exists,
+    /// It cannot be used, and the operator has to mend that.
+    Unusable(String),
+}
+
 pub(super) struct Topics {
     admin: AdminClient<Quiet>,
     create: Option<config::CreateTopics>,
@@ -35,7 +42,7 @@ impl Topics {
         })
     }
 
-    /// The ledger's topic exists from here on.
+    /// The ledger's topic exists from here on. Without it nothing goes.
     pub(super) fn ensure_ledger(&self) -> Result<(), Failure> {
         // Small segments, so that compaction keeps what has to be read at a start small.
         let settings = [
@@ -44,24 +51,28 @@ impl Topics {
             ("segment.ms", "3600000"),
             ("min.cleanable.dirty.ratio", "0.1"),
         ];
-        self.exists_or_create(&self.ledger, 1, &settings)
+        match self.exists_or_create(&self.ledger, 1, &settings)? {
+            Ensured::Exists => Ok(()),
+            Ensured::Unusable(why) => Err(Failure::Unavailable(why)),
+        }
     }
 
-    /// This topic exists from here on.
-    pub(super) fn ensure(&self, topic: &str) -> Result<(), Failure> {
+    /// Whether this topic exists from here on. Fails when the broker does not tell.
+    pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, Failure> {
         let partitions = self.create.as_ref().map_or(1, |create| create.partitions.value);
         self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])
     }
 
-    fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<(), Failure> {
+    fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Ensured, Failure> {
+        let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
         let unavailable = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("topic {topic}: {why}"));
         let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| unavailable(&error))?;
         let exists = metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none());
         if exists {
-            return Ok(());
+            return Ok(Ensured::Exists);
         }
         let Some(create) = &self.create else {
-            return Err(unavailable(&"it does not exist, and sink.kafka.create_topics is null: create it"));
+            return unusable("it does not exist, and sink.kafka.create_topics is null: create it");
         };
         let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(create.replication.value));
         for (name, value) in settings {
@@ -75,9 +86,9 @@ impl Topics {
                 Ok(_) => info!(topic, partitions, "created a topic"),
                 // Somebody else was faster.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((_, error)) => return Err(unavailable(&format!("cannot be created: {error}"))),
+                Err((_, error)) => return unusable(&format!("cannot be created: {error}")),
             }
         }
-        Ok(())
+        Ok(Ensured::Exists)
     }
 }
