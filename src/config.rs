@@ -1,6 +1,5 @@
 //! The config file: what an operator may say, its defaults, and what is wrong with it.
 
-use std::collections::BTreeMap;
 use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,11 +15,13 @@ use crate::notification::InstanceId;
 mod check;
 mod mistake;
 mod read;
+mod sink;
 mod sink_url;
 
 #[cfg(feature = "amqp")]
 pub(crate) use check::amqp_uri;
 pub use mistake::{Mistake, Mistakes};
+pub use sink::{Amqp, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Sink, Stdout};
 pub use sink_url::parse as sink_from_url;
 
 /// Everything that an operator can say. What is not said has its documented default.
@@ -142,192 +143,6 @@ impl Api {
     }
 }
 
-/// Where notifications go: exactly one of these.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Sink {
-    /// Apache Kafka.
-    Kafka(Kafka),
-    /// RabbitMQ.
-    Amqp(Amqp),
-    /// A file of JSON lines.
-    File(File),
-    /// JSON lines on standard output.
-    Stdout(Stdout),
-}
-
-/// Apache Kafka.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Kafka {
-    /// `HOST:PORT` of some brokers.
-    pub bootstrap_servers: Vec<String>,
-    /// The topic of the notifications.
-    pub topic: Spanned<String>,
-    /// What keeps its order: an instance or each chat of it.
-    pub key: Key,
-    /// Names this bridge at the brokers; one running bridge per name.
-    pub transactional_id: String,
-    /// The compacted topic that remembers what was published last.
-    pub ledger_topic: Spanned<String>,
-    /// The topic of refused notifications.
-    pub dead_letter_topic: Spanned<String>,
-    /// How missing topics are created; `null`: they must exist.
-    pub create_topics: Option<CreateTopics>,
-    /// Any property of librdkafka.
-    pub properties: BTreeMap<String, Spanned<SecretString>>,
-    /// Properties whose values stand in files.
-    pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
-}
-
-impl Default for Kafka {
-    fn default() -> Self {
-        Self {
-            bootstrap_servers: vec!["localhost:9092".into()],
-            topic: unplaced("green-api.notifications".into()),
-            key: Key::Instance,
-            transactional_id: "green-api-bridge".into(),
-            ledger_topic: unplaced("green-api-bridge.ledger".into()),
-            dead_letter_topic: unplaced("green-api.dead-letters".into()),
-            create_topics: Some(CreateTopics::default()),
-            properties: BTreeMap::new(),
-            properties_files: BTreeMap::new(),
-        }
-    }
-}
-
-/// What a record's key is.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Key {
-    /// The instance: strict order of all its notifications.
-    Instance,
-    /// The chat: order within each chat.
-    Chat,
-}
-
-/// How missing topics are created.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CreateTopics {
-    /// Partitions of the topics of notifications and dead letters.
-    pub partitions: Spanned<i32>,
-    /// Replication factor; -1 takes the broker's default.
-    pub replication: Spanned<i32>,
-}
-
-impl Default for CreateTopics {
-    fn default() -> Self {
-        Self { partitions: unplaced(6), replication: unplaced(-1) }
-    }
-}
-
-/// RabbitMQ.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Amqp {
-    /// Where the broker is: one address or several, tried in turn.
-    #[serde(deserialize_with = "one_or_more")]
-    pub uri: Vec<Spanned<SecretString>>,
-    /// A file that holds the address.
-    pub uri_file: Option<PathBuf>,
-    /// Names the ownership queue; one running bridge per name.
-    pub name: String,
-    /// The durable topic exchange.
-    pub exchange: String,
-    /// `{instance}` and `{type}` are replaced.
-    pub routing_key: Spanned<String>,
-    /// The durable queue bound to everything; `null`: the queues are yours.
-    pub queue: Option<String>,
-    /// What kind of queue.
-    pub queue_type: QueueType,
-    /// Whether exchange and queues are declared, or must exist.
-    pub declare: bool,
-    /// What happens to a notification that no queue takes.
-    pub on_unroutable: OnUnroutable,
-    /// The queue of refused notifications.
-    pub dead_letter_queue: String,
-    /// Certificates (PEM) to trust in addition to the system's.
-    pub ca_file: Option<PathBuf>,
-    /// A PKCS#12 file with the client's certificate.
-    pub client_identity_file: Option<PathBuf>,
-    /// A file that holds its password.
-    pub client_identity_password_file: Option<PathBuf>,
-}
-
-impl Default for Amqp {
-    fn default() -> Self {
-        Self {
-            uri: vec![unplaced("amqp://guest:guest@localhost:5672/%2f".into())],
-            uri_file: None,
-            name: "green-api-bridge".into(),
-            exchange: "green-api".into(),
-            routing_key: unplaced("{instance}.{type}".into()),
-            queue: Some("green-api.notifications".into()),
-            queue_type: QueueType::Quorum,
-            declare: true,
-            on_unroutable: OnUnroutable::DeadLetter,
-            dead_letter_queue: "green-api.dead-letters".into(),
-            ca_file: None,
-            client_identity_file: None,
-            client_identity_password_file: None,
-        }
-    }
-}
-
-/// RabbitMQ's kinds of queue.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum QueueType {
-    /// Replicated, fsynced by a majority.
-    Quorum,
-    /// On one node.
-    Classic,
-    /// A replicated log, not fsynced.
-    Stream,
-}
-
-impl QueueType {
-    /// The value of `x-queue-type`.
-    #[must_use]
-    pub fn argument(self) -> &'static str {
-        match self {
-            Self::Quorum => "quorum",
-            Self::Classic => "classic",
-            Self::Stream => "stream",
-        }
-    }
-}
-
-/// What happens to a notification that no queue takes.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum OnUnroutable {
-    /// It becomes a dead letter.
-    DeadLetter,
-    /// It waits upstream.
-    Wait,
-}
-
-/// A file of JSON lines.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct File {
-    /// Appended to.
-    pub path: PathBuf,
-}
-
-impl Default for File {
-    fn default() -> Self {
-        Self { path: "notifications.jsonl".into() }
-    }
-}
-
-/// JSON lines on standard output: nothing to say about it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Stdout {}
-
 /// The operator's HTTP port.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -433,20 +248,6 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::E
     let text = Option::<String>::deserialize(deserializer)?;
     let url = text.map(|text| Url::parse(&text)).transpose();
     url.map_err(|_repeats_the_text| serde::de::Error::custom("must look like http://HOST:PORT"))
-}
-
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        One(Spanned<SecretString>),
-        More(Vec<Spanned<SecretString>>),
-    }
-
-    Ok(match OneOrMore::deserialize(deserializer)? {
-        OneOrMore::One(uri) => vec![uri],
-        OneOrMore::More(uris) => uris,
-    })
 }
 
 #[cfg(test)]

@@ -93,14 +93,21 @@ pub trait Lane: Send {
 /// Proof that a notification is stored for good; only sinks can make one. It is what a delete
 /// asks for, so that deleting what was not stored does not compile:
 ///
-/// ```compile_fail
+/// ```
+/// # use green_api_bridge::{green_api::Queue, sink::Stored};
+/// async fn delete_stored(queue: &Queue, stored: Stored) {
+///     queue.delete(stored).await.ok();
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
 /// # use green_api_bridge::{green_api::Queue, notification::Notification};
 /// async fn delete_unstored(queue: &Queue, notification: Notification) {
 ///     queue.delete(notification).await;
 /// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0624
 /// # use green_api_bridge::{notification::Notification, sink::Stored};
 /// fn pretend(notification: &Notification) -> Stored {
 ///     Stored::new(notification, None)

@@ -7,7 +7,7 @@ use green_api_bridge::notification::Fingerprint;
 use uuid::Uuid;
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, eventually, foreign_client, from_test_run};
+use crate::support::{Broker, eventually, foreign_client, from_test_run, times};
 
 /// Names of one test's own at the broker that all tests share.
 struct Topics {
@@ -124,21 +124,23 @@ async fn killed_between_commit_and_delete_it_only_deletes_when_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_ten_times_nothing_is_lost_doubled_or_reordered() {
+async fn killed_again_and_again_nothing_is_lost_doubled_or_reordered() {
     let (scene, topics) = (Scene::new().await, Topics::new());
-    let bodies = numbered(300);
+    let kills = times(10, 200);
+    let count = 30 * kills;
+    let bodies = numbered(count);
     scene.push(bodies.iter().map(String::as_str));
-    for kill in 1..=10 {
+    for kill in 1..=kills {
         let bridge = scene.start_with("bridge", &topics.sink(""));
-        eventually("it works", || scene.emulator.queued(ID) <= 300 - kill * 25);
+        eventually("it works", || scene.emulator.queued(ID) <= count - kill * 25);
         bridge.kill();
     }
     let _bridge = scene.start_with("bridge", &topics.sink(""));
     scene.drained();
-    let records = topics.read(300);
+    let records = topics.read(count);
     assert_eq!(records.iter().map(|record| &record.body).collect::<Vec<_>>(), bodies.iter().collect::<Vec<_>>());
     let sequences: Vec<u64> = records.iter().map(|record| record.headers["ce_sequence"].parse().unwrap()).collect();
-    assert_eq!(sequences, (1..=300).collect::<Vec<_>>());
+    assert_eq!(sequences, (1..=count as u64).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

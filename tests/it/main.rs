@@ -25,5 +25,8 @@ mod readme;
 /// An emulated instance and the bridge under test.
 #[cfg(feature = "emulator")]
 mod scene;
+/// What must not be shown is not shown.
+#[cfg(feature = "emulator")]
+mod secrets;
 /// Processes and patience.
 mod support;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Broker, eventually, foreign_client, from_test_run};
+use crate::support::{Broker, eventually, foreign_client, from_test_run, times};
 
 /// Names of one test's own at the broker that all tests share.
 struct Names {
@@ -184,18 +184,20 @@ fn assert_clean(messages: &[Message], bodies: &[String], most_marks: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_ten_times_nothing_is_lost_or_doubled_without_a_mark() {
+async fn killed_again_and_again_nothing_is_lost_or_doubled_without_a_mark() {
     let (scene, names) = (Scene::new().await, Names::new());
-    let bodies = numbered(300);
+    let kills = times(10, 200);
+    let count = 30 * kills;
+    let bodies = numbered(count);
     scene.push(bodies.iter().map(String::as_str));
-    for kill in 1..=10 {
+    for kill in 1..=kills {
         let bridge = scene.start_with("bridge", &names.sink(""));
-        eventually("it works", || scene.emulator.queued(ID) <= 300 - kill * 25);
+        eventually("it works", || scene.emulator.queued(ID) <= count - kill * 25);
         bridge.kill();
     }
     let _bridge = scene.start_with("bridge", &names.sink(""));
     scene.drained();
-    assert_clean(&names.read(300), &bodies, 11);
+    assert_clean(&names.read(count), &bodies, kills + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,11 @@ impl Drop for Worker {
     }
 }
 
+/// How often to do a thing: a sample, or with `tests/run --long` all of it.
+pub fn times(sample: usize, all: usize) -> usize {
+    if std::env::var_os("BRIDGE_TEST_LONG").is_some() { all } else { sample }
+}
+
 /// A value that `tests/run` sets. There is no test without its broker.
 pub fn from_test_run(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_unset| panic!("{name} is not set: run the tests with tests/run"))
