@@ -138,7 +138,10 @@ impl Command {
             Self::Emulator(arguments) => {
                 let stop = stop_on_signal()?;
                 let serving = crate::emulator::serve(arguments, stop.cancelled_owned()).await;
-                serving.map_err(|error| Failure::Failed(format!("the emulator cannot listen: {error}")))
+                serving.map_err(|error| match error.kind() {
+                    std::io::ErrorKind::InvalidInput => Failure::Usage(error.to_string()),
+                    _ => Failure::Failed(format!("the emulator cannot listen: {error}")),
+                })
             }
         }
     }

@@ -93,6 +93,8 @@ async fn the_emulator_command_serves() {
     let answer = reqwest::get(url).await.unwrap().text().await.unwrap();
     assert_eq!(answer, r#"{"stateInstance":"authorized"}"#);
     assert!(!emulator.log().contains("TOKEN"), "{}", emulator.log());
+    let (code, _, refused) = run(command().args(["emulator", "--instance", "1:s3cret/canary"]));
+    assert!(code == 2 && refused.contains("expected ID:TOKEN") && !refused.contains("canary"), "{code} {refused}");
     let (code, help, _) = run(command().args(["emulator", "--help"]));
     assert!(code == 0 && help.contains("/_emulator/{id}/notifications"), "{help}");
 }
