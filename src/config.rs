@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
 use url::Url;
 
-use crate::green_api::TokenSource;
 use crate::notification::InstanceId;
+use crate::token::TokenSource;
 
 mod check;
 mod mistake;

@@ -1,6 +1,5 @@
 //! The client of Green API's HTTP queue: the only place that knows HTTP and the token.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +12,7 @@ use crate::condition::Condition;
 use crate::doubt::Deleted;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 use crate::sink::Stored;
+use crate::token::{TokenSource, UnreadableSecret};
 
 mod answer;
 
@@ -71,42 +71,6 @@ impl ClientError {
     fn of(error: reqwest::Error) -> Self {
         Self(cause(error))
     }
-}
-
-/// Where an instance's token comes from.
-#[derive(Clone, Debug)]
-pub enum TokenSource {
-    /// It was given as it is.
-    Given(SecretString),
-    /// A file holds it; white space around it does not count.
-    File(PathBuf),
-}
-
-impl TokenSource {
-    /// Reads the token.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is empty; the text names the file.
-    pub fn read(&self) -> Result<SecretString, UnreadableSecret> {
-        let path = match self {
-            Self::Given(token) => return Ok(token.clone()),
-            Self::File(path) => path,
-        };
-        let unreadable = |cause: String| UnreadableSecret { path: path.clone(), cause };
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-        match text.trim() {
-            "" => Err(unreadable("it is empty".into())),
-            token => Ok(SecretString::from(token)),
-        }
-    }
-}
-
-/// A file that should hold a secret does not.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {cause}", path.display())]
-pub struct UnreadableSecret {
-    path: PathBuf,
-    cause: String,
 }
 
 /// One instance's queue and settings.

@@ -13,3 +13,4 @@ pub mod notification;
 pub mod pauses;
 pub mod sink;
 pub mod telemetry;
+pub mod token;

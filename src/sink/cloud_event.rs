@@ -1,8 +1,8 @@
 //! The attributes around a body: `CloudEvents` 1.0, binary mode, all values strings.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use super::dead_letter::DeadLetter;
 use crate::notification::{Facts, Notification};
 
 /// The media type of every body.
@@ -10,7 +10,7 @@ pub(super) const CONTENT_TYPE: &str = "application/json";
 
 /// Where in the stream of its instance a notification is published.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place<'a> {
+pub(super) struct Place {
     /// From 1, without a gap within one epoch.
     pub sequence: u64,
     /// Unix milliseconds at which ownership was taken; none in a sink that remembers.
@@ -18,14 +18,45 @@ pub(super) struct Place<'a> {
     /// Another copy may exist.
     pub marked: bool,
     /// It is published as a dead letter.
-    pub dead_letter: Option<DeadLetter<'a>>,
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// Why a notification became a dead letter.
+#[cfg_attr(not(all(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "each sink has its own"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Larger than the client or the broker takes.
+    TooLarge,
+    /// Refused for another reason that lies in the record.
+    Refused,
+    /// No queue takes it.
+    Unroutable,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::TooLarge => "too_large",
+            Self::Refused => "refused",
+            Self::Unroutable => "unroutable",
+        })
+    }
+}
+
+/// What a dead letter tells about itself.
+#[cfg_attr(not(all(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "each sink has its own"))]
+#[derive(Clone, Debug)]
+pub(super) struct DeadLetter {
+    pub reason: Reason,
+    /// Where it should have gone.
+    pub destination: String,
 }
 
 /// The attributes of a notification, in the order in which they are written. `facts` are its own.
 pub(super) fn attributes<'a>(
     notification: &Notification,
     facts: &'a Facts<'_>,
-    place: &'a Place<'_>,
+    place: &'a Place,
 ) -> Vec<(&'static str, Cow<'a, str>)> {
     let instance = notification.instance();
     let mut attributes = vec![

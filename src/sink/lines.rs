@@ -38,7 +38,7 @@ pub fn stdout() -> io::Result<impl Sink> {
 }
 
 /// Appends the line of a notification, line feed included.
-pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place<'_>) -> serde_json::Result<()> {
+pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place) -> serde_json::Result<()> {
     let facts = notification.facts();
     let attributes = cloud_event::attributes(notification, &facts, place);
     line.push(b'{');

@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use green_api_bridge::config::Config;
 use green_api_bridge::emulator::{Fault, FaultKind, Method};
-use green_api_bridge::green_api::{GreenApi, Queue, Received, TokenSource};
+use green_api_bridge::green_api::{GreenApi, Queue, Received};
+use green_api_bridge::token::TokenSource;
 use secrecy::SecretString;
 use url::Url;
 

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use self::publish::Outcome;
-use super::cloud_event::Place;
-use super::dead_letter::{self, DeadLetter, Folder, Reason};
+use super::cloud_event::{DeadLetter, Place, Reason};
+use super::dead_letter::{self, Folder};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
 use crate::config::{self, OnUnroutable};
@@ -145,11 +145,11 @@ impl Amqp {
         job.succeed(None);
     }
 
-    fn place(&self, job: &Job, marked: bool, dead: Option<Reason>) -> Place<'static> {
+    fn place(&self, job: &Job, marked: bool, dead: Option<Reason>) -> Place {
         let notification = job.notification();
         let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
         let destination = || format!("{}/{}", self.config.exchange, publish::routing_key(notification, &self.config));
-        let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination().into() });
+        let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination() });
         Place { sequence: last + 1, epoch: Some(self.epoch), marked, dead_letter }
     }
 

@@ -52,7 +52,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
-    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place<'_>) -> Result<(), Failure> {
+    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), Failure> {
         let facts = notification.facts();
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();

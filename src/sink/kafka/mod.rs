@@ -12,8 +12,8 @@ use uuid::Uuid;
 use self::ledger::{Entry, Ledger, Sentinel};
 use self::producer::{Attempt, Blame, Producer, Refusal};
 use self::topics::Ensured;
-use super::cloud_event::Place;
-use super::dead_letter::{self, DeadLetter, Folder, Reason};
+use super::cloud_event::{DeadLetter, Place, Reason};
+use super::dead_letter::{self, Folder};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
 use crate::config;
@@ -207,10 +207,10 @@ impl Kafka {
         job.fail(SinkError::Refused(why.to_owned()));
     }
 
-    fn place(&self, job: &Job, dead: Option<Reason>) -> Place<'static> {
+    fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
         let notification = job.notification();
         let last = self.entries.get(&notification.instance());
-        let letter = |reason| DeadLetter { reason, destination: record::topic(notification, &self.config).into() };
+        let letter = |reason| DeadLetter { reason, destination: record::topic(notification, &self.config) };
         Place { sequence: last.map_or(1, |last| last.sequence + 1), dead_letter: dead.map(letter), ..Place::default() }
     }
 
@@ -281,7 +281,7 @@ impl Kafka {
         }
     }
 
-    fn committed(&mut self, job: Job, place: Option<&Place<'_>>, route: &Route) {
+    fn committed(&mut self, job: Job, place: Option<&Place>, route: &Route) {
         let Some(place) = place else { return job.succeed(None) };
         let notification = job.notification();
         if let Some(letter) = &place.dead_letter {

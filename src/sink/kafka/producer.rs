@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::client::Quiet;
 use super::record::Record;
-use crate::sink::dead_letter::Reason;
+use crate::sink::cloud_event::Reason;
 use crate::sink::owner::Failure;
 
 /// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.

@@ -18,7 +18,7 @@ pub(super) struct Record {
 }
 
 /// The record of a notification, its body shared. A dead letter goes to its own topic.
-pub(super) fn of(notification: &Notification, place: &Place<'_>, config: &config::Kafka) -> Record {
+pub(super) fn of(notification: &Notification, place: &Place, config: &config::Kafka) -> Record {
     let facts = notification.facts();
     let mut headers = OwnedHeaders::new_with_capacity(12);
     for (name, value) in cloud_event::attributes(notification, &facts, place) {
