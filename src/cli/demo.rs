@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// How many notifications to carry.
-    #[arg(long, value_name = "N", default_value_t = notifications().count(), hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = notifications().count())]
     count: usize,
     /// Print exactly the lines of the file; the story goes to stderr.
     #[arg(long)]
