@@ -81,3 +81,9 @@ pub(super) fn attributes<'a>(
     }
     attributes
 }
+
+/// Fills in what a topic or a routing key may be made of.
+#[cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "lines go to one place"))]
+pub(super) fn fill(template: &str, notification: &Notification, facts: &Facts<'_>) -> String {
+    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &facts.kind)
+}

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use self::publish::Outcome;
-use super::cloud_event::{DeadLetter, Place, Reason};
+use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
@@ -148,7 +148,10 @@ impl Amqp {
     fn place(&self, job: &Job, marked: bool, dead: Option<Reason>) -> Place {
         let notification = job.notification();
         let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
-        let destination = || format!("{}/{}", self.config.exchange, publish::routing_key(notification, &self.config));
+        let destination = || {
+            let routing_key = cloud_event::fill(&self.config.routing_key.value, notification, &notification.facts());
+            format!("{}/{routing_key}", self.config.exchange)
+        };
         let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination() });
         Place { sequence: last + 1, epoch: Some(self.epoch), marked, dead_letter }
     }

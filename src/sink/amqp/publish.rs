@@ -75,7 +75,10 @@ impl<'a> Batch<'a> {
         // Without `mandatory` the broker confirms what it throws away.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, routing_key) = match place.dead_letter {
-            None => (short(&self.config.exchange), short(&routing_key(notification, self.config))),
+            None => (
+                short(&self.config.exchange),
+                short(&cloud_event::fill(&self.config.routing_key.value, notification, &facts)),
+            ),
             // The default exchange routes to the queue of that name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
@@ -116,12 +119,6 @@ impl<'a> Batch<'a> {
         };
         Ok(answers.into_iter().map(outcome).collect())
     }
-}
-
-/// The routing key that it belongs under.
-pub(super) fn routing_key(notification: &Notification, config: &config::Amqp) -> String {
-    let template = &config.routing_key.value;
-    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }
 
 /// Names are checked with the config, and the rest is short by construction; what is too long all

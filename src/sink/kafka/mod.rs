@@ -12,13 +12,13 @@ use uuid::Uuid;
 use self::ledger::{Entry, Ledger, Sentinel};
 use self::producer::{Attempt, Blame, Producer, Refusal};
 use self::topics::Ensured;
-use super::cloud_event::{DeadLetter, Place, Reason};
+use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
 use crate::config;
 use crate::doubt::Memory;
-use crate::notification::InstanceId;
+use crate::notification::{InstanceId, Notification};
 
 mod client;
 mod ledger;
@@ -203,14 +203,18 @@ impl Kafka {
 
     /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
     fn wait_for_topic(&mut self, job: Job, why: &str) {
-        self.known_topics.remove(&record::topic(job.notification(), &self.config));
+        self.known_topics.remove(&self.topic(job.notification()));
         job.fail(SinkError::Refused(why.to_owned()));
+    }
+
+    fn topic(&self, notification: &Notification) -> String {
+        cloud_event::fill(&self.config.topic.value, notification, &notification.facts())
     }
 
     fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
         let notification = job.notification();
         let last = self.entries.get(&notification.instance());
-        let letter = |reason| DeadLetter { reason, destination: record::topic(notification, &self.config) };
+        let letter = |reason| DeadLetter { reason, destination: self.topic(notification) };
         Place { sequence: last.map_or(1, |last| last.sequence + 1), dead_letter: dead.map(letter), ..Place::default() }
     }
 

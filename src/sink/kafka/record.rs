@@ -26,7 +26,7 @@ pub(super) fn of(notification: &Notification, place: &Place, config: &config::Ka
     }
     headers = headers.insert(Header { key: "content-type", value: Some(CONTENT_TYPE) });
     let topic = match place.dead_letter {
-        None => topic(notification, config),
+        None => cloud_event::fill(&config.topic.value, notification, &facts),
         Some(_) => config.dead_letter_topic.value.clone(),
     };
     let key = match (config.key, facts.chat) {
@@ -34,10 +34,4 @@ pub(super) fn of(notification: &Notification, place: &Place, config: &config::Ka
         (Key::Instance | Key::Chat, _) => notification.instance().to_string(),
     };
     Record { topic, partition: None, key, value: notification.body().clone(), headers }
-}
-
-/// The topic that it belongs into.
-pub(super) fn topic(notification: &Notification, config: &config::Kafka) -> String {
-    let template = &config.topic.value;
-    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }
