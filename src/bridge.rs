@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Doubt, Verdict};
+use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
 use crate::notification::Notification;
 use crate::pauses::Pauses;
@@ -67,7 +68,9 @@ impl<'a> Bridge<'a> {
                     Err(end @ (SinkError::Fenced(_) | SinkError::Closed(_))) => return Err(end),
                 };
                 doubt.stored(head.fingerprint(), stored.sequence());
+                fault::reached("stored");
                 doubt.deleted(self.delete(stored).await);
+                fault::reached("deleted");
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ pub mod config;
 pub mod doubt;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod fault;
 pub mod fleet;
 pub mod green_api;
 pub mod notification;

@@ -1,7 +1,7 @@
 //! Integration tests, a module a subject.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told, in helpers too")]
 #![cfg_attr(
-    not(all(feature = "kafka", feature = "amqp", feature = "emulator")),
+    not(all(feature = "kafka", feature = "amqp", feature = "emulator", feature = "fault-hooks")),
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
 )]
 
@@ -13,6 +13,12 @@ mod emulator;
 /// Into a real Kafka, read by somebody else's client.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka;
+/// Kafka and the bridge under kills.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_kills;
+/// Topics of a test's own.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_topics;
 /// From the emulator into a file: order, crashes, bad answers, secrets.
 #[cfg(feature = "emulator")]
 mod line;

@@ -33,6 +33,31 @@ impl Scene {
         Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances: vec![ids[0].to_owned()] }
     }
 
+    /// Many instances, the bridge told of all, and in the queue of each all of `bodies`.
+    pub async fn fleet(count: usize, bodies: &[String]) -> Self {
+        let ids: Vec<String> = (1..=count).map(|number| (1_101_000_000 + number).to_string()).collect();
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let instances = ids.iter().map(|id| (id.clone(), TOKEN.to_owned()));
+        let emulator = Emulator::start(listen, instances).await.expect("a free port");
+        let scene = Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances: ids };
+        scene.push_to_all(bodies);
+        scene
+    }
+
+    /// The same notifications into every queue.
+    pub fn push_to_all(&self, bodies: &[String]) {
+        for id in &self.instances {
+            for body in bodies {
+                self.emulator.push(id, body.as_str());
+            }
+        }
+    }
+
+    /// What waits in the queues of all instances.
+    pub fn queued(&self) -> usize {
+        self.instances.iter().map(|id| self.emulator.queued(id)).sum()
+    }
+
     pub fn push<'a>(&self, bodies: impl IntoIterator<Item = &'a str>) {
         bodies.into_iter().for_each(|body| self.emulator.push(ID, body));
     }
@@ -74,20 +99,37 @@ impl Scene {
 
     /// Waits until everything that was pushed is deleted.
     pub fn drained(&self) {
-        eventually("the queue is empty", || self.emulator.queued(ID) == 0);
+        eventually("the queues are empty", || self.queued() == 0);
     }
 
     /// `run` with this sink, in YAML; `name` tells configs and logs apart.
     pub fn start_with(&self, name: &str, sink: &str) -> Worker {
+        Worker::start(&mut self.command_with(name, sink), &self.path(&format!("{name}.log")))
+    }
+
+    /// As [`start_with`](Self::start_with), in a build with the feature `fault-hooks`: a signal that it sends itself at
+    /// a step, such as `SIGKILL@before_commit#3`.
+    #[cfg(feature = "fault-hooks")]
+    pub fn start_with_fault(&self, name: &str, sink: &str, fault: &str) -> Worker {
+        let mut command = self.command_with(name, sink);
+        Worker::start(command.env("BRIDGE_FAULT", fault), &self.path(&format!("{name}.log")))
+    }
+
+    /// `run` with this sink, all else as `name`.yaml says, which is written anew.
+    pub fn command_with(&self, name: &str, sink: &str) -> Command {
+        let mut run = command();
+        run.current_dir(&self.folder).arg("run").arg("--config").arg(self.config(name, sink)).env("RUST_LOG", "trace");
+        run
+    }
+
+    /// A config with this sink, in YAML.
+    pub fn config(&self, name: &str, sink: &str) -> PathBuf {
         let url = self.emulator.url();
         let instance = |id: &String| format!("  - {{id: {id}, api_url: '{url}', api_token: {TOKEN}}}\n");
         let instances: String = self.instances.iter().map(instance).collect();
-        let config = format!("instances:\n{instances}sink: {sink}\n");
         let path = self.path(&format!("{name}.yaml"));
-        fs::write(&path, config).expect("the config is written");
-        let mut run = command();
-        run.current_dir(&self.folder).arg("run").arg("--config").arg(path).env("RUST_LOG", "trace");
-        Worker::start(&mut run, &self.path(&format!("{name}.log")))
+        fs::write(&path, format!("instances:\n{instances}sink: {sink}\n")).expect("the config is written");
+        path
     }
 }
 

@@ -67,9 +67,30 @@ impl Worker {
     /// Sends a signal and waits for the end; how it ended, and after how long.
     pub fn stop(mut self, signal: nix::sys::signal::Signal) -> (ExitStatus, Duration) {
         let begun = Instant::now();
+        self.signal(signal);
+        (self.child.wait().expect("it ends"), begun.elapsed())
+    }
+
+    /// Sends a signal and goes on.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let process = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a process id"));
         nix::sys::signal::kill(process, signal).expect("it can be signalled");
-        (self.child.wait().expect("it ends"), begun.elapsed())
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a status").is_some()
+    }
+
+    /// Whether a signal stopped it, so that it waits for SIGCONT.
+    pub fn is_stopped(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process").count()
     }
 
     /// Waits for it to end by itself.
@@ -90,6 +111,14 @@ impl Drop for Worker {
 /// How often to do a thing: a sample, or with `tests/run --long` all of it.
 pub fn times(sample: usize, all: usize) -> usize {
     if std::env::var_os("BRIDGE_TEST_LONG").is_some() { all } else { sample }
+}
+
+/// Random choices of a test that can be made again: the seed is printed, and taken from `BRIDGE_TEST_SEED`.
+pub fn seeded() -> fastrand::Rng {
+    let seed = std::env::var("BRIDGE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("BRIDGE_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
 }
 
 /// A value that `tests/run` sets. There is no test without its broker.

@@ -19,6 +19,7 @@ use super::owner::{Action, Client, Failure, Job, Owner};
 use super::{Sink, SinkError};
 use crate::config::{self, OnUnroutable};
 use crate::doubt::Memory;
+use crate::fault;
 use crate::notification::InstanceId;
 
 mod connection;
@@ -162,6 +163,7 @@ impl Amqp {
             if jobs.iter().any(|job| job.action() == Action::Prove) {
                 connection::prove_ownership(&self.channel, &self.owner_queue).await?;
             }
+            fault::reached("before_publish");
             let mut batch = publish::Batch::new(&self.channel, &self.config);
             for job in jobs {
                 match job.action() {
@@ -171,6 +173,7 @@ impl Amqp {
                     }
                 }
             }
+            fault::reached("published");
             batch.confirmed().await
         };
         let late = |_elapsed| Failure::Unavailable("the broker did not confirm in 30 s".into());

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use tokio::runtime::Handle;
-use tracing::info;
+use tracing::{debug, info};
 use uuid::Uuid;
 
 use self::ledger::{Entry, Ledger, Sentinel};
@@ -265,6 +265,7 @@ impl Kafka {
         }
         match self.producer.attempt(&records) {
             Attempt::Committed { smoothly } => {
+                debug!(notifications = jobs.len(), "committed");
                 for (job, place) in jobs.drain(..).zip(places) {
                     self.committed(job, place.as_ref(), route);
                 }

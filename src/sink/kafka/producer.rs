@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::client::Quiet;
 use super::record::Record;
+use crate::fault;
 use crate::sink::cloud_event::Reason;
 use crate::sink::owner::Failure;
 
@@ -74,6 +75,7 @@ impl Producer {
     /// Produces all records in one transaction. Every delivery is awaited and looked at before the
     /// commit: a commit alone succeeds also for what was never sent.
     pub(super) fn attempt(&self, records: &[Record]) -> Attempt {
+        fault::reached("before_begin");
         if let Err(error) = self.client.begin_transaction() {
             return Attempt::Failed(format!("begin_transaction: {error}"));
         }
@@ -85,6 +87,7 @@ impl Producer {
                 Err(error) => refused.push((index, error)),
             }
         }
+        fault::reached("produced");
         for _ in 0..sent {
             match self.deliveries.recv_timeout(PATIENCE) {
                 Ok((_, None)) => {}
@@ -92,6 +95,7 @@ impl Producer {
                 Err(_late) => return Attempt::Failed("a delivery was not reported".into()),
             }
         }
+        fault::reached("delivered");
         if refused.is_empty() { self.commit() } else { self.abort(refused) }
     }
 
@@ -119,6 +123,7 @@ impl Producer {
         while self.client.in_flight_count() > 0 {
             thread::yield_now();
         }
+        fault::reached("before_commit");
         let (begun, mut calls) = (Instant::now(), 0);
         let committed = persist(|| {
             calls += 1;

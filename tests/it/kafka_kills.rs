@@ -1,0 +1,136 @@
+//! The bridge dies, the broker dies, the network dies: exactly once all the same.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use green_api_bridge::emulator::EventKind;
+use green_api_bridge::notification::Fingerprint;
+
+use crate::kafka_topics::{Record, Topics};
+use crate::scene::{ID, Scene, numbered};
+use crate::support::{Broker, eventually, seeded, times};
+
+/// Where a bridge can die: the steps of a transaction, and those around the delete.
+const STEPS: [&str; 6] = ["before_begin", "produced", "delivered", "before_commit", "stored", "deleted"];
+
+/// What went into each queue came out once and in order: so say the emulator's journal and a consumer that is not ours.
+pub fn assert_exactly_once(scene: &Scene, topics: &Topics, bodies: &[String]) {
+    let digests: Vec<String> = bodies.iter().map(|body| Fingerprint::of(body.as_bytes()).to_string()).collect();
+    for id in &scene.instances {
+        let deleted = scene.emulator.journal(id).into_iter().filter(|event| event.event == EventKind::Deleted);
+        assert_eq!(deleted.filter_map(|event| event.sha256).collect::<Vec<_>>(), digests, "deleted from {id}");
+    }
+    let mut of_instance = BTreeMap::<String, Vec<Record>>::new();
+    for record in topics.read(scene.instances.len() * bodies.len()) {
+        of_instance.entry(record.headers["ce_idinstance"].clone()).or_default().push(record);
+    }
+    assert!(of_instance.keys().eq(&scene.instances), "{:?}", of_instance.keys());
+    for (id, records) in of_instance {
+        assert!(records.iter().map(|record| &record.body).eq(bodies), "published of {id}");
+        let sequences = records.iter().map(|record| record.headers["ce_sequence"].parse::<u64>().unwrap());
+        assert!(sequences.eq(1..=bodies.len() as u64), "sequences of {id}");
+    }
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_step_of_a_notification_nothing_is_lost_doubled_or_reordered() {
+    let (mut random, begun) = (seeded(), Instant::now());
+    let bodies = numbered(times(20, 200));
+    let (scene, topics) = (Scene::fleet(50, &bodies).await, Topics::new());
+    let mut kills = BTreeMap::<&str, usize>::new();
+    for step in STEPS.repeat(times(1, 8)) {
+        // The first transaction takes the ownership; every step but those has many more chances in a few transactions.
+        let fault = format!("SIGKILL@{step}#{}", random.u32(1..=5));
+        let mut bridge = scene.start_with_fault("bridge", &topics.sink(""), &fault);
+        let mut killed = false;
+        eventually("killed, or nothing left to do", || {
+            killed = bridge.has_ended();
+            killed || scene.queued() == 0
+        });
+        *kills.entry(step).or_default() += usize::from(killed);
+    }
+    assert!(STEPS.iter().all(|step| kills[step] > 0), "not reached: {kills:?}");
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert_exactly_once(&scene, &topics, &bodies);
+    println!("{kills:?} kills, {} notifications, {:?}: 0 lost, 0 doubled", 50 * bodies.len(), begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_with_fifty_instances_nothing_is_lost_doubled_or_reordered() {
+    let (mut random, begun) = (seeded(), Instant::now());
+    let kills = times(6, 200);
+    let bodies = numbered(20 * kills);
+    let (scene, topics) = (Scene::fleet(50, &bodies).await, Topics::new());
+    for kill in 1..=kills {
+        let bridge = scene.start_with("bridge", &topics.sink(""));
+        // Anywhere within the share of this kill.
+        let left = 50 * bodies.len() - 50 * 20 * kill + random.usize(1..800);
+        eventually("it works", || scene.queued() <= left);
+        bridge.kill();
+    }
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert_exactly_once(&scene, &topics, &bodies);
+    println!("{kills} kills, {} notifications, {:?}: 0 lost, 0 doubled", 50 * bodies.len(), begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
+    let broker = Broker::start("kafka");
+    let (scene, topics) = (Scene::new().await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
+    let bodies = numbered(200);
+    scene.push(bodies[..100].iter().map(String::as_str));
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    eventually("it works", || scene.emulator.queued(ID) <= 50);
+    broker.kill();
+    scene.push(bodies[100..].iter().map(String::as_str));
+    broker.start_again();
+    scene.drained();
+    assert_eq!(topics.bodies(200), bodies);
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_stopped_in_mid_transaction_ends_with_79_and_nothing_of_it_is_seen() {
+    use nix::sys::signal::Signal;
+
+    let bodies = numbered(40);
+    for step in ["produced", "before_commit", "stored"] {
+        let (scene, topics) = (Scene::fleet(20, &bodies[..20]).await, Topics::new());
+        let first = scene.start_with_fault("first", &topics.sink(""), &format!("SIGSTOP@{step}#4"));
+        eventually("the first bridge is stopped", || first.is_stopped());
+        let second = scene.start_with("second", &topics.sink(""));
+        scene.drained();
+        scene.push_to_all(&bodies[20..]);
+        first.signal(Signal::SIGCONT);
+        assert_eq!(first.ended().code(), Some(79), "stopped at {step}");
+        scene.drained();
+        assert_exactly_once(&scene, &topics, &bodies);
+        assert!(!second.log().contains("took over"), "the second goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_instances_need_no_more_threads_and_share_their_transactions() {
+    let mut threads = Vec::new();
+    for (count, each) in [(10, 20), (100, 20), (times(200, 1000), 10)] {
+        let bodies = numbered(each);
+        let (scene, topics) = (Scene::fleet(count, &bodies).await, Topics::new());
+        let bridge = scene.start_with("bridge", &topics.sink(""));
+        bridge.wait_for_log("owning the Kafka sink");
+        let begun = Instant::now();
+        eventually("half of it is done", || scene.queued() <= count * each / 2);
+        threads.push(bridge.threads());
+        scene.drained();
+        let transactions = bridge.log().matches(r#""message":"committed""#).count();
+        let milliseconds = usize::try_from(begun.elapsed().as_millis()).unwrap();
+        let [of_transactions, of_notifications] =
+            [transactions, count * each].map(|number| 1000 * number / milliseconds);
+        println!("{count:>5} instances: {of_transactions:4} transactions/s, {of_notifications:5} notifications/s");
+        assert!(transactions < count * each / 2, "{transactions} transactions: nothing was grouped");
+    }
+    println!("threads: {threads:?}");
+    assert!(threads.iter().all(|many| many.abs_diff(threads[0]) <= 2), "{threads:?}");
+}
