@@ -16,6 +16,7 @@ mod demo;
 mod run;
 mod setup;
 mod source;
+mod verify;
 
 /// Carries every Green API notification (WhatsApp, Telegram, MAX) into Apache Kafka or RabbitMQ,
 /// and only then deletes it upstream.
@@ -38,6 +39,8 @@ enum Command {
     Validate(Source),
     /// Make the instances ready for the queue: no webhookUrl, the wanted kinds switched on.
     Setup(setup::Setup),
+    /// Read what was published and say what of it is lost, doubled or reordered.
+    Verify(verify::Verify),
     /// See it work: no account, no broker, a crash in the middle, and nothing lost or doubled.
     #[cfg(feature = "emulator")]
     Demo(demo::Demo),
@@ -132,6 +135,7 @@ impl Command {
                 Ok(())
             }
             Self::Setup(setup) => setup.run().await,
+            Self::Verify(verify) => verify.run(),
             #[cfg(feature = "emulator")]
             Self::Demo(demo) => demo.run(stop_on_signal()?).await,
             #[cfg(feature = "emulator")]

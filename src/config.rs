@@ -40,7 +40,7 @@ pub struct Config {
     /// Where notifications go.
     pub sink: Sink,
     /// Where notifications go that no sink takes.
-    #[serde(default = "dead_letters")]
+    #[serde(default = "default_dead_letter_dir")]
     pub dead_letter_dir: PathBuf,
     /// The operator's HTTP port.
     #[serde(default, deserialize_with = "admin")]
@@ -211,7 +211,7 @@ impl Config {
             instances_dir: None,
             api: Api::default(),
             sink,
-            dead_letter_dir: dead_letters(),
+            dead_letter_dir: default_dead_letter_dir(),
             admin: None,
             log: Log::default(),
         };
@@ -224,7 +224,8 @@ pub(crate) fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
-fn dead_letters() -> PathBuf {
+/// Where dead letters go unless the config says otherwise.
+pub(crate) fn default_dead_letter_dir() -> PathBuf {
     "dead-letters".into()
 }
 

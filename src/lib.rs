@@ -15,3 +15,4 @@ pub mod pauses;
 pub mod sink;
 pub mod telemetry;
 pub mod token;
+pub mod verify;

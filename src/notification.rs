@@ -162,6 +162,11 @@ impl Notification {
     }
 }
 
+/// Whether a body names its time or its message. Two of equal bytes are then one notification.
+pub(crate) fn names_itself(body: &[u8]) -> bool {
+    members(body, ["timestamp", "idMessage"]).iter().any(Option::is_some)
+}
+
 /// What consumers route and sort by, read off a body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Facts<'a> {

@@ -31,7 +31,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
 }
 
 /// Under systemd's state folder when there is one.
-fn dead_letter_folder(configured: &Path) -> PathBuf {
+pub(super) fn dead_letter_folder(configured: &Path) -> PathBuf {
     let state = env::var_os("STATE_DIRECTORY").unwrap_or_default();
     let first = env::split_paths(&state).next().unwrap_or_default();
     first.join(configured)

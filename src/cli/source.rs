@@ -18,16 +18,20 @@ impl Source {
     }
 
     fn read(&self) -> Result<Config, Failure> {
-        if let Some(path) = &self.config {
-            return from_file(path);
+        match &self.config {
+            Some(path) => from_file(path),
+            None => from_environment(self.sink_alone()?),
         }
+    }
+
+    /// The sink that was asked for without a config file, whose instance does not matter.
+    pub(super) fn sink_alone(&self) -> Result<Sink, Failure> {
         let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
-            return Err(Failure::Usage(
-                "what should run? name a config with --config FILE, or a sink with --sink URL".into(),
-            ));
+            return Err(Failure::Usage("nothing named: a config with --config FILE, or a sink with --sink URL".into()));
         };
         let sink = config::sink_from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
-        from_environment(sink)
+        sink::supported(&sink).map_err(Failure::Configuration)?;
+        Ok(sink)
     }
 }
 

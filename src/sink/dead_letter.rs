@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::cloud_event::{DeadLetter, Place};
-use super::lines::{sync_entry, write_line};
+use super::lines::{read_back, sync_entry, write_line};
 use crate::notification::Notification;
+use crate::verify::Audit;
 
 /// The place of last resort: a folder with one file per notification.
 #[derive(Clone, Debug)]
@@ -42,6 +43,25 @@ impl Folder {
         fs::rename(&unfinished, &path)?;
         sync_entry(&path)
     }
+}
+
+/// The dead letters that lie in the folder.
+pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            if let Some((letter, _)) = read_back::parse(&fs::read(&path)?) {
+                audit.in_folder(&letter);
+            } else {
+                warn!(path = %path.display(), "not a dead letter of the bridge: it is passed over");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Says once that there is one.

@@ -3,21 +3,22 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tracing::warn;
 
+use self::read_back::Remembered;
 use super::Sink;
 use super::cloud_event::{self, CONTENT_TYPE, Place};
 use super::owner::{Action, Client, Failure, Job, Owner};
 use crate::doubt::Memory;
-use crate::notification::{Fingerprint, InstanceId, Notification};
+use crate::notification::{InstanceId, Notification};
+
+pub(super) mod read_back;
 
 /// A sink that appends to a file, which one bridge locks. `Ok` from a publish means fsynced. The
 /// file is its own memory: an instance's last line tells what was published last.
@@ -67,12 +68,6 @@ struct LinesFile {
     remembered: HashMap<InstanceId, Remembered>,
 }
 
-#[derive(Clone, Copy)]
-struct Remembered {
-    sequence: u64,
-    fingerprint: Fingerprint,
-}
-
 impl LinesFile {
     fn acquire(path: &Path) -> Result<Self, Failure> {
         let told = |error: &io::Error| Failure::Unavailable(format!("sink.file.path {}: {error}", path.display()));
@@ -86,7 +81,7 @@ impl LinesFile {
             Err(TryLockError::Error(error)) => return Err(told(&error)),
         }
         cut_torn_line(&mut file).and_then(|()| sync_entry(path)).map_err(|error| told(&error))?;
-        let remembered = read_back(&mut file).map_err(|error| told(&error))?;
+        let remembered = read_back::last_of_each(&mut file).map_err(|error| told(&error))?;
         let length = file.metadata().map_err(|error| told(&error))?.len();
         Ok(Self { file, length, remembered })
     }
@@ -175,47 +170,6 @@ fn cut_torn_line(file: &mut File) -> io::Result<()> {
 pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
-}
-
-/// What a line says of itself, whoever wrote it.
-#[derive(Deserialize)]
-struct Line<'a> {
-    idinstance: String,
-    sequence: String,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    data_base64: Option<String>,
-}
-
-impl Line<'_> {
-    fn remembered(&self) -> Option<(InstanceId, Remembered)> {
-        let fingerprint = match (self.data, &self.data_base64) {
-            (Some(data), _) => Fingerprint::of(data.get().as_bytes()),
-            (None, Some(text)) => Fingerprint::of(&STANDARD.decode(text).ok()?),
-            // The body `null`.
-            (None, None) => Fingerprint::of(b"null"),
-        };
-        let sequence = self.sequence.parse().ok()?;
-        Some((self.idinstance.parse().ok()?, Remembered { sequence, fingerprint }))
-    }
-}
-
-fn read_back(file: &mut File) -> io::Result<HashMap<InstanceId, Remembered>> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut reader = BufReader::with_capacity(1 << 16, file);
-    let mut remembered = HashMap::new();
-    let (mut line, mut number) = (Vec::new(), 0_u64);
-    while reader.read_until(b'\n', &mut line)? > 0 {
-        number += 1;
-        if let Some((instance, last)) = serde_json::from_slice(&line).ok().and_then(|line: Line<'_>| line.remembered())
-        {
-            remembered.insert(instance, last);
-        } else {
-            warn!(number, "a line of the sink's file is not the bridge's: it is passed over");
-        }
-        line.clear();
-    }
-    Ok(remembered)
 }
 
 struct Stdout {

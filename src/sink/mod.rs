@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use crate::config;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
+use crate::verify::{Audit, Report};
 
 #[cfg(feature = "amqp")]
 pub mod amqp;
@@ -53,6 +54,30 @@ pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>
         #[cfg(not(all(feature = "kafka", feature = "amqp")))]
         missing => supported(missing).and(Err("this sink is not built in".into())),
     }
+}
+
+/// Reads back what was published by this config, dead letters included, and holds it against the
+/// promises. `instances` are reported whether anything of them is found or not. Blocks.
+///
+/// # Errors
+/// What cannot be read, and so what to change.
+pub fn verify(config: &config::Sink, dead_letters: &Path, instances: &[InstanceId]) -> Result<Report, String> {
+    let mut audit = Audit::default();
+    for instance in instances {
+        audit.expect(*instance);
+    }
+    let from_the_beginning = match config {
+        config::Sink::File(file) => lines::read_back::audit(&file.path, &mut audit)
+            .map(|()| true)
+            .map_err(|error| format!("sink.file.path {}: {error}", file.path.display()))?,
+        #[cfg(feature = "kafka")]
+        config::Sink::Kafka(kafka) => kafka::published::audit(kafka, &mut audit)?,
+        config::Sink::Stdout(_) => return Err("sink.stdout keeps nothing that could be verified".into()),
+        other => return Err(supported(other).err().unwrap_or("sink.amqp cannot be verified yet".into())),
+    };
+    dead_letter::audit(dead_letters, &mut audit)
+        .map_err(|error| format!("dead_letter_dir {}: {error}", dead_letters.display()))?;
+    Ok(audit.report(from_the_beginning))
 }
 
 /// A place that stores notifications for good. One object per process: it owns connections,

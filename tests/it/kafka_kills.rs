@@ -8,12 +8,13 @@ use green_api_bridge::notification::Fingerprint;
 
 use crate::kafka_topics::{Record, Topics};
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, eventually, seeded, times};
+use crate::support::{Broker, command, eventually, run, seeded, times};
 
 /// Where a bridge can die: the steps of a transaction, and those around the delete.
 const STEPS: [&str; 6] = ["before_begin", "produced", "delivered", "before_commit", "stored", "deleted"];
 
-/// What went into each queue came out once and in order: so say the emulator's journal and a consumer that is not ours.
+/// What went into each queue came out once and in order: so say the emulator's journal, a consumer that is not ours, and
+/// `verify`.
 pub fn assert_exactly_once(scene: &Scene, topics: &Topics, bodies: &[String]) {
     let digests: Vec<String> = bodies.iter().map(|body| Fingerprint::of(body.as_bytes()).to_string()).collect();
     for id in &scene.instances {
@@ -29,6 +30,13 @@ pub fn assert_exactly_once(scene: &Scene, topics: &Topics, bodies: &[String]) {
         assert!(records.iter().map(|record| &record.body).eq(bodies), "published of {id}");
         let sequences = records.iter().map(|record| record.headers["ce_sequence"].parse::<u64>().unwrap());
         assert!(sequences.eq(1..=bodies.len() as u64), "sequences of {id}");
+    }
+    let config = scene.config("verify", &topics.sink(""));
+    let (code, stdout, stderr) = run(command().args(["verify", "--json", "--config"]).arg(config));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    assert_eq!((code, report["instances"].as_array().unwrap().len()), (0, scene.instances.len()), "{report}");
+    for found in report["instances"].as_array().unwrap() {
+        assert_eq!((&found["published"], &found["lost"]), (&bodies.len().into(), &0.into()), "{found}");
     }
 }
 

@@ -57,6 +57,13 @@ impl Topics {
         records.into_iter().map(record).collect()
     }
 
+    /// The first records of the notifications in this order, from a producer that is not ours, as a topic of its own.
+    pub fn copy(&self, name: &str, order: &[usize]) {
+        let order: Vec<String> = order.iter().map(usize::to_string).collect();
+        let [from, to] = ["notifications", name].map(|topic| format!("{}.{topic}", self.name));
+        foreign_client("copy_kafka.py", &[&self.servers, &from, &to, &order.join(",")]);
+    }
+
     pub fn bodies(&self, count: usize) -> Vec<String> {
         self.read(count).into_iter().map(|record| record.body).collect()
     }

@@ -36,3 +36,6 @@ mod scene;
 mod secrets;
 /// Processes and patience.
 mod support;
+/// `verify` finds what is wrong, when something is.
+#[cfg(feature = "emulator")]
+mod verify;

@@ -104,6 +104,17 @@ impl Ledger {
         Ok(entries)
     }
 
+    /// Everything that is decided by now.
+    pub(super) fn read_all(&self) -> Result<HashMap<InstanceId, Entry>, Failure> {
+        self.wait_until_decided()?;
+        let mut entries = HashMap::new();
+        self.read(|record| {
+            entries.extend(record.and_then(|(key, value)| parse(key, value)));
+            record.is_none()
+        })?;
+        Ok(entries)
+    }
+
     /// Who took ownership of our transactional id last.
     pub(super) fn last_owner(&self) -> Result<Option<Uuid>, Failure> {
         self.wait_until_decided()?;
@@ -168,7 +179,8 @@ impl Ledger {
         Err(self.unreadable("no answer within a minute"))
     }
 
-    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, Failure> {
+    /// A reader of any topic, which also tells its ends.
+    pub(super) fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, Failure> {
         let mut client = self.client.clone();
         client.set("isolation.level", isolation);
         client.create_with_context(Quiet).map_err(|error| self.unreadable(&error))

@@ -23,6 +23,7 @@ use crate::notification::{InstanceId, Notification};
 mod client;
 mod ledger;
 mod producer;
+pub(super) mod published;
 mod record;
 mod topics;
 

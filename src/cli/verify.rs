@@ -1,0 +1,59 @@
+//! Holds what was published against the promises.
+
+use clap::Args;
+
+use super::{Failure, Source, run};
+use crate::config::{Log, default_dead_letter_dir};
+use crate::notification::InstanceId;
+use crate::sink;
+use crate::telemetry;
+use crate::verify::{Findings, Report};
+
+/// Reads everything that was published, dead letters included, and says per instance what of it is
+/// lost, doubled without a mark, or reordered. Exit code 1 if anything is. Changes nothing, and may
+/// be run beside the bridge.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    source: Source,
+    /// Print the findings as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (sink, dead_letters, instances) = if self.source.config.is_some() {
+            let config = self.source.load()?;
+            let instances: Vec<InstanceId> = config.instances.iter().map(|instance| instance.id.value).collect();
+            telemetry::start(&config.log);
+            (config.sink, config.dead_letter_dir, instances)
+        } else {
+            telemetry::start(&Log::default());
+            (self.source.sink_alone()?, default_dead_letter_dir(), Vec::new())
+        };
+        let report =
+            sink::verify(&sink, &run::dead_letter_folder(&dead_letters), &instances).map_err(Failure::Failed)?;
+        self.show(&report)?;
+        if report.ok { Ok(()) } else { Err(Failure::Failed("something is lost, doubled or reordered".into())) }
+    }
+
+    fn show(&self, report: &Report) -> Result<(), Failure> {
+        if self.json {
+            let json = serde_json::to_string(report);
+            println!("{}", json.map_err(|error| Failure::Failed(error.to_string()))?);
+            return Ok(());
+        }
+        eprintln!(
+            "{:>20} {:>12} {:>8} {:>8} {:>8} {:>10} {:>13}",
+            "instance", "published", "lost", "doubled", "marked", "reordered", "dead_lettered"
+        );
+        for found in &report.instances {
+            let Findings { id, published, lost, doubled, marked, reordered, dead_lettered } = found;
+            eprintln!(
+                "{id:>20} {published:>12} {lost:>8} {doubled:>8} {marked:>8} {reordered:>10} {dead_lettered:>13}"
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Reads back what was published, for `verify`.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::metadata::MetadataPartition;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{self, Quiet};
+use super::ledger::{Entry, Ledger};
+use crate::config;
+use crate::sink::owner::Failure;
+use crate::verify::{Audit, Lane, Published};
+
+const REQUEST: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Reads the ledger, and every topic of notifications and dead letters up to its end, as a
+/// `read_committed` consumer. Tells whether the topics still have their beginning.
+///
+/// # Errors
+/// What cannot be read.
+pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Result<bool, String> {
+    let told = |failure: Failure| failure.to_string();
+    let ledger = Ledger::new(&client::configure(config)?, config);
+    let consumer = || ledger.consumer("read_committed").map_err(told);
+    let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| format!("sink.kafka: {error}"))?;
+    let has_ledger = metadata.topics().iter().any(|topic| topic.name() == config.ledger_topic.value);
+    let topics: Vec<_> = metadata.topics().iter().filter(|topic| is_ours(topic.name(), config)).collect();
+    if topics.is_empty() {
+        return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic.value));
+    }
+    let remembered = || if has_ledger { ledger.read_all().map_err(told) } else { Ok(HashMap::new()) };
+    // What the ledger remembers before must be in the topics; whoever moved on meanwhile is still at work.
+    let before = remembered()?;
+    let (mut lanes, mut from_the_beginning) = (0, true);
+    for topic in topics {
+        let name = topic.name();
+        let partitions: Vec<i32> = topic.partitions().iter().map(MetadataPartition::id).collect();
+        let read = read(&consumer()?, name, &partitions, lanes, audit);
+        from_the_beginning &= read.map_err(|error| format!("topic {name}: {error}"))?;
+        lanes += partitions.len();
+    }
+    for (instance, Entry { sequence, .. }) in remembered()? {
+        let known = before.get(&instance).map_or(0, |entry| entry.sequence);
+        audit.remembered(instance, known, known != sequence);
+    }
+    Ok(from_the_beginning)
+}
+
+/// Of a template the literal prefix has to fit; what is not the bridge's is passed over when read.
+fn is_ours(topic: &str, config: &config::Kafka) -> bool {
+    let template = &config.topic.value;
+    let fits = match template.split_once('{') {
+        None => topic == template,
+        Some((prefix, _)) => topic.starts_with(prefix) && topic != config.ledger_topic.value,
+    };
+    fits || topic == config.dead_letter_topic.value
+}
+
+/// Each partition up to its first end, as the lanes from `lane` on.
+fn read(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+    partitions: &[i32],
+    lane: Lane,
+    audit: &mut Audit,
+) -> KafkaResult<bool> {
+    let mut list = TopicPartitionList::new();
+    let mut from_the_beginning = true;
+    for partition in partitions {
+        let (low, _) = consumer.fetch_watermarks(topic, *partition, REQUEST)?;
+        from_the_beginning &= low == 0;
+        list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let mut unfinished: HashMap<i32, Lane> = partitions.iter().copied().zip(lane..).collect();
+    let mut progress = Instant::now();
+    while !unfinished.is_empty() {
+        match consumer.poll(Duration::from_millis(500)) {
+            None if progress.elapsed() > PATIENCE => {
+                return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
+            }
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(unfinished.remove(&partition)),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(record)) => {
+                if let Some(lane) = unfinished.get(&record.partition())
+                    && let Some(published) = published(&record)
+                {
+                    audit.message(&published, *lane, record.payload().unwrap_or_default());
+                }
+            }
+        }
+        progress = Instant::now();
+    }
+    Ok(from_the_beginning)
+}
+
+fn published(record: &BorrowedMessage<'_>) -> Option<Published> {
+    let headers = record.headers()?.iter();
+    Published::from_attributes(
+        headers.filter_map(|header| Some((header.key.strip_prefix("ce_")?, std::str::from_utf8(header.value?).ok()?))),
+    )
+}

@@ -1,0 +1,94 @@
+//! Lines as they were written, for the sink's memory and for `verify`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tracing::warn;
+
+use crate::notification::{Fingerprint, InstanceId};
+use crate::verify::{Audit, Published};
+
+/// What was published last for an instance.
+#[derive(Clone, Copy)]
+pub(super) struct Remembered {
+    pub sequence: u64,
+    pub fingerprint: Fingerprint,
+}
+
+/// What the whole file says of each instance.
+pub(super) fn last_of_each(file: &mut File) -> io::Result<HashMap<InstanceId, Remembered>> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut remembered = HashMap::new();
+    each_line(file, |line| {
+        let line: Line<'_> = serde_json::from_slice(line).ok()?;
+        let fingerprint = Fingerprint::of(&line.body()?);
+        let sequence = line.sequence.parse().ok()?;
+        remembered.insert(line.idinstance.parse().ok()?, Remembered { sequence, fingerprint });
+        Some(())
+    })?;
+    Ok(remembered)
+}
+
+/// Everything that was published into the file.
+pub(in crate::sink) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
+    each_line(&mut File::open(path)?, |line| {
+        let (published, body) = parse(line)?;
+        audit.message(&published, 0, &body);
+        Some(())
+    })
+}
+
+/// A line in full: what it says of itself, and the body.
+pub(in crate::sink) fn parse(line: &[u8]) -> Option<(Published, Vec<u8>)> {
+    let members: BTreeMap<&str, &RawValue> = serde_json::from_slice(line).ok()?;
+    let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
+    let body = match members.get("data") {
+        Some(data) => data.get().as_bytes().to_vec(),
+        None => STANDARD.decode(text(members.get("data_base64")?)?).ok()?,
+    };
+    let attributes = members.iter().filter(|(name, _)| !name.starts_with("data"));
+    let attributes: Vec<(&str, String)> = attributes.filter_map(|(name, value)| Some((*name, text(value)?))).collect();
+    Some((Published::from_attributes(attributes.iter().map(|(name, value)| (*name, value.as_str())))?, body))
+}
+
+/// Hands every whole line to `take`, which says `None` to one that is not the bridge's.
+fn each_line(file: &mut File, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, file);
+    let (mut line, mut number) = (Vec::new(), 0_u64);
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        number += 1;
+        // What ends without a line feed is being written, or was torn by a crash.
+        if line.ends_with(b"\n") && take(&line).is_none() {
+            warn!(number, "a line of the sink's file is not the bridge's: it is passed over");
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// What a line says of itself, whoever wrote it.
+#[derive(Deserialize)]
+struct Line<'a> {
+    idinstance: String,
+    sequence: String,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    data_base64: Option<String>,
+}
+
+impl Line<'_> {
+    fn body(&self) -> Option<Vec<u8>> {
+        match (self.data, &self.data_base64) {
+            (Some(data), _) => Some(data.get().as_bytes().to_vec()),
+            (None, Some(text)) => STANDARD.decode(text).ok(),
+            // The body `null`.
+            (None, None) => Some(b"null".to_vec()),
+        }
+    }
+}
