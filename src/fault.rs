@@ -17,8 +17,7 @@ mod hooks {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
+    use nix::sys::signal::{Signal, raise};
 
     struct Plan {
         signal: Signal,
@@ -42,7 +41,8 @@ mod hooks {
     pub(crate) fn reached(step: &str) {
         let Some(plan) = PLAN.as_ref().filter(|plan| plan.step == step) else { return };
         if plan.times.fetch_add(1, Ordering::Relaxed) + 1 == plan.at {
-            kill(Pid::this(), plan.signal).unwrap_or_else(|error| panic!("{}: {error}", plan.signal));
+            // To this thread, which so cannot go on even for a moment before the process stops.
+            raise(plan.signal).unwrap_or_else(|error| panic!("{}: {error}", plan.signal));
         }
     }
 }

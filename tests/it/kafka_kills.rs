@@ -1,4 +1,4 @@
-//! The bridge dies, the broker dies, the network dies: exactly once all the same.
+//! The bridge dies, at each step and at random: exactly once all the same.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,8 +7,8 @@ use green_api_bridge::emulator::EventKind;
 use green_api_bridge::notification::Fingerprint;
 
 use crate::kafka_topics::{Record, Topics};
-use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, command, eventually, run, seeded, times};
+use crate::scene::{Scene, numbered};
+use crate::support::{command, eventually, run, seeded, times};
 
 /// Where a bridge can die: the steps of a transaction, and those around the delete.
 const STEPS: [&str; 6] = ["before_begin", "produced", "delivered", "before_commit", "stored", "deleted"];
@@ -84,21 +84,6 @@ async fn killed_at_random_with_fifty_instances_nothing_is_lost_doubled_or_reorde
     println!("{kills} kills, {} notifications, {:?}: 0 lost, 0 doubled", 50 * bodies.len(), begun.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_killed_and_comes_back_costs_nothing() {
-    let broker = Broker::start("kafka");
-    let (scene, topics) = (Scene::new().await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
-    let bodies = numbered(200);
-    scene.push(bodies[..100].iter().map(String::as_str));
-    let _bridge = scene.start_with("bridge", &topics.sink(""));
-    eventually("it works", || scene.emulator.queued(ID) <= 50);
-    broker.kill();
-    scene.push(bodies[100..].iter().map(String::as_str));
-    broker.start_again();
-    scene.drained();
-    assert_eq!(topics.bodies(200), bodies);
-}
-
 #[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_stopped_in_mid_transaction_ends_with_79_and_nothing_of_it_is_seen() {
@@ -141,4 +126,25 @@ async fn more_instances_need_no_more_threads_and_share_their_transactions() {
     }
     println!("threads: {threads:?}");
     assert!(threads.iter().all(|many| many.abs_diff(threads[0]) <= 2), "{threads:?}");
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_slept_past_its_transaction_timeout_without_a_rival_goes_on() {
+    use nix::sys::signal::Signal;
+
+    let bodies = numbered(40);
+    let (scene, topics) = (Scene::fleet(20, &bodies[..20]).await, Topics::new());
+    let short = ", properties: {transaction.timeout.ms: 2000, message.timeout.ms: 1500, socket.timeout.ms: 1500}";
+    let bridge = scene.start_with_fault("bridge", &topics.sink(short), "SIGSTOP@before_commit#4");
+    eventually("the bridge is stopped", || bridge.is_stopped());
+    // It returns when no transaction is open any more: the broker has aborted ours.
+    let config = scene.config("verify", &topics.sink(""));
+    let (code, stdout, stderr) = run(command().args(["verify", "--json", "--config"]).arg(config));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    bridge.signal(Signal::SIGCONT);
+    scene.push_to_all(&bodies[20..]);
+    scene.drained();
+    assert_exactly_once(&scene, &topics, &bodies);
+    assert!(bridge.log().matches("owning the Kafka sink").count() >= 2, "{}", bridge.log());
 }

@@ -16,12 +16,17 @@ mod kafka;
 /// Kafka and the bridge under kills.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_kills;
+/// Kafka out of reach, in each way.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_outages;
 /// Topics of a test's own.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_topics;
 /// From the emulator into a file: order, crashes, bad answers, secrets.
 #[cfg(feature = "emulator")]
 mod line;
+/// A network to cut.
+mod network;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;

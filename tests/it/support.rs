@@ -159,6 +159,16 @@ impl Broker {
         self.tell("kill");
     }
 
+    /// SIGSTOP: connections stay open, nothing answers.
+    pub fn pause(&self) {
+        self.tell("pause");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.tell("resume");
+    }
+
     /// What `start` says under this name.
     pub fn address(&self, name: &str) -> String {
         let environment = fs::read_to_string(self.folder.path().join("env")).expect("a started broker");

@@ -1,0 +1,84 @@
+//! The broker dies, freezes or is cut off, under load: the bridge goes on by itself, exactly once.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::kafka_kills::assert_exactly_once;
+use crate::kafka_topics::Topics;
+use crate::network::{Network, Weather};
+use crate::scene::{Scene, numbered};
+use crate::support::{Broker, eventually, seeded, times};
+
+/// How the way to Kafka can end for a while.
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    /// SIGKILL and a new start.
+    Killed,
+    /// SIGSTOP for 20 s.
+    Frozen,
+    /// No connection holds, for 5 s.
+    Cut,
+    /// Nothing arrives, and nobody says so, for 20 s: longer than requests are waited for.
+    Silent,
+}
+
+impl Outage {
+    fn happen(self, broker: &Broker, network: &Network) {
+        // The durations are the fault itself, no waiting for something.
+        match self {
+            Self::Killed => {
+                broker.kill();
+                broker.start_again();
+            }
+            Self::Frozen => {
+                broker.pause();
+                sleep(Duration::from_secs(20));
+                broker.resume();
+            }
+            Self::Cut => {
+                network.becomes(Weather::Cut);
+                sleep(Duration::from_secs(5));
+                network.becomes(Weather::Fine);
+            }
+            Self::Silent => {
+                network.becomes(Weather::Silent);
+                sleep(Duration::from_secs(20));
+                network.becomes(Weather::Fine);
+            }
+        }
+    }
+}
+
+async fn suffers(outages: &[Outage]) {
+    let mut random = seeded();
+    let broker = Broker::start("kafka");
+    let [direct, before, behind] =
+        ["", "_BEFORE", "_BEHIND"].map(|end| broker.address(&format!("BRIDGE_TEST_KAFKA{end}")));
+    let network = Network::start(&before, &behind).await;
+    for outage in outages {
+        let bodies = numbered(40);
+        let (scene, topics) = (Scene::fleet(50, &bodies[..30]).await, Topics::at(direct.clone()));
+        let sink = topics.sink("").replace(&direct, &before);
+        let bridge = scene.start_with("bridge", &sink);
+        let left = random.usize(500..1400);
+        eventually("it works", || scene.queued() <= left);
+        let begun = Instant::now();
+        outage.happen(&broker, &network);
+        let lasted = begun.elapsed();
+        scene.push_to_all(&bodies[30..]);
+        scene.drained();
+        println!("{outage:?} for {lasted:?}: 2000 notifications drained {:?} after its begin", begun.elapsed());
+        assert_exactly_once(&scene, &topics, &bodies);
+        drop(bridge);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_dies_or_is_cut_off_costs_nothing() {
+    suffers(&[Outage::Killed, Outage::Cut].repeat(times(1, 10))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_falls_silent_costs_nothing() {
+    suffers(&[Outage::Frozen, Outage::Silent].repeat(times(1, 5))).await;
+}
