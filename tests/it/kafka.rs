@@ -2,7 +2,7 @@ use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
 use green_api_bridge::notification::Fingerprint;
 use uuid::Uuid;
 
-use crate::kafka_topics::{Record, Topics};
+use crate::kafka_topics::Topics;
 use crate::scene::{ID, Scene, numbered};
 use crate::support::{eventually, foreign_client};
 
@@ -82,54 +82,6 @@ async fn a_second_bridge_takes_over_and_the_first_ends_with_79() {
     assert!(told.contains("look for a second bridge"), "{told}");
     scene.drained();
     assert_eq!(topics.bodies(21)[1..], bodies);
-}
-
-/// Text that no compression makes small.
-fn noise(bytes: u32) -> String {
-    let digits: String = (0..bytes / 64).map(|number| Fingerprint::of(&number.to_be_bytes()).to_string()).collect();
-    format!(r#"{{"typeWebhook":"incomingMessageReceived","text":"{digits}"}}"#)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_for_the_topic_becomes_one_dead_letter_between_the_good_ones() {
-    let (scene, topics) = (Scene::new().await, Topics::new());
-    let (good, large) = (numbered(2), noise(100_000));
-    // The notifications' topic is created with this limit, then only the broker keeps it.
-    scene.push([good[0].as_str()]);
-    let bridge = scene.start_with("small", &topics.sink(", properties: {message.max.bytes: 20000}"));
-    scene.drained();
-    bridge.kill();
-    scene.push([large.as_str(), &good[1]]);
-    let bridge = scene.start_with("bridge", &topics.sink(", properties: {message.max.bytes: 200000}"));
-    scene.drained();
-    let sequences = |records: &[Record]| -> Vec<u64> {
-        records.iter().map(|record| record.headers["ce_sequence"].parse().unwrap()).collect()
-    };
-    let records = topics.read(2);
-    assert_eq!(records.iter().map(|record| record.body.as_str()).collect::<Vec<_>>(), good);
-    assert_eq!(sequences(&records), [1, 3], "dead letters are counted");
-    let dead = topics.read_from("dead", 1);
-    assert_eq!((dead.len(), dead[0].body.as_str(), sequences(&dead)), (1, large.as_str(), vec![2]));
-    assert_eq!(dead[0].headers["ce_deadletterreason"], "too_large");
-    assert_eq!(dead[0].headers["ce_originaldestination"], format!("{}.notifications", topics.name));
-    assert_eq!(bridge.log().matches("\"message\":\"dead letter\"").count(), 1, "{}", bridge.log());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_even_for_the_dead_letters_goes_into_the_folder() {
-    let (scene, topics) = (Scene::new().await, Topics::new());
-    let (good, large) = (numbered(2), noise(100_000));
-    scene.push([good[0].as_str(), &large, &good[1]]);
-    let _bridge = scene.start_with("bridge", &topics.sink(", properties: {message.max.bytes: 20000}"));
-    scene.drained();
-    assert_eq!(topics.bodies(2), good);
-    let files: Vec<_> =
-        std::fs::read_dir(scene.path("dead-letters")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&files[0]).unwrap()).unwrap();
-    assert_eq!(files[0].file_name().unwrap().to_str().unwrap(), format!("{}.json", kept["id"].as_str().unwrap()));
-    assert_eq!((&kept["deadletterreason"], &kept["sequence"]), (&"too_large".into(), &format!("{:020}", 2).into()));
-    assert_eq!(kept["data"], serde_json::from_str::<serde_json::Value>(&large).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

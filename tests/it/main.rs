@@ -19,6 +19,9 @@ mod kafka_kills;
 /// Kafka out of reach, in each way.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_outages;
+/// What Kafka does not take.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_poison;
 /// Topics of a test's own.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_topics;
