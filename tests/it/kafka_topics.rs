@@ -19,6 +19,7 @@ pub struct Record {
     pub key: String,
     pub headers: HashMap<String, String>,
     pub body: String,
+    pub partition: i64,
     pub at_ms: u64,
 }
 
@@ -52,6 +53,7 @@ impl Topics {
             key: text(&value["key"]),
             headers: value["headers"].as_array().unwrap().iter().map(|pair| (text(&pair[0]), text(&pair[1]))).collect(),
             body: String::from_utf8(STANDARD.decode(value["body"].as_str().unwrap()).unwrap()).unwrap(),
+            partition: value["partition"].as_i64().unwrap(),
             at_ms: value["at_ms"].as_u64().unwrap(),
         };
         records.into_iter().map(record).collect()

@@ -22,6 +22,9 @@ mod kafka_outages;
 /// What Kafka does not take.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_poison;
+/// Topics as operators make them.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_settings;
 /// Topics of a test's own.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_topics;

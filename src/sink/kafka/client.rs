@@ -1,6 +1,7 @@
 //! From the config to librdkafka's properties.
 
 use std::fs;
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -52,14 +53,18 @@ pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> 
         .set("bootstrap.servers", config.bootstrap_servers.join(","))
         .set("client.id", "green-api-bridge")
         .set("transactional.id", &config.transactional_id)
-        // As Java's producers, so that a key meets the same key of others.
-        .set("partitioner", "murmur2_random")
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
     // Unusable properties are found here, before anything is started. Nothing connects yet.
     let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
     tried.map_err(|error| format!("sink.kafka.properties: {}", without_value(&error)))?;
     Ok(client)
+}
+
+/// How often the client looks for changes of topics.
+pub(super) fn metadata_refresh(client: &ClientConfig) -> Duration {
+    let milliseconds = client.get("topic.metadata.refresh.interval.ms").and_then(|text| text.parse().ok());
+    Duration::from_millis(milliseconds.unwrap_or(300_000))
 }
 
 /// A refused property's value may be a password.

@@ -2,14 +2,16 @@
 //! records of all instances that wait and, for each, an entry in the ledger: the compacted topic
 //! that remembers what was published last.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tracing::{debug, info};
 use uuid::Uuid;
 
 use self::ledger::{Entry, Ledger, Sentinel};
+use self::partitions::Partitions;
 use self::producer::{Attempt, Blame, Producer, Refusal};
 use self::topics::Ensured;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
@@ -22,6 +24,7 @@ use crate::notification::{InstanceId, Notification};
 
 mod client;
 mod ledger;
+mod partitions;
 mod producer;
 pub(super) mod published;
 mod record;
@@ -38,6 +41,7 @@ pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + 
         config: config.clone(),
         folder: Folder::new(dead_letters),
         runtime: Handle::current(),
+        partitions: Partitions::default(),
         owner: Uuid::new_v4(),
         count: 0,
         owned: false,
@@ -52,6 +56,7 @@ struct Acquisition {
     folder: Folder,
     /// Only the admin client needs it: its answers are futures.
     runtime: Handle,
+    partitions: Partitions,
     owner: Uuid,
     count: u64,
     /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
@@ -90,7 +95,10 @@ impl Acquisition {
             producer,
             ledger,
             topics,
-            known_topics: HashSet::new(),
+            partitions: self.partitions.clone(),
+            known_topics: HashMap::new(),
+            looked: Instant::now(),
+            look: client::metadata_refresh(&client),
             config: self.config.clone(),
             folder: self.folder.clone(),
             sentinel,
@@ -116,7 +124,12 @@ struct Kafka {
     producer: Producer,
     ledger: Ledger,
     topics: topics::Topics,
-    known_topics: HashSet<String>,
+    partitions: Partitions,
+    /// How many partitions of it are used.
+    known_topics: HashMap<String, i32>,
+    /// When the topics were last looked at, and how often that is done.
+    looked: Instant,
+    look: Duration,
     config: config::Kafka,
     folder: Folder,
     sentinel: Sentinel,
@@ -134,6 +147,7 @@ impl Owner for Kafka {
     /// All in one transaction. When records are refused it is aborted, the others are stored
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+        self.look_at_partitions();
         let refused = self.commit(jobs, &Route::Topic)?;
         if refused.is_empty() {
             return Ok(());
@@ -208,6 +222,34 @@ impl Kafka {
         job.fail(SinkError::Refused(why.to_owned()));
     }
 
+    /// How many partitions of a topic are used; or why the topic cannot be.
+    fn used_partitions(&mut self, topic: &str) -> Result<Result<i32, String>, Failure> {
+        if let Some(count) = self.known_topics.get(topic) {
+            return Ok(Ok(*count));
+        }
+        Ok(match self.topics.ensure(topic)? {
+            Ensured::Unusable(why) => Err(why),
+            Ensured::Exists { partitions } => {
+                let count = self.partitions.used(topic, partitions);
+                self.known_topics.insert(topic.to_owned(), count);
+                Ok(count)
+            }
+        })
+    }
+
+    /// From time to time, as the client itself refreshes what it knows of topics.
+    fn look_at_partitions(&mut self) {
+        if self.looked.elapsed() < self.look {
+            return;
+        }
+        for (topic, used) in &mut self.known_topics {
+            if let Some(there) = self.topics.partitions(topic) {
+                *used = self.partitions.used(topic, there);
+            }
+        }
+        self.looked = Instant::now();
+    }
+
     fn topic(&self, notification: &Notification) -> String {
         cloud_event::fill(&self.config.topic.value, notification, &notification.facts())
     }
@@ -237,14 +279,10 @@ impl Kafka {
             }
             let place = self.place(job, dead);
             if !matches!(route, Route::Folder(_)) {
-                let record = record::of(job.notification(), &place, &self.config);
-                if !self.known_topics.contains(&record.topic) {
-                    match self.topics.ensure(&record.topic)? {
-                        Ensured::Exists => drop(self.known_topics.insert(record.topic.clone())),
-                        Ensured::Unusable(why) => {
-                            without_topic.push(Refusal { record: index, blame: Blame::Topic, why });
-                        }
-                    }
+                let mut record = record::of(job.notification(), &place, &self.config);
+                match self.used_partitions(&record.topic)? {
+                    Ok(count) => record.partition = Some(partitions::of_key(&record.key, count)),
+                    Err(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
                 }
                 records.push(record);
                 of_job.push(index);

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::runtime::Handle;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::client::Quiet;
 use crate::config;
@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What became of a topic that is needed.
 pub(super) enum Ensured {
-    Exists,
+    Exists {
+        partitions: i32,
+    },
     /// It cannot be used, and the operator has to mend that.
     Unusable(String),
 }
@@ -42,7 +44,7 @@ impl Topics {
         })
     }
 
-    /// The ledger's topic exists from here on. Without it nothing goes.
+    /// The ledger's topic exists from here on, and forgets nothing. Without it nothing goes.
     pub(super) fn ensure_ledger(&self) -> Result<(), Failure> {
         // Small segments, so that compaction keeps what has to be read at a start small.
         let settings = [
@@ -51,25 +53,78 @@ impl Topics {
             ("segment.ms", "3600000"),
             ("min.cleanable.dirty.ratio", "0.1"),
         ];
-        match self.exists_or_create(&self.ledger, 1, &settings)? {
-            Ensured::Exists => Ok(()),
-            Ensured::Unusable(why) => Err(Failure::Unavailable(why)),
+        let topic = &self.ledger;
+        if let Ensured::Unusable(why) = self.exists_or_create(topic, 1, &settings)? {
+            return Err(Failure::Unavailable(why));
+        }
+        match self.setting(topic, "cleanup.policy").as_deref() {
+            None | Some("compact") => Ok(()),
+            Some(policy) => Err(Failure::Unavailable(format!(
+                "topic {topic}: its cleanup.policy is {policy}, so it forgets what was published last, and an instance \
+                 that was quiet for long could get a notification twice: {}",
+                mend(topic, "compact")
+            ))),
         }
     }
 
-    /// Whether this topic exists from here on. Fails when the broker does not tell.
+    /// Whether this topic exists from here on, and keeps what is written. Fails when the broker
+    /// does not tell.
     pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, Failure> {
         let partitions = self.create.as_ref().map_or(1, |create| create.partitions.value);
-        self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])
+        let ensured = self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])?;
+        match self.setting(topic, "cleanup.policy") {
+            Some(policy) if policy.contains("compact") => Ok(Ensured::Unusable(format!(
+                "topic {topic}: it is compacted, so of each key only the last notification would be kept: {}",
+                mend(topic, "delete")
+            ))),
+            _ => {
+                self.compare_with_ledger(topic);
+                Ok(ensured)
+            }
+        }
+    }
+
+    /// How many partitions the topic has now, if the broker tells.
+    pub(super) fn partitions(&self, topic: &str) -> Option<i32> {
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none())?;
+        i32::try_from(found.partitions().len()).ok()
+    }
+
+    /// A ledger that is easier lost than what it remembers is a way to duplicates.
+    fn compare_with_ledger(&self, topic: &str) {
+        let in_sync = |topic: &str| self.setting(topic, "min.insync.replicas")?.parse::<u32>().ok();
+        if let (Some(of_topic), Some(of_ledger)) = (in_sync(topic), in_sync(&self.ledger))
+            && of_ledger < of_topic
+        {
+            let ledger = &self.ledger;
+            warn!(
+                topic,
+                ledger,
+                of_topic,
+                of_ledger,
+                "the ledger_topic has a lower min.insync.replicas than the topic: raise it"
+            );
+        }
+    }
+
+    /// The value of a topic's setting; `None` when the broker does not tell, which needs a
+    /// permission of its own.
+    fn setting(&self, topic: &str, name: &str) -> Option<String> {
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let described = self.runtime.block_on(self.admin.describe_configs(&asked, &options));
+        let answer = described.ok()?.into_iter().next()?.inspect_err(|error| debug!(topic, %error, "no settings"));
+        answer.ok()?.get(name)?.value.clone()
     }
 
     fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Ensured, Failure> {
         let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
         let unavailable = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("topic {topic}: {why}"));
         let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| unavailable(&error))?;
-        let exists = metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none());
-        if exists {
-            return Ok(Ensured::Exists);
+        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+        if let Some(found) = found {
+            return Ok(Ensured::Exists { partitions: i32::try_from(found.partitions().len()).unwrap_or(1) });
         }
         let Some(create) = &self.create else {
             return unusable("it does not exist, and sink.kafka.create_topics is null: create it");
@@ -84,11 +139,20 @@ impl Topics {
         for result in created {
             match result {
                 Ok(_) => info!(topic, partitions, "created a topic"),
-                // Somebody else was faster.
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                // Somebody else was faster, maybe with other settings.
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
+                    return Ok(Ensured::Exists { partitions: self.partitions(topic).unwrap_or(partitions) });
+                }
                 Err((_, error)) => return unusable(&format!("cannot be created: {error}")),
             }
         }
-        Ok(Ensured::Exists)
+        Ok(Ensured::Exists { partitions })
     }
+}
+
+fn mend(topic: &str, policy: &str) -> String {
+    format!(
+        "set it with kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
+         cleanup.policy={policy}, or name another topic"
+    )
 }

@@ -1,0 +1,99 @@
+//! Topics as operators make them, rightly and wrongly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::kafka_topics::Topics;
+use crate::scene::{ID, Scene, numbered};
+use crate::support::{eventually, foreign_client};
+
+fn create(topics: &Topics, name: &str, setting: &str) {
+    foreign_client("create_kafka.py", &[&topics.servers, &format!("{}.{name}", topics.name), setting]);
+}
+
+fn set(topics: &Topics, name: &str, setting: &str, value: &str) {
+    foreign_client("configure_kafka.py", &[&topics.servers, &format!("{}.{name}", topics.name), setting, value]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_forgets_is_refused_until_it_is_mended() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    create(&topics, "ledger", "cleanup.policy=delete");
+    scene.push(["1"]);
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    bridge.wait_for_log("its cleanup.policy is delete");
+    assert!(bridge.log().contains("--add-config cleanup.policy=compact"), "{}", bridge.log());
+    assert_eq!(scene.queued(), 1);
+    set(&topics, "ledger", "cleanup.policy", "compact");
+    scene.drained();
+    assert_eq!(topics.bodies(1), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_would_lose_all_but_the_last_is_refused_until_it_is_mended() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    create(&topics, "notifications", "cleanup.policy=compact,delete");
+    scene.push(["1"]);
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    bridge.wait_for_log("it is compacted");
+    assert_eq!(scene.queued(), 1);
+    set(&topics, "notifications", "cleanup.policy", "delete");
+    scene.drained();
+    assert_eq!(topics.bodies(1), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_less_safe_than_the_topic_is_told() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    create(&topics, "notifications", "min.insync.replicas=2");
+    scene.push(["1"]);
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert!(bridge.log().contains("lower min.insync.replicas than the topic"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_while_running_stay_unused_so_that_the_order_holds() {
+    let bodies = numbered(20);
+    let (scene, topics) = (Scene::fleet(20, &bodies[..10]).await, Topics::new());
+    let bridge = scene.start_with("bridge", &topics.sink(", properties: {topic.metadata.refresh.interval.ms: 500}"));
+    scene.drained();
+    foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.notifications", topics.name), "9"]);
+    let mut pushed = 10;
+    eventually("it is told", || {
+        if scene.queued() == 0 && pushed < 19 {
+            scene.push_to_all(&bodies[pushed..=pushed]);
+            pushed += 1;
+        }
+        bridge.log().contains("more partitions than at the start")
+    });
+    scene.push_to_all(&bodies[pushed..]);
+    scene.drained();
+    let mut partitions = BTreeMap::<String, BTreeSet<i64>>::new();
+    for record in topics.read(400) {
+        partitions.entry(record.key).or_default().insert(record.partition);
+    }
+    assert!(partitions.len() == 20 && partitions.values().all(|used| used.len() == 1), "{partitions:?}");
+    assert!(partitions.values().flatten().all(|partition| *partition < 3), "{partitions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_may_be_the_chat() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let of_chat =
+        |number: usize| format!(r#"{{"senderData":{{"chatId":"chat{}@c.us"}},"idMessage":"{number}"}}"#, number % 7);
+    let bodies: Vec<String> = (0..70).map(of_chat).chain([r#"{"typeWebhook":"quotaExceeded"}"#.to_owned()]).collect();
+    scene.push(bodies.iter().map(String::as_str));
+    let _bridge = scene.start_with("bridge", &topics.sink(", key: chat"));
+    scene.drained();
+    let mut chats = BTreeMap::<String, Vec<String>>::new();
+    for record in topics.read(bodies.len()) {
+        let headers = format!("{:?}", record.headers);
+        assert!(!headers.contains("@c.us"), "the key is the only place of a chat: {headers}");
+        chats.entry(record.key).or_default().push(record.body);
+    }
+    assert_eq!(chats.remove(ID), Some(vec![r#"{"typeWebhook":"quotaExceeded"}"#.to_owned()]), "no chat in it");
+    for (chat, read) in (0..7).map(|number| format!("chat{number}@c.us")).zip(0..) {
+        let wanted: Vec<&String> = bodies[..70].iter().skip(read).step_by(7).collect();
+        assert_eq!(chats[&chat].iter().collect::<Vec<_>>(), wanted, "the order within {chat}");
+    }
+}
