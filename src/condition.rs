@@ -1,5 +1,5 @@
-//! What keeps an instance or a sink from going on: a closed list of names, logged once when a
-//! condition is entered and once when it is left.
+//! What keeps an instance or a sink from going on: a closed list of names, logged when a condition
+//! is entered, when its cause becomes another, and when it is left.
 
 use std::fmt;
 
@@ -76,7 +76,7 @@ impl fmt::Display for Condition {
 #[derive(Debug, Default)]
 pub struct Conditions {
     instance: Option<InstanceId>,
-    current: Option<Condition>,
+    current: Option<(Condition, String)>,
 }
 
 impl Conditions {
@@ -86,17 +86,19 @@ impl Conditions {
         Self { instance: Some(instance), current: None }
     }
 
-    /// In `condition` from now on; says so if that is news. `cause` must hold no secret.
+    /// In `condition` from now on; says so if that or its cause is news. `cause` must hold no secret.
     pub fn enter(&mut self, condition: Condition, cause: &dyn fmt::Display) {
-        if self.current.replace(condition) != Some(condition) {
+        let entered = (condition, cause.to_string());
+        if self.current.as_ref() != Some(&entered) {
             let instance = self.instance.map(tracing::field::display);
             warn!(instance, %condition, %cause, "{}", condition.advice());
+            self.current = Some(entered);
         }
     }
 
     /// In no condition from now on; says so if that is news.
     pub fn leave(&mut self) {
-        if let Some(condition) = self.current.take() {
+        if let Some((condition, _)) = self.current.take() {
             let instance = self.instance.map(tracing::field::display);
             info!(instance, %condition, "condition is over");
         }

@@ -1,7 +1,7 @@
 """Consumes a queue until it is empty, as a downstream service would: manual acknowledgement.
 
-Arguments: URI QUEUE COUNT. Prints a JSON object per message once COUNT are there and the queue is empty;
-fails when they do not come.
+Arguments: URI QUEUE COUNT [stream]. Prints a JSON object per message once COUNT are there and the queue is empty;
+fails when they do not come. Of a stream it reads the first COUNT, and consumes nothing.
 """
 
 import base64
@@ -11,32 +11,49 @@ import time
 
 import pika
 
-uri, queue, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+uri, queue, count, mode = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 channel = pika.BlockingConnection(pika.URLParameters(uri)).channel()
-messages, deadline = [], time.monotonic() + 60
-while True:
-    method, properties, body = channel.basic_get(queue)
-    if method is None:
-        if len(messages) >= count:
+deadline = time.monotonic() + 60
+
+
+def patient():
+    if time.monotonic() > deadline:
+        sys.exit(f"{len(messages)} of {count} messages after a minute")
+
+
+def as_json(method, properties, body):
+    names = ("content_type", "delivery_mode", "message_id", "type", "timestamp", "app_id")
+    return {
+        "exchange": method.exchange,
+        "routing_key": method.routing_key,
+        "redelivered": method.redelivered,
+        "headers": properties.headers,
+        "properties": {name: getattr(properties, name) for name in names},
+        "body": base64.b64encode(body).decode(),
+    }
+
+
+messages = []
+if mode == ["stream"]:
+    channel.basic_qos(prefetch_count=100)
+    for method, properties, body in channel.consume(queue, arguments={"x-stream-offset": "first"}, inactivity_timeout=1):
+        if method is not None:
+            channel.basic_ack(method.delivery_tag)
+            messages.append(as_json(method, properties, body))
+        if len(messages) == count:
             break
-        if time.monotonic() > deadline:
-            sys.exit(f"{len(messages)} of {count} messages after a minute")
-        time.sleep(0.05)
-        continue
-    channel.basic_ack(method.delivery_tag)
-    messages.append(
-        {
-            "exchange": method.exchange,
-            "routing_key": method.routing_key,
-            "redelivered": method.redelivered,
-            "headers": properties.headers,
-            "properties": {
-                name: getattr(properties, name)
-                for name in ("content_type", "delivery_mode", "message_id", "type", "timestamp", "app_id")
-            },
-            "body": base64.b64encode(body).decode(),
-        }
-    )
+        patient()
+else:
+    while True:
+        method, properties, body = channel.basic_get(queue)
+        if method is not None:
+            channel.basic_ack(method.delivery_tag)
+            messages.append(as_json(method, properties, body))
+        elif len(messages) >= count:
+            break
+        else:
+            patient()
+            time.sleep(0.05)
 
 for message in messages:
     print(json.dumps(message))

@@ -36,6 +36,21 @@ mod network;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;
+/// RabbitMQ, its operator and the network at their worst.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_faults;
+/// The bridge killed on its way into RabbitMQ.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_kills;
+/// Who may publish into RabbitMQ, and when.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_owners;
+/// Queues of a test's own.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_queues;
+/// Exchanges and queues that are missing, different, deleted or full.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_topology;
 /// The README stays true.
 #[cfg(feature = "emulator")]
 mod readme;

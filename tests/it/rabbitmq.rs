@@ -1,64 +1,10 @@
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::rabbitmq_queues::{Message, Names};
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Broker, eventually, foreign_client, from_test_run, times};
-
-/// Names of one test's own at the broker that all tests share.
-struct Names {
-    uri: String,
-    name: String,
-}
-
-/// A message as another client sees it.
-struct Message {
-    body: String,
-    value: Value,
-}
-
-impl Message {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.value["headers"][format!("cloudEvents_{name}")].as_str()
-    }
-
-    fn is_marked(&self) -> bool {
-        self.header("possibleduplicate") == Some("true")
-    }
-}
-
-impl Names {
-    fn new() -> Self {
-        Self::at(from_test_run("BRIDGE_TEST_AMQP"))
-    }
-
-    fn at(uri: String) -> Self {
-        Self { uri, name: format!("test-{}", Uuid::new_v4().simple()) }
-    }
-
-    fn sink(&self, more: &str) -> String {
-        let Self { uri, name } = self;
-        format!(
-            "{{amqp: {{uri: '{uri}', name: {name}, exchange: {name}, queue: {name}.notifications, \
-             dead_letter_queue: {name}.dead{more}}}}}"
-        )
-    }
-
-    /// What a downstream service reads, with a client that is not ours.
-    fn read(&self, count: usize) -> Vec<Message> {
-        self.read_from("notifications", count)
-    }
-
-    fn read_from(&self, queue: &str, count: usize) -> Vec<Message> {
-        let queue = format!("{}.{queue}", self.name);
-        let messages = foreign_client("read_rabbitmq.py", &[&self.uri, &queue, &count.to_string()]);
-        let body = |value: &Value| STANDARD.decode(value["body"].as_str().unwrap()).unwrap();
-        let message = |value: Value| Message { body: String::from_utf8(body(&value)).unwrap(), value };
-        messages.into_iter().map(message).collect()
-    }
-}
+use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_body_arrives_once_in_order_with_its_properties() {
@@ -120,12 +66,13 @@ async fn odd_and_large_bodies_pass_byte_for_byte() {
 async fn what_no_queue_takes_is_not_deleted_and_flows_when_one_is_bound() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push(["1", "2"]);
-    let ours = format!("queue: {}.notifications", names.name);
-    let bridge = scene.start_with("bridge", &names.sink(", on_unroutable: wait").replace(&ours, "queue: null"));
+    let bridge = scene.start_with("bridge", &names.sink_without_queue(", on_unroutable: wait"));
     bridge.wait_for_log("no queue takes it");
     assert_eq!((scene.emulator.queued(ID), scene.count(EventKind::Deleted)), (2, 0));
-    let queue = format!("{}.notifications", names.name);
-    foreign_client("bind_rabbitmq.py", &[&names.uri, &names.name, &queue]);
+    names.operate(&[
+        ("queue_declare", json!({"queue": names.queue(), "durable": true})),
+        ("queue_bind", json!({"queue": names.queue(), "exchange": names.name, "routing_key": "#"})),
+    ]);
     scene.drained();
     let messages = names.read(2);
     assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
@@ -136,8 +83,7 @@ async fn what_no_queue_takes_is_not_deleted_and_flows_when_one_is_bound() {
 async fn what_no_queue_takes_becomes_a_dead_letter() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push([r#"{"typeWebhook":"incomingCall"}"#]);
-    let ours = format!("queue: {}.notifications", names.name);
-    let bridge = scene.start_with("bridge", &names.sink("").replace(&ours, "queue: null"));
+    let bridge = scene.start_with("bridge", &names.sink_without_queue(""));
     scene.drained();
     let dead = names.read_from("dead", 1);
     assert_eq!((dead.len(), dead[0].body.as_str()), (1, r#"{"typeWebhook":"incomingCall"}"#));
@@ -165,39 +111,6 @@ async fn what_is_too_large_for_the_broker_goes_into_the_folder_and_disturbs_nobo
     assert_eq!(files.len(), 1, "{files:?}");
     assert!(std::fs::metadata(&files[0]).unwrap().len() > 17 << 20);
     assert!(bridge.log().contains(r#""reason":"too_large""#), "{}", bridge.log());
-}
-
-/// 0 lost, 0 doubled without a mark, and in order once repeated ids are dropped.
-fn assert_clean(messages: &[Message], bodies: &[String], most_marks: usize) {
-    let mut seen = Vec::<&str>::new();
-    for message in messages {
-        if seen.contains(&message.body.as_str()) {
-            assert!(message.is_marked(), "doubled without a mark: {}", message.body);
-        } else {
-            seen.push(&message.body);
-        }
-    }
-    assert_eq!(seen, bodies);
-    let marks = messages.iter().filter(|message| message.is_marked()).count();
-    println!("{} messages for {} notifications, {marks} marked", messages.len(), bodies.len());
-    assert!(marks <= most_marks, "{marks} marks, at most {most_marks} were due");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_nothing_is_lost_or_doubled_without_a_mark() {
-    let (scene, names) = (Scene::new().await, Names::new());
-    let kills = times(10, 200);
-    let count = 30 * kills;
-    let bodies = numbered(count);
-    scene.push(bodies.iter().map(String::as_str));
-    for kill in 1..=kills {
-        let bridge = scene.start_with("bridge", &names.sink(""));
-        eventually("it works", || scene.emulator.queued(ID) <= count - kill * 25);
-        bridge.kill();
-    }
-    let _bridge = scene.start_with("bridge", &names.sink(""));
-    scene.drained();
-    assert_clean(&names.read(count), &bodies, kills + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,22 +146,6 @@ async fn a_second_bridge_waits_for_ownership_and_takes_over() {
     scene.push(["2"]);
     scene.drained();
     assert_eq!(names.read(2).iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_killed_and_comes_back_costs_at_most_marked_copies() {
-    let broker = Broker::start("rabbitmq");
-    let (scene, names) = (Scene::new().await, Names::at(broker.address("BRIDGE_TEST_AMQP")));
-    let bodies = numbered(200);
-    scene.push(bodies[..100].iter().map(String::as_str));
-    // A classic queue: RabbitMQ 3.10 loses a quorum queue that is killed right after its declaration.
-    let _bridge = scene.start_with("bridge", &names.sink(", queue_type: classic"));
-    eventually("it works", || scene.emulator.queued(ID) <= 50);
-    broker.kill();
-    scene.push(bodies[100..].iter().map(String::as_str));
-    broker.start_again();
-    scene.drained();
-    assert_clean(&names.read(200), &bodies, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

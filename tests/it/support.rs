@@ -169,6 +169,10 @@ impl Broker {
         self.tell("resume");
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What `start` says under this name.
     pub fn address(&self, name: &str) -> String {
         let environment = fs::read_to_string(self.folder.path().join("env")).expect("a started broker");
@@ -180,6 +184,13 @@ impl Broker {
         let (code, stdout, stderr) = run(Command::new(&self.script).arg(verb).arg(self.folder.path()));
         assert_eq!(code, 0, "{verb}: {stdout}{stderr}");
     }
+}
+
+/// RabbitMQ's operator, at the node in this folder.
+pub fn rabbitmqctl(folder: &Path, arguments: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/rabbitmq");
+    let (code, stdout, stderr) = run(Command::new(script).arg("ctl").arg(folder).args(arguments));
+    assert_eq!(code, 0, "{arguments:?}: {stdout}{stderr}");
 }
 
 impl Drop for Broker {

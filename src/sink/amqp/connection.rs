@@ -1,26 +1,32 @@
-//! From nothing to an owned, confirming channel on a declared topology.
+//! From an address to an owned, confirming channel on a topology that is as it should be.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{Channel, Connection, ConnectionProperties, Error, ErrorKind, ExchangeKind};
+use lapin::types::{FieldTable, LongString, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Error};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::PATIENCE;
-use crate::config::{self, QueueType};
+use super::alarm::Alarms;
+use super::topology::{self, is_soft};
+use crate::config;
 use crate::sink::owner::Failure;
 
-/// A connection that holds the ownership, and its publishing channel.
-pub(super) struct Connected {
-    pub connection: Connection,
-    pub channel: Channel,
-    pub owner_queue: ShortString,
-}
+/// A silent broker is given up after two of these, and a silent bridge by the broker: the default
+/// of the broker, a minute, would make the next owner wait that long.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// How long an orderly end may take before the socket is cut.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the config keeps in files.
 pub(super) struct Secrets {
@@ -38,10 +44,9 @@ impl Secrets {
             Some(path) => vec![SecretString::from(text("uri_file", path)?.trim())],
             None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
         };
-        for uri in &uris {
+        for (index, uri) in uris.iter().enumerate() {
             // The client's own error would repeat it, password and all.
-            let key = if config.uri_file.is_some() { "uri_file" } else { "uri" };
-            config::amqp_uri(uri.expose_secret()).map_err(|form| format!("sink.amqp.{key}: it {form}"))?;
+            config::amqp_uri(uri.expose_secret()).map_err(|form| format!("{}: it {form}", place(config, index)))?;
         }
         let cert_chain = config.ca_file.as_deref().map(|path| text("ca_file", path)).transpose()?;
         let identity = match &config.client_identity_file {
@@ -59,93 +64,143 @@ impl Secrets {
     }
 }
 
-/// Connects, takes the ownership, and only then looks after the topology.
-pub(super) async fn connect(config: &config::Amqp) -> Result<Connected, Failure> {
-    let secrets = Secrets::read(config).map_err(Failure::Unavailable)?;
-    let mut failure = Failure::Unavailable("no address".into());
-    for (index, uri) in secrets.uris.iter().enumerate() {
-        // The address may hold a password: it is told by its place.
-        let told = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("sink.amqp.uri[{index}]: {why}"));
-        let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
-        // No recovery by the client itself: it was seen to hang, and nothing may be published
-        // again before the ownership is taken again.
-        let connecting = Connection::connect_with_config(
-            uri.expose_secret(),
-            properties,
-            secrets.tls.clone(),
-            lapin::runtime::default_runtime().map_err(|error| told(&error))?,
-        );
-        match timeout(PATIENCE, connecting).await {
-            Ok(Ok(connection)) => {
-                return timeout(PATIENCE, own(connection, config)).await.map_err(|late| told(&late))?;
-            }
-            Ok(Err(error)) => failure = told(&error),
-            Err(late) => failure = told(&late),
-        }
+/// An address may hold a password: it is told by its place in the config.
+fn place(config: &config::Amqp, index: usize) -> String {
+    match (&config.uri_file, config.uri.len()) {
+        (Some(_), _) => "sink.amqp.uri_file".into(),
+        (None, 1) => "sink.amqp.uri".into(),
+        (None, _) => format!("sink.amqp.uri[{index}]"),
     }
-    Err(failure)
 }
 
-async fn own(connection: Connection, config: &config::Amqp) -> Result<Connected, Failure> {
-    let owner_queue = ShortString::from(format!("{}.owner", config.name));
+/// The broker's nodes, tried in turn: whatever ended the last connection, the next one is tried first.
+pub(super) struct Nodes {
+    config: config::Amqp,
+    next: usize,
+}
+
+impl Nodes {
+    pub(super) fn new(config: config::Amqp) -> Self {
+        Self { config, next: 0 }
+    }
+
+    /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
+    pub(super) fn connect(&mut self) -> Result<(Link, Channel), Failure> {
+        let secrets = Secrets::read(&self.config).map_err(Failure::Unavailable)?;
+        let mut causes = Vec::new();
+        for _ in &secrets.uris {
+            let index = self.next % secrets.uris.len();
+            self.next = index + 1;
+            match Link::open(&secrets.uris[index], &secrets.tls, &self.config) {
+                Err(Failure::Unavailable(cause)) => causes.push(format!("{}: {cause}", place(&self.config, index))),
+                link_or_end => return link_or_end,
+            }
+        }
+        Err(Failure::Unavailable(causes.join("; ")))
+    }
+}
+
+/// A connection, and a runtime that drives it and nothing else: with the runtime goes the socket. So
+/// what still waits in the client is never sent, however long the broker blocks publishers.
+pub(super) struct Link {
+    connection: Connection,
+    alarms: Alarms,
+    driver: Driver,
+}
+
+impl Link {
+    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<(Self, Channel), Failure> {
+        let mut address: AMQPUri =
+            uri.expose_secret().parse().map_err(|_repeats_it| Failure::Unavailable("it is no AMQP address".into()))?;
+        address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
+        let driver = Driver::start()?;
+        let connection = driver.within(PATIENCE, async {
+            // No recovery by the client itself: it was seen to hang, and nothing may be published
+            // again before the ownership is taken again.
+            let runtime = lapin::runtime::default_runtime().map_err(|error| unavailable("runtime", &error))?;
+            let connecting = Connection::connect_uri_with_config(address, properties, tls.clone(), runtime);
+            connecting.await.map_err(|error| unavailable("connecting", &error))
+        })?;
+        let link = Self { alarms: Alarms::of(&connection), connection, driver };
+        let channel = link.driver.within(PATIENCE, own(&link.connection, config))?;
+        Ok((link, channel))
+    }
+
+    /// A channel for the next publish, under the same ownership.
+    pub(super) fn another_channel(&self) -> Result<Channel, Failure> {
+        self.driver.within(PATIENCE, confirming_channel(&self.connection))
+    }
+
+    /// Waits for what the broker has to answer; see [`Alarms::patiently`].
+    pub(super) fn patiently<T>(&mut self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        self.driver.handle.block_on(self.alarms.patiently(answer))
+    }
+}
+
+impl Drop for Link {
+    /// An orderly end, so that the next owner need not wait; or the cut that [`Driver`] makes.
+    fn drop(&mut self) {
+        let farewell =
+            async { self.connection.close(200, "OK".into()).await.map_err(|error| unavailable("closing", &error)) };
+        if let Err(cause) = self.driver.within(FAREWELL, farewell) {
+            debug!(%cause, "the connection is cut");
+        }
+    }
+}
+
+/// The runtime of one connection. It goes without waiting, for a name that is being resolved say.
+struct Driver {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl Driver {
+    fn start() -> Result<Self, Failure> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::Unavailable(format!("no thread can be started: {error}")))?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    fn within<T>(&self, limit: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let late = |_elapsed| Failure::Unavailable(format!("the broker did not answer in {} s", limit.as_secs()));
+        self.handle.block_on(async { timeout(limit, answer).await }).map_err(late)?
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+async fn own(connection: &Connection, config: &config::Amqp) -> Result<Channel, Failure> {
+    let channel = confirming_channel(connection).await?;
+    prove_ownership(&channel, config).await?;
+    topology::prepare(&channel, config).await?;
+    Ok(channel)
+}
+
+async fn confirming_channel(connection: &Connection) -> Result<Channel, Failure> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
-    prove_ownership(&channel, &owner_queue).await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| unavailable("confirms", &error))?;
-    topology(&channel, config).await?;
-    Ok(Connected { connection, channel, owner_queue })
+    Ok(channel)
 }
 
 /// Declares the ownership queue: succeeds only on the connection that has it, or when nobody has.
-pub(super) async fn prove_ownership(channel: &Channel, queue: &ShortString) -> Result<(), Failure> {
+pub(super) async fn prove_ownership(channel: &Channel, config: &config::Amqp) -> Result<(), Failure> {
+    let queue = ShortString::from(format!("{}.owner", config.name));
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(queue.clone(), exclusive, FieldTable::default()).await {
         Ok(_) => Ok(()),
-        Err(error) if is_locked(&error) => Err(Failure::Owned(format!("another connection holds the queue {queue}"))),
-        Err(error) => Err(unavailable("the ownership queue", &error)),
-    }
-}
-
-fn is_locked(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED)
-    )
-}
-
-async fn topology(channel: &Channel, config: &config::Amqp) -> Result<(), Failure> {
-    let passive = !config.declare;
-    let exchange = ShortString::from(config.exchange.as_str());
-    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default())
-        .await
-        .map_err(|error| unavailable(&format!("the exchange {exchange}"), &error))?;
-    if let Some(queue) = &config.queue {
-        let queue = declare(channel, queue, config.queue_type, passive).await?;
-        if config.declare {
-            channel
-                .queue_bind(queue.clone(), exchange, "#".into(), QueueBindOptions::default(), FieldTable::default())
-                .await
-                .map_err(|error| unavailable(&format!("the binding of {queue}"), &error))?;
+        Err(error) if is_soft(&error, AMQPSoftError::RESOURCELOCKED) => {
+            Err(Failure::Owned(format!("another connection holds the queue {queue}")))
         }
-    }
-    // A stream never hands a message out for good, which is what dead letters wait for.
-    let kind = if config.queue_type == QueueType::Stream { QueueType::Quorum } else { config.queue_type };
-    declare(channel, &config.dead_letter_queue, kind, passive).await?;
-    Ok(())
-}
-
-async fn declare(channel: &Channel, queue: &str, kind: QueueType, passive: bool) -> Result<ShortString, Failure> {
-    let queue = ShortString::from(queue);
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.argument().into()));
-    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(queue.clone(), options, arguments).await {
-        Ok(_) => Ok(queue),
-        Err(error) => Err(unavailable(&format!("the queue {queue}"), &error)),
+        Err(error) => Err(unavailable(&format!("the ownership queue {queue}"), &error)),
     }
 }
 
+/// The client's error; it names no address.
 pub(super) fn unavailable(what: &str, error: &Error) -> Failure {
     Failure::Unavailable(format!("{what}: {error}"))
 }

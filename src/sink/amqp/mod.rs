@@ -6,12 +6,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lapin::types::ShortString;
-use lapin::{Channel, Connection};
-use tokio::runtime::Handle;
-use tokio::time::timeout;
+use lapin::Channel;
 use tracing::info;
 
+use self::connection::{Link, Nodes};
 use self::publish::Outcome;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
@@ -22,14 +20,18 @@ use crate::doubt::Memory;
 use crate::fault;
 use crate::notification::InstanceId;
 
+mod alarm;
 mod connection;
 mod publish;
+mod topology;
 
 /// How long the broker may take to confirm a batch, or to answer anything else.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
 const LARGEST_BODY: usize = 16 << 20;
+
+const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
 
 /// A sink that publishes into RabbitMQ. `Ok` from a publish means confirmed and routed. It
 /// remembers nothing, so the first notification of an instance under each ownership is marked as
@@ -40,36 +42,17 @@ const LARGEST_BODY: usize = 16 << 20;
 /// what to change.
 pub fn start(config: &config::Amqp, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
     connection::Secrets::read(config)?;
-    let (config, folder, runtime) = (config.clone(), Folder::new(dead_letters), Handle::current());
-    Client::start("amqp", move || runtime.block_on(acquire(&config, &folder, &runtime)))
+    let (config, folder, mut nodes) = (config.clone(), Folder::new(dead_letters), Nodes::new(config.clone()));
+    Client::start("amqp", move || Amqp::acquire(&config, &folder, &mut nodes))
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
-}
-
-async fn acquire(config: &config::Amqp, folder: &Folder, runtime: &Handle) -> Result<Amqp, Failure> {
-    let connected = connection::connect(config).await?;
-    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
-    Ok(Amqp {
-        _connection: connected.connection,
-        channel: connected.channel,
-        owner_queue: connected.owner_queue,
-        config: config.clone(),
-        folder: folder.clone(),
-        runtime: runtime.clone(),
-        epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
-        sequences: HashMap::new(),
-    })
 }
 
 /// The sink under one ownership.
 struct Amqp {
-    /// Closed when dropped.
-    _connection: Connection,
+    link: Link,
     channel: Channel,
-    owner_queue: ShortString,
     config: config::Amqp,
     folder: Folder,
-    runtime: Handle,
     epoch: u64,
     /// The last of each instance under this ownership.
     sequences: HashMap<InstanceId, u64>,
@@ -86,36 +69,63 @@ impl Owner for Amqp {
         for job in jobs.extract_if(.., too_large) {
             self.keep(job, Reason::TooLarge);
         }
-        let outcomes = self.publish(jobs, None)?;
-        let mut unroutable = Vec::new();
-        for (job, outcome) in jobs.drain(..).zip(outcomes) {
-            match outcome {
-                Outcome::Stored(sequence) => self.stored(job, sequence),
-                // Where several queues are bound, another one may have taken it.
-                Outcome::Nacked => job.fail(SinkError::Reopen("the broker refused it for at least one queue".into())),
-                Outcome::Unroutable if self.config.on_unroutable == OnUnroutable::Wait => {
-                    let exchange = &self.config.exchange;
-                    job.fail(SinkError::Refused(format!("no queue takes it: bind one to the exchange {exchange}")));
-                }
-                Outcome::Unroutable => unroutable.push(job),
+        self.settle(jobs)?;
+        if !jobs.is_empty() && self.config.declare {
+            // What was declared may have been deleted since.
+            self.link.patiently(topology::prepare(&self.channel, &self.config))?;
+            self.settle(jobs)?;
+        }
+        match self.config.on_unroutable {
+            OnUnroutable::DeadLetter => self.bury(jobs),
+            OnUnroutable::Wait => {
+                let exchange = &self.config.exchange;
+                let cause = format!("no queue takes it: bind one to the exchange {exchange}");
+                jobs.drain(..).for_each(|job| job.fail(SinkError::Refused(cause.clone())));
+                Ok(())
             }
         }
-        if unroutable.is_empty() { Ok(()) } else { self.bury(&mut unroutable, jobs) }
     }
 }
 
 impl Amqp {
-    /// Publishes dead letters; into the folder goes what even their queue does not take.
-    fn bury(&mut self, dead: &mut Vec<Job>, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
-        let reason = Reason::Unroutable;
-        let outcomes = match self.publish(dead, Some(reason)) {
-            Ok(outcomes) => outcomes,
-            Err(failure) => {
-                unanswered.append(dead);
-                return Err(failure);
+    fn acquire(config: &config::Amqp, folder: &Folder, nodes: &mut Nodes) -> Result<Self, Failure> {
+        let (link, channel) = nodes.connect()?;
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
+        Ok(Self {
+            link,
+            channel,
+            config: config.clone(),
+            folder: folder.clone(),
+            epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
+            sequences: HashMap::new(),
+        })
+    }
+
+    /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
+    fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+        let outcomes = self.publish(jobs, None)?;
+        let full = outcomes.contains(&Outcome::Nacked);
+        for (job, outcome) in std::mem::take(jobs).into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Stored(sequence) => self.stored(job, sequence),
+                // Where several queues are bound, another one may have taken it.
+                Outcome::Nacked => job.fail(SinkError::Reopen(FULL.into())),
+                Outcome::Unroutable => jobs.push(job),
             }
-        };
-        for (job, outcome) in dead.drain(..).zip(outcomes) {
+        }
+        if full {
+            // A quorum queue that was full stays full to a channel, unless a consumer made the room.
+            self.channel = self.link.another_channel()?;
+        }
+        Ok(())
+    }
+
+    /// Publishes dead letters; into the folder goes what even their queue does not take.
+    fn bury(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+        let reason = Reason::Unroutable;
+        let outcomes = self.publish(jobs, Some(reason))?;
+        for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
                 Outcome::Stored(_) => self.buried(job, reason, "dead_letter_queue"),
                 Outcome::Unroutable | Outcome::Nacked => self.keep(job, reason),
@@ -126,7 +136,7 @@ impl Amqp {
 
     /// Puts a notification into the folder.
     fn keep(&mut self, job: Job, reason: Reason) {
-        let place = self.place(&job, job.action() == Action::Publish { marked: true }, Some(reason));
+        let place = self.place(&job, Some(reason));
         match self.folder.keep(job.notification(), &place) {
             Ok(()) => self.buried(job, reason, "dead_letter_dir"),
             Err(error) => job.fail(SinkError::Refused(format!("{reason}; dead_letter_dir: {error}"))),
@@ -134,7 +144,7 @@ impl Amqp {
     }
 
     fn buried(&mut self, job: Job, reason: Reason, kept_in: &str) {
-        let place = self.place(&job, false, Some(reason));
+        let place = self.place(&job, Some(reason));
         place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
         self.stored(job, Some(place.sequence));
     }
@@ -146,37 +156,39 @@ impl Amqp {
         job.succeed(None);
     }
 
-    fn place(&self, job: &Job, marked: bool, dead: Option<Reason>) -> Place {
+    fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
         let notification = job.notification();
         let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
         let destination = || {
             let routing_key = cloud_event::fill(&self.config.routing_key.value, notification, &notification.facts());
             format!("{}/{routing_key}", self.config.exchange)
         };
+        let marked = job.action() == Action::Publish { marked: true };
         let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination() });
         Place { sequence: last + 1, epoch: Some(self.epoch), marked, dead_letter }
     }
 
     /// One batch, all of it a dead letter or none of it. Tells what became of each.
-    fn publish(&self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, Failure> {
-        let batch = async {
+    fn publish(&mut self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, Failure> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<Place> = jobs.iter().map(|job| self.place(job, dead)).collect();
+        let (channel, config) = (&self.channel, &self.config);
+        self.link.patiently(async {
             if jobs.iter().any(|job| job.action() == Action::Prove) {
-                connection::prove_ownership(&self.channel, &self.owner_queue).await?;
+                connection::prove_ownership(channel, config).await?;
             }
             fault::reached("before_publish");
-            let mut batch = publish::Batch::new(&self.channel, &self.config);
-            for job in jobs {
+            let mut batch = publish::Batch::new(channel, config);
+            for (job, place) in jobs.iter().zip(&places) {
                 match job.action() {
                     Action::Prove => batch.nothing(),
-                    Action::Publish { marked } => {
-                        batch.publish(job.notification(), &self.place(job, marked, dead)).await?;
-                    }
+                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
                 }
             }
             fault::reached("published");
             batch.confirmed().await
-        };
-        let late = |_elapsed| Failure::Unavailable("the broker did not confirm in 30 s".into());
-        self.runtime.block_on(async { timeout(PATIENCE, batch).await }).map_err(late)?
+        })
     }
 }

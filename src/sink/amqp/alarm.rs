@@ -1,0 +1,65 @@
+//! The broker may block publishers, when its memory or its disk runs low: then no confirm comes, the
+//! client sends nothing any more, and no heartbeat fails. That is waited out, and told.
+
+use std::pin::{Pin, pin};
+
+use lapin::{Connection, Event};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::{Stream, StreamExt};
+
+use super::PATIENCE;
+use crate::condition::{Condition, Conditions};
+use crate::sink::owner::Failure;
+
+/// What a connection is told about being blocked.
+pub(super) struct Alarms {
+    events: Pin<Box<dyn Stream<Item = Event> + Send>>,
+    blocked: bool,
+    conditions: Conditions,
+}
+
+impl Alarms {
+    /// There may be one per connection: two would share the events between them.
+    pub(super) fn of(connection: &Connection) -> Self {
+        Self { events: Box::pin(connection.events_listener()), blocked: false, conditions: Conditions::default() }
+    }
+
+    /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
+    /// Nothing else is published meanwhile.
+    pub(super) async fn patiently<T>(
+        &mut self,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut answer = pin!(answer);
+        let mut deadline = Instant::now() + PATIENCE;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                Some(event) = self.events.next() => {
+                    self.learn(&event);
+                    deadline = Instant::now() + PATIENCE;
+                }
+                () = sleep_until(deadline), if !self.blocked => {
+                    return Err(Failure::Unavailable("the broker did not answer in 30 s".into()));
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, event: &Event) {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                self.blocked = true;
+                let cause = format!("the broker blocks publishers: {reason}");
+                self.conditions.enter(Condition::SinkUnavailable, &cause);
+            }
+            Event::ConnectionUnblocked => {
+                self.blocked = false;
+                self.conditions.leave();
+            }
+            // The rest ends what is waited for.
+            _ => {}
+        }
+    }
+}

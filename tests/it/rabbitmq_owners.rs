@@ -1,0 +1,65 @@
+use nix::sys::signal::Signal;
+
+use crate::rabbitmq_queues::{Names, assert_kept, marks_due};
+use crate::scene::{Scene, numbered};
+use crate::support::{Broker, Worker, eventually, from_test_run, rabbitmqctl};
+
+fn due(scene: &Scene, bridges: &[&Worker]) -> usize {
+    bridges.iter().map(|bridge| marks_due(scene, &bridge.log())).sum()
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_publishes_nothing_once_another_bridge_owns_the_sink() {
+    let bodies = numbered(60);
+    let mut zombies = Vec::new();
+    for step in crate::rabbitmq_kills::STEPS {
+        // Short heartbeats, so that the broker gives up the connection of a stopped bridge soon.
+        let uri = format!("{}?heartbeat=2", from_test_run("BRIDGE_TEST_AMQP"));
+        let (scene, names) = (Scene::fleet(20, &bodies[..40]).await, Names::at(uri));
+        let first = scene.start_with_fault("first", &names.sink(""), &format!("SIGSTOP@{step}#4"));
+        eventually("the first bridge is stopped", || first.is_stopped());
+        let second = scene.start_with("second", &names.sink(""));
+        second.wait_for_log("waiting_for_ownership");
+        zombies.push((step, scene, names, first, second));
+    }
+    for (step, scene, names, first, second) in &zombies {
+        scene.drained();
+        scene.push_to_all(&bodies[40..]);
+        first.signal(Signal::SIGCONT);
+        first.wait_for_log("waiting_for_ownership");
+        scene.drained();
+        print!("stopped at {step}: ");
+        assert_kept(scene, &names.read(20 * bodies.len()), &bodies, due(scene, &[first, second]));
+    }
+}
+
+/// The bytes of its publishes lie in a socket that the broker does not read, for as long as it blocks publishers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_blocked_bridge_sent_never_lands_after_its_successor() {
+    let broker = Broker::start("rabbitmq");
+    let bodies = numbered(30);
+    for end in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let names = Names::at(format!("{}?heartbeat=2", broker.address("BRIDGE_TEST_AMQP")));
+        let scene = Scene::fleet(20, &bodies[..10]).await;
+        let first = scene.start_with("first", &names.sink(""));
+        scene.drained();
+        rabbitmqctl(broker.folder(), &["set_vm_memory_high_watermark", "0.0000001"]);
+        scene.push_to_all(&bodies[10..20]);
+        first.wait_for_log("the broker blocks publishers");
+        assert_eq!(scene.queued(), 20 * 10, "while it is blocked nothing is stored, and nothing deleted");
+        first.signal(end);
+        let second = scene.start_with("second", &names.sink(""));
+        second.wait_for_log("waiting_for_ownership");
+        rabbitmqctl(broker.folder(), &["set_vm_memory_high_watermark", "0.4"]);
+        scene.drained();
+        if end == Signal::SIGSTOP {
+            first.signal(Signal::SIGCONT);
+            first.wait_for_log("waiting_for_ownership");
+        }
+        scene.push_to_all(&bodies[20..]);
+        scene.drained();
+        print!("{end} while blocked: ");
+        assert_kept(&scene, &names.read(20 * bodies.len()), &bodies, due(&scene, &[&first, &second]));
+    }
+}
