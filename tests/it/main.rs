@@ -48,6 +48,9 @@ mod rabbitmq_owners;
 /// Queues of a test's own.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_queues;
+/// Certificates of RabbitMQ and for it.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_tls;
 /// Exchanges and queues that are missing, different, deleted or full.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_topology;

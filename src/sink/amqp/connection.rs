@@ -10,6 +10,7 @@ use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{FieldTable, LongString, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Error};
+use p12_keystore::KeyStore;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
@@ -57,6 +58,10 @@ impl Secrets {
                     None => String::new(),
                     Some(path) => text("client_identity_password_file", path)?.trim().to_owned(),
                 };
+                KeyStore::from_pkcs12(&der, &password).map_err(|error| {
+                    let path = path.display();
+                    format!("sink.amqp.client_identity_file {path}: {error}: is it PKCS#12, and `client_identity_password_file` right?")
+                })?;
                 Some(OwnedIdentity::PKCS12 { der, password })
             }
         };
