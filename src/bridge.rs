@@ -1,5 +1,6 @@
 //! The way of a notification, from the head of its queue into the sink and out of the queue.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -17,22 +18,27 @@ use crate::sink::{Lane, Sink, SinkError, Stored};
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
 /// may answer empty at once instead of waiting.
 const EMPTY_PACE: Duration = Duration::from_secs(1);
+/// An overlapped receive follows its delete after this long, so that the queue has the delete first.
+const HEAD_START: Duration = Duration::from_millis(1);
+/// So many more stale heads than useful ones turn overlapping off.
+const STALE_LIMIT: u8 = 10;
 
 /// One instance: its queue, and what is known of it.
 pub struct Bridge<'a> {
     queue: Queue,
     sink: &'a dyn Sink,
     stop: &'a CancellationToken,
-    conditions: Conditions,
-    pauses: Pauses,
+    health: Health,
+    /// Counts stale heads up and useful ones down; at the limit nothing overlaps until a restart.
+    stale: u8,
 }
 
 impl<'a> Bridge<'a> {
     /// The bridge from this queue into this sink, until `stop`.
     #[must_use]
     pub fn new(queue: Queue, sink: &'a dyn Sink, stop: &'a CancellationToken) -> Self {
-        let conditions = Conditions::of(queue.instance());
-        Self { queue, sink, stop, conditions, pauses: Pauses::new() }
+        let health = Health { conditions: Conditions::of(queue.instance()), pauses: Pauses::new() };
+        Self { queue, sink, stop, health, stale: 0 }
     }
 
     /// Receive → publish → delete, one notification after the other, until it is told to stop.
@@ -49,10 +55,12 @@ impl<'a> Bridge<'a> {
             let (mut lane, memory) = opened?;
             let doubt = doubt.get_or_insert_with(|| Doubt::new(memory));
             doubt.reopened(memory);
-            while let Some(head) = self.receive().await {
+            // Received while the delete before it was unanswered. It never outlives its lane.
+            let mut overlapped = None;
+            while let Some(head) = self.next_head(overlapped.take()).await {
                 if last_head.replace(head.fingerprint()) != Some(head.fingerprint()) {
                     // The queue moves on, whatever its answers to deletes say.
-                    self.pauses = Pauses::new();
+                    self.health.pauses = Pauses::new();
                 }
                 let stored = match self.publish(&mut *lane, doubt, &head).await {
                     Ok(stored) => stored,
@@ -62,33 +70,41 @@ impl<'a> Bridge<'a> {
                     }
                     Err(SinkError::Reopen(cause)) => {
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
-                        sleep_unless(self.stop, self.pauses.after_failure()).await;
+                        sleep_unless(self.stop, self.health.pauses.after_failure()).await;
                         break;
                     }
                     Err(end @ (SinkError::Fenced(_) | SinkError::Closed(_))) => return Err(end),
                 };
                 doubt.stored(head.fingerprint(), stored.sequence());
                 fault::reached("stored");
-                doubt.deleted(self.delete(stored).await);
-                fault::reached("deleted");
+                overlapped = self.delete(stored, doubt).await;
             }
         }
         Ok(())
     }
 
-    /// The head of the queue; waits for it. `None` when it is time to stop.
-    async fn receive(&mut self) -> Option<Notification> {
-        loop {
+    /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop.
+    async fn next_head(&mut self, in_hand: Option<Notification>) -> Option<Notification> {
+        let mut head = in_hand;
+        while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
-            match self.stop.run_until_cancelled(self.queue.receive()).await? {
-                Ok(Received::Head(head)) => return Some(head),
-                Ok(Received::Empty) => {
-                    self.recovered();
-                    sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
-                }
-                Err(problem) => self.wait_out(&problem).await,
-            }
+            let answer = self.stop.run_until_cancelled(self.queue.receive()).await?;
+            head = self.received(asked, answer).await;
         }
+        head.filter(|_| !self.stop.is_cancelled())
+    }
+
+    /// What an answer brought, after the pause that it asks for.
+    async fn received(&mut self, asked: Instant, answer: Result<Received, Problem>) -> Option<Notification> {
+        match answer {
+            Ok(Received::Head(head)) => return Some(head),
+            Ok(Received::Empty) => {
+                self.health.recovered();
+                sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
+            }
+            Err(problem) => self.wait_out(&problem).await,
+        }
+        None
     }
 
     async fn publish(&self, lane: &mut dyn Lane, doubt: &mut Doubt, head: &Notification) -> Result<Stored, SinkError> {
@@ -101,28 +117,56 @@ impl<'a> Bridge<'a> {
         }
     }
 
-    /// Sends the delete once. Whatever is not a confirmation leaves the notification in doubt, and
-    /// the next receive tells.
-    async fn delete(&mut self, stored: Stored) -> Deleted {
-        match self.queue.delete(stored).await {
+    /// Sends the delete once, and meanwhile the next receive if it may; the head that this brought,
+    /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
+    async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
+        let asked = Instant::now();
+        let (answer, next) = if doubt.may_overlap() && self.stale < STALE_LIMIT {
+            delete_and_receive(&self.queue, stored, self.stop, || self.health.recovered()).await
+        } else {
+            (delete_once(&self.queue, stored).await, None)
+        };
+        let was_answered = answer.is_ok();
+        let answer = self.deleted(answer).await;
+        let mut head = None;
+        if let Some(received) = next {
+            head = self.received(asked, received).await;
+            head = head.filter(|head| self.keeps(head, doubt, was_answered));
+        }
+        doubt.deleted(answer);
+        head
+    }
+
+    async fn deleted(&mut self, answer: Result<Deleted, Problem>) -> Deleted {
+        match answer {
             Ok(Deleted::Confirmed) => {
-                self.recovered();
-                Deleted::Confirmed
+                self.health.recovered();
+                return Deleted::Confirmed;
             }
-            Ok(Deleted::Unconfirmed) => {
-                sleep_unless(self.stop, self.pauses.after_failure()).await;
-                Deleted::Unconfirmed
-            }
-            Err(problem) => {
-                self.wait_out(&problem).await;
-                Deleted::Unconfirmed
+            Ok(Deleted::Unconfirmed) => sleep_unless(self.stop, self.health.pauses.after_failure()).await,
+            Err(problem) => self.wait_out(&problem).await,
+        }
+        Deleted::Unconfirmed
+    }
+
+    /// Whether to keep the head of an overlapped receive. A stale one, beside a delete that was
+    /// answered, gained nothing: where that is the rule, one thing is asked at a time.
+    fn keeps(&mut self, head: &Notification, doubt: &mut Doubt, answered: bool) -> bool {
+        let keeps = doubt.keeps(head.fingerprint());
+        if keeps {
+            self.stale = self.stale.saturating_sub(1);
+        } else if answered {
+            self.stale += 1;
+            if self.stale == STALE_LIMIT {
+                info!(instance = %head.instance(), "the queue answers with stale heads: receiving only after the delete from now on");
             }
         }
+        keeps
     }
 
     async fn wait_out(&mut self, problem: &Problem) {
-        self.conditions.enter(problem.condition, problem);
-        let pause = self.pauses.after_failure().max(problem.retry_after.unwrap_or_default());
+        self.health.conditions.enter(problem.condition, problem);
+        let pause = self.health.pauses.after_failure().max(problem.retry_after.unwrap_or_default());
         sleep_unless(self.stop, pause).await;
         if problem.condition == Condition::TokenRefused
             && let Err(error) = self.queue.read_token_again()
@@ -132,13 +176,53 @@ impl<'a> Bridge<'a> {
     }
 
     async fn pause(&mut self, condition: Condition, cause: &str) {
-        self.conditions.enter(condition, &cause);
-        sleep_unless(self.stop, self.pauses.after_failure()).await;
+        self.health.conditions.enter(condition, &cause);
+        sleep_unless(self.stop, self.health.pauses.after_failure()).await;
     }
+}
 
+/// What keeps the instance from going on, and how long to wait for it.
+struct Health {
+    conditions: Conditions,
+    pauses: Pauses,
+}
+
+impl Health {
     fn recovered(&mut self) {
         self.conditions.leave();
         self.pauses = Pauses::new();
+    }
+}
+
+async fn delete_once(queue: &Queue, stored: Stored) -> Result<Deleted, Problem> {
+    let answer = queue.delete(stored).await;
+    fault::reached("deleted");
+    answer
+}
+
+/// Sends a delete and, a moment later, the next receive. That goes on when the delete is confirmed:
+/// then it waits for the next notification, for long maybe. Otherwise it is given up, if it has brought nothing yet.
+async fn delete_and_receive(
+    queue: &Queue,
+    stored: Stored,
+    stop: &CancellationToken,
+    confirmed: impl FnOnce(),
+) -> (Result<Deleted, Problem>, Option<Result<Received, Problem>>) {
+    let mut delete = pin!(delete_once(queue, stored));
+    let mut receive = pin!(stop.run_until_cancelled(async {
+        sleep(HEAD_START).await;
+        queue.receive().await
+    }));
+    tokio::select! {
+        biased;
+        answer = &mut delete => {
+            let is_confirmed = matches!(answer, Ok(Deleted::Confirmed));
+            if is_confirmed {
+                confirmed();
+            }
+            (answer, if is_confirmed { receive.await } else { None })
+        }
+        next = &mut receive => (delete.await, next),
     }
 }
 

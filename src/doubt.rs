@@ -60,7 +60,8 @@ enum Last {
     FirstHead(Fingerprint),
     /// It is gone from the queue: every head is new, even one with equal bytes.
     Clean,
-    /// Its delete is unanswered.
+    /// Its first delete is unanswered: a head with its fingerprint may be itself, handed out just
+    /// before it was deleted, or a new one of equal bytes.
     Pending(Fingerprint),
     /// It may be in the queue still: a head with its fingerprint is a redelivery.
     InDoubt(Fingerprint),
@@ -93,6 +94,27 @@ impl Doubt {
         }
     }
 
+    /// Whether the next receive may run while the delete of the notification last stored is
+    /// unanswered. Only a first delete is overlapped: in doubt nothing is.
+    #[must_use]
+    pub fn may_overlap(&self) -> bool {
+        matches!(self.last, Last::Pending(_))
+    }
+
+    /// Whether to keep a head from a receive that ran while the delete was unanswered. To be asked
+    /// before [`deleted`](Self::deleted) is told, even if the answer came first: one with the
+    /// fingerprint of the last may have been handed out before that was deleted, or be new. It is
+    /// thrown away, neither published nor deleted, and the next receive tells.
+    #[must_use]
+    pub fn keeps(&mut self, head: Fingerprint) -> bool {
+        let is_another = self.last != Last::Pending(head);
+        if is_another {
+            // The last is gone, whatever its delete will be answered.
+            self.last = Last::Clean;
+        }
+        is_another
+    }
+
     /// Judges the head of the queue. Judging it again is allowed.
     #[must_use]
     pub fn head(&mut self, head: Fingerprint) -> Verdict {
@@ -109,13 +131,16 @@ impl Doubt {
     /// The head is stored for good and its delete is about to be sent. `sequence` is its place,
     /// when the sink remembers one.
     pub fn stored(&mut self, head: Fingerprint, sequence: Option<u64>) {
-        self.last = Last::Pending(head);
+        // A redelivery stays in doubt until its delete is answered.
+        if self.last != Last::InDoubt(head) {
+            self.last = Last::Pending(head);
+        }
         self.sequence = sequence.or(self.sequence);
     }
 
     /// The delete of the notification last stored was answered, or given up.
     pub fn deleted(&mut self, answer: Deleted) {
-        if let Last::Pending(last) = self.last {
+        if let Last::Pending(last) | Last::InDoubt(last) = self.last {
             self.last = match answer {
                 Deleted::Confirmed => Last::Clean,
                 Deleted::Unconfirmed => Last::InDoubt(last),
@@ -163,6 +188,24 @@ mod tests {
         doubt.deleted(Deleted::Unconfirmed);
         assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
         assert_eq!([doubt.head(print("b")), doubt.head(print("a"))], [PLAIN, PLAIN]);
+    }
+
+    #[test]
+    fn only_the_first_delete_overlaps_and_only_another_head_is_kept() {
+        let mut doubt = Doubt::new(Memory::Nothing);
+        assert!(!doubt.may_overlap());
+        doubt.stored(print("a"), Some(1));
+        assert!(doubt.may_overlap());
+        assert!(!doubt.keeps(print("a")));
+        doubt.deleted(Deleted::Unconfirmed);
+        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
+        doubt.stored(print("a"), None);
+        assert!(!doubt.may_overlap(), "in doubt nothing overlaps");
+        doubt.deleted(Deleted::Confirmed);
+        doubt.stored(print("b"), Some(2));
+        assert!(doubt.keeps(print("c")));
+        doubt.deleted(Deleted::Unconfirmed);
+        assert_eq!([doubt.head(print("c")), doubt.head(print("b"))], [PLAIN, PLAIN], "b is gone for certain");
     }
 
     #[test]

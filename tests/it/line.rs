@@ -1,45 +1,11 @@
-use std::collections::HashMap;
 use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use green_api_bridge::emulator::{self, Emulator, EventKind, Fault, FaultKind, Method};
+use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::scene::{ID, Scene, TOKEN, numbered};
+use crate::scene::{ID, Line, Scene, TOKEN, answer, numbered, times};
 use crate::support::{Worker, command, eventually, run};
-
-/// A line of the file sink.
-#[derive(Deserialize)]
-struct Line {
-    id: String,
-    sequence: String,
-    possibleduplicate: Option<String>,
-    data: Option<Box<RawValue>>,
-    data_base64: Option<String>,
-}
-
-impl Scene {
-    fn lines(&self) -> Vec<Line> {
-        let text = fs::read_to_string(self.path("out.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-    }
-
-    fn bodies(&self) -> Vec<String> {
-        self.lines().iter().map(|line| line.data.as_ref().expect("data").get().to_owned()).collect()
-    }
-}
-
-fn answer(status: u16, body: &str) -> FaultKind {
-    FaultKind::Answer { status, body: body.to_owned(), content_type: None }
-}
-
-fn times(times: u32, fault: Fault) -> Fault {
-    Fault { times, ..fault }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_body_arrives_once_in_order_and_is_deleted_after_it_is_stored() {
@@ -351,45 +317,4 @@ fn the_demo_crashes_and_loses_nothing() {
     let bodies: Vec<Line> = stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert_eq!(bodies.len(), 7);
     assert!(stderr.contains("7 stored: 0 lost"), "{stderr}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn many_instances_share_a_file_and_keep_their_own_order() {
-    let ids: Vec<String> = (1..=20).map(|number| (1_101_000_000 + number).to_string()).collect();
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let emulator = Emulator::start(listen, ids.iter().map(|id| (id.clone(), TOKEN.to_owned()))).await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    write_config(folder.path(), &emulator.url(), &ids);
-    for id in &ids {
-        for body in numbered(30) {
-            emulator.push(id, body);
-        }
-    }
-    // One of them is refused all the time, and disturbs nobody.
-    emulator.set_token(&ids[0], "another");
-    let mut run = command();
-    let _worker =
-        Worker::start(run.current_dir(&folder).args(["run", "--config", "bridge.yaml"]), &folder.path().join("log"));
-    eventually("the others are empty", || ids[1..].iter().all(|id| emulator.queued(id) == 0));
-    assert_eq!(emulator.queued(&ids[0]), 30);
-    let text = fs::read_to_string(folder.path().join("out.jsonl")).unwrap();
-    let mut by_instance = HashMap::<String, Vec<String>>::new();
-    for line in text.lines() {
-        #[derive(Deserialize)]
-        struct Of {
-            idinstance: String,
-            data: Box<RawValue>,
-        }
-        let line: Of = serde_json::from_str(line).unwrap();
-        by_instance.entry(line.idinstance).or_default().push(line.data.get().to_owned());
-    }
-    assert_eq!(by_instance.len(), 19);
-    assert!(by_instance.values().all(|bodies| *bodies == numbered(30)));
-}
-
-fn write_config(folder: &Path, url: &str, ids: &[String]) {
-    let instance = |id: &String| format!("  - {{id: {id}, api_url: '{url}', api_token: {TOKEN}}}\n");
-    let instances: String = ids.iter().map(instance).collect();
-    let config = format!("instances:\n{instances}sink:\n  file: {{path: out.jsonl}}\n");
-    fs::write(folder.join("bridge.yaml"), config).unwrap();
 }

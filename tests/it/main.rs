@@ -10,6 +10,9 @@ mod command_line;
 /// The Green API queue as a local server.
 #[cfg(feature = "emulator")]
 mod emulator;
+/// Many instances in one process.
+#[cfg(feature = "emulator")]
+mod fleet;
 /// Into a real Kafka, read by somebody else's client.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka;
@@ -33,6 +36,9 @@ mod kafka_topics;
 mod line;
 /// A network to cut.
 mod network;
+/// A receive beside the delete before it.
+#[cfg(feature = "emulator")]
+mod overlap;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use green_api_bridge::emulator::{Emulator, Event, EventKind, Fault};
+use green_api_bridge::emulator::{Emulator, Event, EventKind, Fault, FaultKind};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::support::{Worker, command, eventually};
 
@@ -27,19 +29,21 @@ impl Scene {
 
     /// The queues of these instances; the bridge is told of the first.
     pub async fn of<const N: usize>(ids: [&str; N]) -> Self {
+        let mut scene = Self::with(ids.map(str::to_owned).into()).await;
+        scene.instances.truncate(1);
+        scene
+    }
+
+    async fn with(instances: Vec<String>) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let emulator = Emulator::start(listen, ids.map(|id| (id.to_owned(), TOKEN.to_owned())));
+        let emulator = Emulator::start(listen, instances.iter().map(|id| (id.clone(), TOKEN.to_owned())));
         let emulator = emulator.await.expect("a free port");
-        Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances: vec![ids[0].to_owned()] }
+        Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances }
     }
 
     /// Many instances, the bridge told of all, and in the queue of each all of `bodies`.
     pub async fn fleet(count: usize, bodies: &[String]) -> Self {
-        let ids: Vec<String> = (1..=count).map(|number| (1_101_000_000 + number).to_string()).collect();
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let instances = ids.iter().map(|id| (id.clone(), TOKEN.to_owned()));
-        let emulator = Emulator::start(listen, instances).await.expect("a free port");
-        let scene = Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances: ids };
+        let scene = Self::with((1..=count).map(|number| (1_101_000_000 + number).to_string()).collect()).await;
         scene.push_to_all(bodies);
         scene
     }
@@ -102,6 +106,22 @@ impl Scene {
         eventually("the queues are empty", || self.queued() == 0);
     }
 
+    /// What the file sink holds, line by line.
+    pub fn lines(&self) -> Vec<Line> {
+        let text = fs::read_to_string(self.path("out.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The bodies that the file sink holds.
+    pub fn bodies(&self) -> Vec<String> {
+        self.lines().iter().map(Line::body).collect()
+    }
+
+    /// The same, of one instance.
+    pub fn bodies_of(&self, instance: &str) -> Vec<String> {
+        self.lines().iter().filter(|line| line.idinstance == instance).map(Line::body).collect()
+    }
+
     /// `run` with this sink, in YAML; `name` tells configs and logs apart.
     pub fn start_with(&self, name: &str, sink: &str) -> Worker {
         Worker::start(&mut self.command_with(name, sink), &self.path(&format!("{name}.log")))
@@ -131,6 +151,32 @@ impl Scene {
         fs::write(&path, format!("instances:\n{instances}sink: {sink}\n")).expect("the config is written");
         path
     }
+}
+
+/// A line of the file sink.
+#[derive(Deserialize)]
+pub struct Line {
+    pub id: String,
+    pub idinstance: String,
+    pub sequence: String,
+    pub possibleduplicate: Option<String>,
+    pub data: Option<Box<RawValue>>,
+    pub data_base64: Option<String>,
+}
+
+impl Line {
+    pub fn body(&self) -> String {
+        self.data.as_ref().expect("data").get().to_owned()
+    }
+}
+
+/// An answer to be given instead of the right one.
+pub fn answer(status: u16, body: &str) -> FaultKind {
+    FaultKind::Answer { status, body: body.to_owned(), content_type: None }
+}
+
+pub fn times(times: u32, fault: Fault) -> Fault {
+    Fault { times, ..fault }
 }
 
 /// Bodies that differ.

@@ -1,0 +1,28 @@
+//! An emulator in this process, and queues at it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use green_api_bridge::emulator::Emulator;
+use green_api_bridge::green_api::{GreenApi, Queue};
+use green_api_bridge::token::TokenSource;
+
+pub const TOKEN: &str = "bench-token";
+
+pub fn ids(count: usize) -> Vec<String> {
+    (1_101_000_001_u64..).take(count).map(|id| id.to_string()).collect()
+}
+
+pub async fn emulator(ids: &[String]) -> Emulator {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    Emulator::start(listen, ids.iter().map(|id| (id.clone(), TOKEN.to_owned()))).await.unwrap()
+}
+
+pub fn queues(emulator: &Emulator, ids: &[String]) -> Vec<Queue> {
+    let api = GreenApi::new(Duration::from_secs(20), None, None).unwrap();
+    let queue = |id: &String| {
+        let source = TokenSource::Given(TOKEN.into());
+        Queue::new(api.clone(), id.parse().unwrap(), emulator.url().parse().unwrap(), source).unwrap()
+    };
+    ids.iter().map(queue).collect()
+}

@@ -1,0 +1,67 @@
+use std::time::Duration;
+
+use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
+
+use crate::scene::{ID, Scene, numbered};
+use crate::support::{eventually, times};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_overlapped_receive_brings_again_is_neither_published_nor_deleted() {
+    let scene = Scene::new().await;
+    // The delete never reaches the queue, and its answer never comes.
+    scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+    scene.push(["1", "2"]);
+    let worker = scene.start_into_file();
+    eventually("the head is received again, beside its delete", || scene.count(EventKind::Received) == 2);
+    // Nothing more happens until the delete is given up; then the head is a redelivery.
+    worker.wait_for_log("already stored");
+    let events: Vec<_> = scene.journal().iter().map(|event| event.event).collect();
+    let (pushed, received) = (EventKind::Pushed, EventKind::Received);
+    assert_eq!(events[..6], [pushed, pushed, received, EventKind::Faulted, received, received], "{events:?}");
+    scene.drained();
+    assert_eq!(scene.bodies(), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_overlapped_receive_brings_is_published_only_after_the_delete_is_given_up() {
+    let scene = Scene::new().await;
+    // The delete takes effect, and its answer never comes.
+    scene.fault(Fault::after(FaultKind::Hang).on(Method::DeleteNotification));
+    scene.push(["1", "2"]);
+    let worker = scene.start_into_file();
+    eventually("the next head is received", || scene.count(EventKind::Received) == 2);
+    assert_eq!(scene.bodies(), ["1"]);
+    worker.wait_for_log("upstream_unavailable");
+    assert_eq!(scene.bodies(), ["1"], "published while its predecessor's delete was unanswered");
+    scene.drained();
+    assert_eq!(scene.bodies(), ["1", "2"]);
+    assert_eq!(scene.count(EventKind::Received), 2, "it did not have to be received again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_received_in_overlap_is_not_published_after_the_stop() {
+    let scene = Scene::new().await;
+    scene.emulator.set_delay(ID, Duration::from_millis(300));
+    scene.push(["1", "2"]);
+    let worker = scene.start_into_file();
+    eventually("the first is deleted", || scene.count(EventKind::Deleted) == 1);
+    let (status, took) = worker.stop(nix::sys::signal::Signal::SIGTERM);
+    assert!(status.success() && took < Duration::from_secs(2), "{status:?} {took:?}");
+    assert_eq!(scene.bodies(), ["1"]);
+    assert_eq!(scene.count(EventKind::Deleted), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_instances_at_full_speed_lose_and_double_nothing() {
+    let bodies = numbered(times(100, 2_000));
+    let scene = Scene::fleet(50, &bodies).await;
+    let _worker = scene.start_with("bridge", "{file: {path: out.jsonl}}");
+    scene.drained();
+    let lines = scene.lines();
+    assert_eq!(lines.len(), 50 * bodies.len());
+    for id in &scene.instances {
+        let of_instance: Vec<String> =
+            lines.iter().filter(|line| line.idinstance == *id).map(crate::scene::Line::body).collect();
+        assert_eq!(of_instance, bodies, "{id}");
+    }
+}
