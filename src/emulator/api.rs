@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
 
+use super::answer::{JSON, bad_request, bare, json, nginx, too_many, webhook_is_set, with_allowance};
 use super::connection::Connection;
 use super::fault::{FaultKind, Method, When};
+use super::journals::{last_messages, period_ms};
+use super::knobs::ErrorBodyFormat;
 use super::queue::Settings;
-use super::{Server, Slot, control, now_ms};
+use super::{Server, Slot, control, receiving};
 
-const JSON: &str = "application/json; charset=utf-8";
-const ANY_ORIGIN: (HeaderName, &str) = (ACCESS_CONTROL_ALLOW_ORIGIN, "*");
 const LARGEST_SETTINGS: usize = 1024 * 1024;
 
 /// What a path asks for.
@@ -37,7 +39,7 @@ enum Outcome {
 
 /// Answers everything that is not under `/_emulator/`.
 ///
-/// The checks come in the order of the real service: route, instance, token, parameters, webhook.
+/// The checks come in the order of the real service: route, instance, rate, token, parameters, webhook.
 pub(super) async fn answer(
     State(server): State<Arc<Server>>,
     ConnectInfo(connection): ConnectInfo<Connection>,
@@ -55,16 +57,27 @@ pub(super) async fn answer(
         return if call.instance.bytes().all(|byte| byte.is_ascii_digit()) {
             nginx(StatusCode::FORBIDDEN)
         } else {
-            bad_request(path, "Parameter idInstance not an integer")
+            bad_request(path, "Parameter idInstance not an integer", ErrorBodyFormat::Path)
         };
     };
 
-    let delay = slot.lock().delay;
+    let is_receive = call.method == Method::ReceiveNotification;
+    let early = if is_receive { receiving::stale_head(&server, slot, call.token) } else { None };
+    let delay = Duration::from_millis(slot.lock().knobs.delay_ms);
     pass(delay / 2).await;
-    let outcome = act(slot, &call, path, parts.uri.query(), body).await;
+    let allowance = slot.lock().allow(server.now_ms(), call.method);
+    let outcome = if allowance.is_some_and(|allowance| allowance.remaining.is_none()) {
+        Outcome::Answer(too_many(slot.lock().knobs.retry_after_secs))
+    } else {
+        let query = parts.uri.query();
+        act(&server, slot, &call, (path, query), body, early).await
+    };
     pass(delay / 2).await;
     match outcome {
-        Outcome::Answer(response) => response,
+        Outcome::Answer(response) => match allowance {
+            Some(allowance) => with_allowance(response, allowance),
+            None => response,
+        },
         Outcome::Reset => {
             connection.cut();
             Response::default()
@@ -79,14 +92,8 @@ impl<'path> Call<'path> {
         let path = path.strip_prefix("/v3").unwrap_or(path);
         let mut segments = path.strip_prefix("/waInstance")?.split('/');
         let instance = segments.next().filter(|id| !id.is_empty())?;
-        let (method, wanted_verb) = match segments.next()?.to_ascii_lowercase().as_str() {
-            "receivenotification" => (Method::ReceiveNotification, "GET"),
-            "deletenotification" => (Method::DeleteNotification, "DELETE"),
-            "getsettings" => (Method::GetSettings, "GET"),
-            "setsettings" => (Method::SetSettings, "POST"),
-            "getstateinstance" => (Method::GetStateInstance, "GET"),
-            _ => return None,
-        };
+        let name = segments.next()?.to_ascii_lowercase();
+        let (method, _, wanted_verb) = Method::ALL.into_iter().find(|(_, known, _)| *known == name)?;
         let token = segments.next().filter(|token| !token.is_empty());
         let receipt = segments.next().filter(|receipt| !receipt.is_empty());
         let takes_receipt = method == Method::DeleteNotification;
@@ -102,162 +109,127 @@ async fn pass(time: Duration) {
     }
 }
 
-async fn act(slot: &Slot, call: &Call<'_>, path: &str, query: Option<&str>, body: Body) -> Outcome {
+async fn act(
+    server: &Server,
+    slot: &Slot,
+    call: &Call<'_>,
+    (path, query): (&str, Option<&str>),
+    body: Body,
+    early: Option<Response>,
+) -> Outcome {
+    let form = slot.lock().knobs.error_body_format;
     let Some(token) = call.token else {
-        return Outcome::Answer(bad_request(path, "Parameter apiTokenInstance not define"));
+        return Outcome::Answer(bad_request(path, "Parameter apiTokenInstance not define", form));
     };
     if !slot.lock().accepts(token) {
-        let headers = [(CONTENT_TYPE, "application/json"), ANY_ORIGIN];
-        return Outcome::Answer((StatusCode::UNAUTHORIZED, headers).into_response());
+        return Outcome::Answer(bare(StatusCode::UNAUTHORIZED));
     }
     let method = call.method;
-    if let Some(kind) = slot.lock().take_fault(now_ms(), method, When::Before) {
-        return Outcome::from(kind);
+    let fault = slot.lock().take_fault(server.now_ms(), method, When::Before);
+    if let Some(kind) = fault {
+        return spoil(kind, Response::default()).await;
     }
-    let answer = match method {
-        Method::ReceiveNotification => receive(slot, call.instance, path, query).await,
-        Method::DeleteNotification => delete(slot, call, path),
-        Method::GetSettings => match serde_json::to_vec(slot.lock().settings()) {
-            Ok(settings) => json(StatusCode::OK, settings),
-            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        },
-        Method::SetSettings => set_settings(slot, path, body).await,
-        Method::GetStateInstance => json(StatusCode::OK, json!({"stateInstance": slot.lock().state}).to_string()),
+    let answer = match (method, early) {
+        (_, Some(early)) => early,
+        (Method::ReceiveNotification, None) => receiving::receive(server, slot, call.instance, path, query).await,
+        (Method::DeleteNotification, None) => receiving::delete(server, slot, call.instance, path, call.receipt),
+        (Method::SetSettings, None) => set_settings(server, slot, path, body).await,
+        (_, None) => account(server, slot, call, path, query),
     };
-    match slot.lock().take_fault(now_ms(), method, When::After) {
-        Some(kind) => Outcome::from(kind),
+    let fault = slot.lock().take_fault(server.now_ms(), method, When::After);
+    match fault {
+        Some(kind) => spoil(kind, answer).await,
         None => Outcome::Answer(answer),
     }
 }
 
-async fn receive(slot: &Slot, instance: &str, path: &str, query: Option<&str>) -> Response {
-    let deadline = Instant::now() + receive_timeout(query);
-    loop {
-        // Listening before looking: what arrives in between still rings.
-        let arrived = slot.arrived.notified();
-        if slot.lock().has_webhook() {
-            return webhook_is_set(instance, path);
-        }
-        let head = slot.lock().receive(now_ms());
-        if let Some((receipt, body)) = head {
-            let mut answer = format!("{{\"receiptId\":{receipt},\"body\":").into_bytes();
-            answer.reserve_exact(body.len() + 1);
-            answer.extend_from_slice(&body);
-            answer.push(b'}');
-            return json(StatusCode::OK, answer);
-        }
-        if timeout_at(deadline, arrived).await.is_err() {
-            return json(StatusCode::OK, "null");
-        }
-    }
-}
-
-/// 5 to 60 seconds; outside of that the nearest, and 5 for what is no number (an SDK really sends `?5`).
-fn receive_timeout(query: Option<&str>) -> Duration {
-    let seconds = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-        .find(|(name, _)| name == "receiveTimeout")
-        .and_then(|(_, value)| value.parse::<f64>().ok())
-        .filter(|seconds| !seconds.is_nan())
-        .unwrap_or(5.0);
-    Duration::from_secs_f64(seconds.clamp(5.0, 60.0))
-}
-
-fn delete(slot: &Slot, call: &Call<'_>, path: &str) -> Response {
-    let digits = call.receipt.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let Some(receipt) = digits else {
-        return bad_request(path, "Parameter receiptId must be a Number");
-    };
+/// Everything that only looks at the instance, or takes no parameters.
+fn account(server: &Server, slot: &Slot, call: &Call<'_>, path: &str, query: Option<&str>) -> Response {
+    let now_ms = server.now_ms();
     let mut instance = slot.lock();
-    if instance.has_webhook() {
-        return webhook_is_set(call.instance, path);
-    }
-    // A number too large for a receipt is one that was never handed out.
-    let answer = if instance.delete(now_ms(), receipt.parse().ok()) {
-        r#"{"result":true,"reason":""}"#
-    } else {
-        r#"{"result":false,"reason":"The notification to delete was not found"}"#
+    let text = match call.method {
+        Method::GetSettings => match serde_json::to_string(&instance.settings()) {
+            Ok(settings) => settings,
+            Err(_) => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        },
+        Method::GetStateInstance => json!({"stateInstance": instance.state(now_ms)}).to_string(),
+        Method::GetStatusInstance => json!({"statusInstance": "online"}).to_string(),
+        Method::Reboot => {
+            instance.reboot(now_ms);
+            json!({"isReboot": true}).to_string()
+        }
+        Method::GetWebhooksCount => json!({"count": instance.webhooks_count(now_ms)}).to_string(),
+        Method::ClearWebhooksQueue if instance.has_webhook(now_ms) => {
+            return webhook_is_set(call.instance, path, instance.knobs.error_body_format);
+        }
+        Method::ClearWebhooksQueue => match instance.clear(now_ms) {
+            Ok(()) => json!({"isCleared": true, "reason": ""}).to_string(),
+            Err(left) => json!({"isCleared": false, "reason": "Too many requests", "leftTime": left}).to_string(),
+        },
+        Method::LastIncomingMessages | Method::LastOutgoingMessages => {
+            let since_ms = now_ms.saturating_sub(period_ms(query));
+            last_messages(&instance, call.method == Method::LastIncomingMessages, since_ms).to_string()
+        }
+        Method::ReceiveNotification | Method::DeleteNotification | Method::SetSettings => String::new(),
     };
-    json(StatusCode::OK, answer)
+    json(StatusCode::OK, text)
 }
 
-async fn set_settings(slot: &Slot, path: &str, body: Body) -> Response {
+async fn set_settings(server: &Server, slot: &Slot, path: &str, body: Body) -> Response {
+    let form = slot.lock().knobs.error_body_format;
     let Ok(body) = to_bytes(body, LARGEST_SETTINGS).await else {
-        return bad_request(path, "bad request data: the body is too large or broke off");
+        return bad_request(path, "bad request data: the body is too large or broke off", form);
     };
     match serde_json::from_slice::<Settings>(&body) {
-        Ok(changed) if changed.is_empty() => bad_request(path, "bad request data: at least one setting is required"),
+        Ok(changed) if changed.is_empty() => {
+            bad_request(path, "bad request data: at least one setting is required", form)
+        }
         Ok(changed) => {
-            slot.lock().change_settings(now_ms(), changed);
+            slot.lock().change_settings(server.now_ms(), changed);
             json(StatusCode::OK, r#"{"saveSettings":true}"#)
         }
-        Err(error) => bad_request(path, &format!("bad request data: {error}")),
+        Err(error) => bad_request(path, &format!("bad request data: {error}"), form),
     }
 }
 
-impl From<FaultKind> for Outcome {
-    fn from(kind: FaultKind) -> Self {
-        match kind {
-            FaultKind::Answer { status, body, content_type } => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                let content_type = content_type.unwrap_or_else(|| JSON.to_owned());
-                Self::Answer((status, [(CONTENT_TYPE, content_type)], body).into_response())
-            }
-            FaultKind::Reset => Self::Reset,
-            FaultKind::Hang => Self::Hang,
+/// What is left of an answer.
+async fn spoil(kind: FaultKind, answer: Response) -> Outcome {
+    match kind {
+        FaultKind::Answer { status, body, content_type } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let content_type = content_type.unwrap_or_else(|| JSON.to_owned());
+            Outcome::Answer((status, [(CONTENT_TYPE, content_type)], body).into_response())
         }
+        FaultKind::Reset => Outcome::Reset,
+        FaultKind::Hang => Outcome::Hang,
+        FaultKind::Truncate => Outcome::Answer(in_halves(answer, None).await),
+        FaultKind::Slow(ms) => Outcome::Answer(in_halves(answer, Some(Duration::from_millis(ms))).await),
+        FaultKind::Pass => Outcome::Answer(answer),
     }
 }
 
-fn webhook_is_set(instance: &str, path: &str) -> Response {
-    let message = format!(
-        "Message cannot be received because custom webhook url is set. Go to cabinet, \
-         clear webhook url for instance: {instance} and wait for about 1 minute for another attempt"
-    );
-    bad_request(path, &message)
-}
-
-/// The path echoes the token, as that of the real service does: clients must not log it.
-fn bad_request(path: &str, message: &str) -> Response {
-    let (path, message) = (json!(path), json!(message));
-    let now = jiff::Timestamp::now();
-    let text = format!(r#"{{"statusCode":400,"timestamp":"{now:.3}","path":{path},"message":{message}}}"#);
-    json(StatusCode::BAD_REQUEST, text)
-}
-
-fn json(status: StatusCode, text: impl Into<Body>) -> Response {
-    (status, [(CONTENT_TYPE, JSON), ANY_ORIGIN], text.into()).into_response()
-}
-
-/// What the proxy in front of the service says when it knows no such place.
-fn nginx(status: StatusCode) -> Response {
-    let page = format!(
-        "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n\
-         <center><h1>{status}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-    );
-    (status, [(CONTENT_TYPE, "text/html")], page).into_response()
+/// Sends half of the body, and the rest after this time, or never.
+async fn in_halves(answer: Response, pause: Option<Duration>) -> Response {
+    let (mut parts, body) = answer.into_parts();
+    // It was made here, of bytes that are there.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    parts.headers.insert(CONTENT_LENGTH, body.len().into());
+    let (mut writer, reader) = tokio::io::duplex(body.len().max(1));
+    tokio::spawn(async move {
+        let (first, second) = body.split_at(body.len() / 2);
+        // The client may be gone, which is its own affair.
+        writer.write_all(first).await.ok();
+        if let Some(pause) = pause {
+            pass(pause).await;
+            writer.write_all(second).await.ok();
+        }
+    });
+    Response::from_parts(parts, Body::from_stream(ReaderStream::new(reader)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_receive_timeout_is_5_to_60_seconds() {
-        for (query, seconds) in [
-            (None, 5),
-            (Some("receiveTimeout=20"), 20),
-            (Some("receiveTimeout=60"), 60),
-            (Some("receiveTimeout=2"), 5),
-            (Some("receiveTimeout=-1"), 5),
-            (Some("receiveTimeout=61"), 60),
-            (Some("receiveTimeout=99999999999999999999"), 60),
-            (Some("receiveTimeout="), 5),
-            (Some("receiveTimeout=NaN"), 5),
-            (Some("5"), 5),
-        ] {
-            assert_eq!(receive_timeout(query), Duration::from_secs(seconds), "{query:?}");
-        }
-    }
 
     #[test]
     fn only_known_routes_with_their_own_verb_are_calls() {

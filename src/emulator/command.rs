@@ -69,6 +69,9 @@ pub async fn serve(arguments: Arguments, stop: impl Future<Output = ()>) -> io::
     let instances = instances.collect::<io::Result<Vec<_>>>()?;
     let ids: Vec<String> = instances.iter().map(|(id, _)| id.clone()).collect();
     let emulator = Emulator::start(arguments.listen, instances).await?;
+    for id in &ids {
+        emulator.turn(id, |knobs| knobs.rate_limit = true);
+    }
     let url = emulator.url();
     eprintln!("Green API emulator on {}; how to control it: curl {url}/_emulator/", emulator.address());
     for id in ids {

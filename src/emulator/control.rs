@@ -1,7 +1,6 @@
 //! `/_emulator/`: what to queue, what to get wrong, what has happened.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,11 +10,11 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
 use super::fault::Fault;
 use super::generate::{Generate, generate};
@@ -29,12 +28,13 @@ pub(super) fn router() -> Router<Arc<Server>> {
     Router::new()
         .route("/_emulator", get(help))
         .route("/_emulator/", get(help))
+        .route("/_emulator/clock", post(advance_clock))
         .route("/_emulator/{id}", get(overview))
         .route("/_emulator/{id}/journal", get(journal))
         .route("/_emulator/{id}/notifications", post(inject))
         .route("/_emulator/{id}/generate", post(generate_some))
         .route("/_emulator/{id}/faults", post(add_fault))
-        .route("/_emulator/{id}/knobs", patch(turn_knobs))
+        .route("/_emulator/{id}/knobs", patch(turn_knobs).get(show_knobs))
         .method_not_allowed_fallback(wrong_verb)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
@@ -73,12 +73,13 @@ async fn wrong_verb() -> Refusal {
 struct Overview<'instance> {
     queued: usize,
     state: &'instance str,
-    settings: &'instance Settings,
+    settings: Settings,
 }
 
 async fn overview(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
-    let instance = find(&server, &id)?.lock();
-    Ok(answer(&Overview { queued: instance.queued(), state: &instance.state, settings: instance.settings() }))
+    let mut instance = find(&server, &id)?.lock();
+    let (settings, state) = (instance.settings(), instance.state(server.now_ms()).to_owned());
+    Ok(answer(&Overview { queued: instance.queued(), state: &state, settings }))
 }
 
 async fn journal(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
@@ -98,7 +99,7 @@ async fn inject(
     if let Err(error) = serde_json::from_slice::<&RawValue>(&body) {
         return Err(Refusal::bad(format!("the notification is not JSON: {error}")));
     }
-    Ok(answer(&json!({"queued": slot.push([Notification::new(body)])})))
+    Ok(answer(&json!({"queued": slot.push(server.now_ms(), [Notification::new(body)])})))
 }
 
 async fn generate_some(
@@ -124,38 +125,54 @@ async fn add_fault(
     Ok(answer(&json!({"added": true})))
 }
 
-/// What is absent stays as it is.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Knobs {
-    delay_ms: Option<u64>,
-    state: Option<String>,
-    token: Option<SecretString>,
+async fn show_knobs(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    Ok(answer(&find(&server, &id)?.lock().knobs))
 }
 
+/// What is absent stays as it is.
 async fn turn_knobs(
     State(server): State<Arc<Server>>,
     Path(id): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let slot = find(&server, &id)?;
-    let knobs: Knobs = parse(body)?;
-    // All or nothing: the check that can fail comes first.
-    if knobs.token.as_ref().is_some_and(|token| !fits_a_path(token.expose_secret())) {
-        return Err(Refusal::bad("`token` must be letters, digits, `-` or `_`: it is a part of the URL's path"));
-    }
+    let mut wanted: Map<String, Value> = parse(body)?;
+    // All or nothing: the checks that can fail come first.
+    let token = match wanted.remove("token") {
+        None => None,
+        Some(Value::String(token)) if fits_a_path(&token) => Some(SecretString::from(token)),
+        Some(_) => {
+            return Err(Refusal::bad("`token` must be letters, digits, `-` or `_`: it is a part of the URL's path"));
+        }
+    };
     let mut instance = slot.lock();
-    if let Some(delay_ms) = knobs.delay_ms {
-        instance.delay = Duration::from_millis(delay_ms);
-    }
-    if let Some(state) = knobs.state {
-        instance.state = state;
-    }
-    if let Some(token) = knobs.token {
+    let Ok(Value::Object(mut knobs)) = serde_json::to_value(&instance.knobs) else {
+        return Err(Refusal::bad("the knobs cannot be shown"));
+    };
+    knobs.extend(wanted);
+    instance.knobs = serde_json::from_value(knobs.into()).map_err(|error| Refusal::bad(error.to_string()))?;
+    if let Some(token) = token {
         instance.set_token(token);
     }
-    let delay_ms = u64::try_from(instance.delay.as_millis()).unwrap_or(u64::MAX);
-    Ok(answer(&json!({"delay_ms": delay_ms, "state": instance.state})))
+    let response = answer(&instance.knobs);
+    drop(instance);
+    slot.arrived.notify_waiters();
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    advance_ms: u64,
+}
+
+async fn advance_clock(
+    State(server): State<Arc<Server>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let Advance { advance_ms } = parse(body)?;
+    server.advance_clock(advance_ms);
+    Ok(answer(&json!({"now_ms": server.now_ms()})))
 }
 
 /// Whether this can stand in a URL's path as it is.

@@ -17,6 +17,35 @@ pub enum Method {
     SetSettings,
     /// `GET getStateInstance`
     GetStateInstance,
+    /// `GET getStatusInstance`
+    GetStatusInstance,
+    /// `GET reboot`
+    Reboot,
+    /// `GET getWebhooksCount`
+    GetWebhooksCount,
+    /// `DELETE clearWebhooksQueue`
+    ClearWebhooksQueue,
+    /// `GET lastIncomingMessages`
+    LastIncomingMessages,
+    /// `GET lastOutgoingMessages`
+    LastOutgoingMessages,
+}
+
+impl Method {
+    /// Every method with its name in a URL, in lower case, and its verb.
+    pub(super) const ALL: [(Self, &'static str, &'static str); 11] = [
+        (Self::ReceiveNotification, "receivenotification", "GET"),
+        (Self::DeleteNotification, "deletenotification", "DELETE"),
+        (Self::GetSettings, "getsettings", "GET"),
+        (Self::SetSettings, "setsettings", "POST"),
+        (Self::GetStateInstance, "getstateinstance", "GET"),
+        (Self::GetStatusInstance, "getstatusinstance", "GET"),
+        (Self::Reboot, "reboot", "GET"),
+        (Self::GetWebhooksCount, "getwebhookscount", "GET"),
+        (Self::ClearWebhooksQueue, "clearwebhooksqueue", "DELETE"),
+        (Self::LastIncomingMessages, "lastincomingmessages", "GET"),
+        (Self::LastOutgoingMessages, "lastoutgoingmessages", "GET"),
+    ];
 }
 
 /// Something to go wrong with the next request, or the next few.
@@ -67,6 +96,12 @@ pub enum FaultKind {
     Reset,
     /// No answer ever; the connection stays open until the client goes.
     Hang,
+    /// Half of the answer's body, then the connection ends.
+    Truncate,
+    /// The answer, the second half of its body so many milliseconds after the first.
+    Slow(u64),
+    /// Nothing: this request is let through, so that a later fault strikes a later one.
+    Pass,
 }
 
 impl Fault {

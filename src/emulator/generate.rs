@@ -39,7 +39,7 @@ pub(super) fn generate(server: &Arc<Server>, id: &str, wanted: &Generate) -> Res
     let numbers = first..first + count;
     let Some(per_second) = wanted.per_second else {
         let all: Vec<_> = numbers.map(|number| text_message(id, number)).collect();
-        return Ok(slot.push(all));
+        return Ok(slot.push(server.now_ms(), all));
     };
     let (server, id) = (Arc::clone(server), id.to_owned());
     tokio::spawn(async move {
@@ -56,7 +56,7 @@ async fn push_at_rate(server: &Server, id: &str, numbers: Range<u64>, per_second
     let mut due = Instant::now();
     for number in numbers {
         tokio::time::sleep_until(due).await;
-        slot.push([text_message(id, number)]);
+        slot.push(server.now_ms(), [text_message(id, number)]);
         due += interval;
     }
 }

@@ -3,18 +3,24 @@
 //! It answers receiving, deleting, settings and state as the real service does, and can be told under `/_emulator/`, or
 //! through [`Emulator`], what to queue and what to get wrong. `GET /_emulator/` explains the control endpoints.
 
+mod answer;
 mod api;
 mod command;
 mod connection;
 mod control;
 mod fault;
 mod generate;
+mod journals;
+mod knobs;
 mod queue;
+mod rate;
+mod receiving;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +34,10 @@ use tokio_util::sync::CancellationToken;
 pub use command::{Arguments, InstanceArgument, serve};
 use connection::{Connection, CuttableListener};
 pub use fault::{Fault, FaultKind, Method, When};
+pub use knobs::{
+    ConcurrentReceivers, DeleteUnknown, EmptyAnswer, ErrorBodyFormat, Knobs, OutOfRange, ReceiptIds,
+    ReceiptOnRedelivery, Redelivery, WhenNotAuthorized,
+};
 pub use queue::{Event, EventKind};
 use queue::{Instance, Notification};
 
@@ -41,7 +51,8 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Binds, then serves in a background task. Port 0 takes a free one.
+    /// Binds, then serves in a background task. Port 0 takes a free one. Nothing is slow,
+    /// limited or odd until a knob is turned; the `emulator` command turns the rate limits on.
     ///
     /// `instances` are pairs of id and token; both go into URL paths as they are.
     ///
@@ -61,7 +72,7 @@ impl Emulator {
         let address = listener.local_addr()?;
 
         let stopped = CancellationToken::new();
-        let server = Arc::new(Server { slots, stopped: stopped.clone() });
+        let server = Arc::new(Server { slots, clock_ahead_ms: AtomicU64::new(0), stopped: stopped.clone() });
         let router: Router = control::router().fallback(api::answer).with_state(Arc::clone(&server));
         let service = router.into_make_service_with_connect_info::<Connection>();
         let accepting = axum::serve(CuttableListener { listener, stopped }, service);
@@ -98,7 +109,7 @@ impl Emulator {
     /// switches of the settings are not asked.
     pub fn push(&self, instance: &str, body: impl Into<String>) {
         let notification = Notification::new(body.into());
-        self.slot(instance).push([notification]);
+        self.slot(instance).push(self.server.now_ms(), [notification]);
     }
 
     /// How many notifications wait, the head included.
@@ -127,7 +138,24 @@ impl Emulator {
 
     /// Slows down every answer: half of `delay` passes before the server acts, half after.
     pub fn set_delay(&self, instance: &str, delay: Duration) {
-        self.slot(instance).lock().delay = delay;
+        self.turn(instance, |knobs| knobs.delay_ms = delay.as_millis().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Turns knobs of an instance.
+    pub fn turn(&self, instance: &str, turn: impl FnOnce(&mut Knobs)) {
+        let slot = self.slot(instance);
+        turn(&mut slot.lock().knobs);
+        slot.arrived.notify_waiters();
+    }
+
+    /// Lets time pass for retention, settings, counts and rate limits. Long polls go on as they are.
+    pub fn advance_clock(&self, by: Duration) {
+        self.server.advance_clock(by.as_millis().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Reboots an instance; what survives is a matter of its knobs.
+    pub fn reboot(&self, instance: &str) {
+        self.slot(instance).lock().reboot(self.server.now_ms());
     }
 
     /// Replaces the token, at once and for requests that are still to come.
@@ -171,10 +199,21 @@ pub fn notifications() -> impl Iterator<Item = &'static str> + Clone {
 /// What the handlers share.
 struct Server {
     slots: BTreeMap<String, Slot>,
+    /// How far the emulated clock is ahead of the real one.
+    clock_ahead_ms: AtomicU64,
     stopped: CancellationToken,
 }
 
 impl Server {
+    fn now_ms(&self) -> u64 {
+        now_ms().saturating_add(self.clock_ahead_ms.load(Ordering::Relaxed))
+    }
+
+    fn advance_clock(&self, by_ms: u64) {
+        self.clock_ahead_ms.fetch_add(by_ms, Ordering::Relaxed);
+        self.slots.values().for_each(|slot| slot.arrived.notify_waiters());
+    }
+
     fn slot(&self, instance: &str) -> Result<&Slot, String> {
         self.slots.get(instance).ok_or_else(|| {
             let known: Vec<_> = self.slots.keys().map(String::as_str).collect();
@@ -200,10 +239,10 @@ impl Slot {
     }
 
     /// Queues all of them in one go and returns how many wait now.
-    fn push(&self, notifications: impl IntoIterator<Item = Notification>) -> usize {
+    fn push(&self, now_ms: u64, notifications: impl IntoIterator<Item = Notification>) -> usize {
         let mut instance = self.lock();
         for notification in notifications {
-            instance.push(now_ms(), notification);
+            instance.push(now_ms, &notification);
         }
         let queued = instance.queued();
         drop(instance);

@@ -1,7 +1,6 @@
 //! One instance in memory: its queue, settings, faults and journal. No I/O, no clock of its own.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,6 +9,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, FaultKind, Method, When};
+use super::knobs::{Knobs, ReceiptIds, ReceiptOnRedelivery, Redelivery};
+use super::rate::{Allowance, Rates};
 
 /// Settings by name, each value as the JSON text that was sent.
 pub(super) type Settings = BTreeMap<String, Box<RawValue>>;
@@ -48,9 +49,18 @@ pub enum EventKind {
     Settings,
     /// A fault replaced an answer.
     Faulted,
+    /// A notification was older than the retention.
+    Expired,
+    /// A notification was handed out and not deleted, where that loses it.
+    Lost,
+    /// The queue was cleared.
+    Cleared,
+    /// The instance was rebooted.
+    Rebooted,
 }
 
 /// A notification on its way into a queue, digested before any lock is taken.
+#[derive(Clone)]
 pub(super) struct Notification {
     body: Bytes,
     sha256: String,
@@ -66,35 +76,78 @@ impl Notification {
 
 struct Queued {
     notification: Notification,
+    pushed_ms: u64,
     /// Given at the first receive: what was never received cannot be deleted.
     receipt: Option<u64>,
+    hidden_until_ms: u64,
+}
+
+/// What a receive finds.
+pub(super) enum Head {
+    There(u64, Bytes),
+    /// Nothing, until something arrives or this time has come.
+    Nothing {
+        until_ms: Option<u64>,
+    },
+    /// Something, and it is to be kept quiet.
+    Denied,
 }
 
 pub(super) struct Instance {
     token: SecretString,
-    pub(super) state: String,
-    pub(super) delay: Duration,
+    pub(super) knobs: Knobs,
     settings: Settings,
+    /// What `setSettings` said, and when it applies.
+    coming: Option<(u64, Settings)>,
     queue: VecDeque<Queued>,
     last_receipt: u64,
     last_generated: u64,
+    pushes: u32,
+    receives: u32,
+    pub(super) receivers: Receivers,
     faults: Vec<Fault>,
+    rates: Rates,
     journal: Vec<Event>,
+    /// All messages ever queued, for the journals.
+    history: Vec<(u64, Bytes)>,
+    count: Option<(u64, usize)>,
+    cleared_ms: Option<u64>,
 }
+
+/// The receives that wait, by number, first come first.
+#[derive(Default)]
+pub(super) struct Receivers {
+    pub(super) next: u64,
+    pub(super) waiting: VecDeque<u64>,
+    /// Those below saw another get the head.
+    pub(super) dismissed: u64,
+}
+
+/// How long `getWebhooksCount` answers the same.
+const COUNT_REFRESH_MS: u64 = 10_000;
+/// How long `clearWebhooksQueue` refuses to do it again.
+const CLEAR_PAUSE_MS: u64 = 60_000;
 
 impl Instance {
     /// A new instance: authorized, nothing queued, every notification switch off.
     pub(super) fn new(token: SecretString) -> Self {
         Self {
             token,
-            state: "authorized".to_owned(),
-            delay: Duration::ZERO,
+            knobs: Knobs::default(),
             settings: new_settings(),
+            coming: None,
             queue: VecDeque::new(),
             last_receipt: 0,
             last_generated: 0,
+            pushes: 0,
+            receives: 0,
+            receivers: Receivers::default(),
             faults: Vec::new(),
+            rates: Rates::default(),
             journal: Vec::new(),
+            history: Vec::new(),
+            count: None,
+            cleared_ms: None,
         }
     }
 
@@ -106,52 +159,164 @@ impl Instance {
         self.token = token;
     }
 
-    pub(super) fn push(&mut self, now_ms: u64, notification: Notification) {
-        self.record(now_ms, EventKind::Pushed, None, Some(&notification.sha256));
-        self.queue.push_back(Queued { notification, receipt: None });
+    /// Counts a request against the limits, if there are any.
+    pub(super) fn allow(&mut self, now_ms: u64, method: Method) -> Option<Allowance> {
+        self.knobs.rate_limit.then(|| self.rates.take(now_ms, method, &self.knobs))
     }
 
-    /// Hands out the head and its receipt, the same one until it is deleted.
-    pub(super) fn receive(&mut self, now_ms: u64) -> Option<(u64, Bytes)> {
-        let head = self.queue.front_mut()?;
-        let receipt = *head.receipt.get_or_insert_with(|| {
+    pub(super) fn push(&mut self, now_ms: u64, notification: &Notification) {
+        self.pushes += 1;
+        let every = self.knobs.duplicate_every;
+        let copies = if every > 0 && self.pushes.is_multiple_of(every) { 2 } else { 1 };
+        self.history.push((now_ms, notification.body.clone()));
+        for _ in 0..copies {
+            self.record(now_ms, EventKind::Pushed, None, Some(&notification.sha256));
+            let notification = notification.clone();
+            self.queue.push_back(Queued { notification, pushed_ms: now_ms, receipt: None, hidden_until_ms: 0 });
+        }
+    }
+
+    /// Hands out the head and its receipt, as the knobs say.
+    pub(super) fn receive(&mut self, now_ms: u64) -> Head {
+        self.settle(now_ms);
+        if self.knobs.redelivery == Redelivery::Never && self.queue.front().is_some_and(|head| head.receipt.is_some()) {
+            self.drop_head(now_ms, EventKind::Lost);
+        }
+        let next_receipt = self.next_receipt();
+        let Some(head) = self.queue.front_mut() else { return Head::Nothing { until_ms: None } };
+        if self.knobs.redelivery == Redelivery::Hidden && head.hidden_until_ms > now_ms {
+            return Head::Nothing { until_ms: Some(head.hidden_until_ms) };
+        }
+        self.receives += 1;
+        let every = self.knobs.false_empty_every;
+        if every > 0 && self.receives.is_multiple_of(every) {
+            return Head::Denied;
+        }
+        head.hidden_until_ms = now_ms.saturating_add(self.knobs.hidden_ms);
+        let keeps = self.knobs.receipt_on_redelivery == ReceiptOnRedelivery::Same;
+        let receipt = head.receipt.filter(|_| keeps).unwrap_or(next_receipt);
+        if receipt == next_receipt {
             self.last_receipt += 1;
-            self.last_receipt
-        });
+        }
+        head.receipt = Some(receipt);
         let body = head.notification.body.clone();
         let sha256 = head.notification.sha256.clone();
         self.record(now_ms, EventKind::Received, Some(receipt), Some(&sha256));
-        Some((receipt, body))
+        Head::There(receipt, body)
+    }
+
+    fn next_receipt(&self) -> u64 {
+        let number = self.last_receipt + 1;
+        match self.knobs.receipt_ids {
+            ReceiptIds::Counter | ReceiptIds::RestartOnReboot => number,
+            ReceiptIds::Sparse => number * 1000,
+            // Odd, so it goes round all of its 31 bits before it repeats one.
+            ReceiptIds::Random => number.wrapping_mul(0x9E37_79B1) % (1 << 31),
+            ReceiptIds::Above31Bits => (1 << 31) + number,
+            ReceiptIds::Above53Bits => (1 << 53) + number,
+        }
     }
 
     /// Deletes the head if this is its receipt, and says whether it was.
     pub(super) fn delete(&mut self, now_ms: u64, receipt: Option<u64>) -> bool {
-        let handed_out = self.queue.front().and_then(|head| head.receipt);
+        self.settle(now_ms);
+        let unreceived = (!self.knobs.delete_requires_receive).then(|| self.next_receipt());
+        let handed_out = self.queue.front().and_then(|head| head.receipt.or(unreceived));
         if receipt.is_none() || receipt != handed_out {
             self.record(now_ms, EventKind::DeleteUnknown, receipt, None);
             return false;
         }
-        let head = self.queue.pop_front();
-        let sha256 = head.map(|head| head.notification.sha256);
-        self.record(now_ms, EventKind::Deleted, receipt, sha256.as_deref());
+        if self.queue.front().is_some_and(|head| head.receipt.is_none()) {
+            self.last_receipt += 1;
+        }
+        self.drop_head(now_ms, EventKind::Deleted);
+        if let Some(event) = self.journal.last_mut() {
+            event.receipt_id = receipt;
+        }
         true
+    }
+
+    fn drop_head(&mut self, now_ms: u64, why: EventKind) {
+        if let Some(head) = self.queue.pop_front() {
+            self.record(now_ms, why, None, Some(&head.notification.sha256));
+        }
+    }
+
+    /// What the passing of time changes.
+    fn settle(&mut self, now_ms: u64) {
+        while self.queue.front().is_some_and(|head| now_ms.saturating_sub(head.pushed_ms) >= self.knobs.retention_ms) {
+            self.drop_head(now_ms, EventKind::Expired);
+        }
+        if let Some((_, settings)) = self.coming.take_if(|(applies_ms, _)| *applies_ms <= now_ms) {
+            self.settings.extend(settings);
+        }
     }
 
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
+    /// How many wait, as it was some seconds ago, or as a knob says.
+    pub(super) fn webhooks_count(&mut self, now_ms: u64) -> u64 {
+        self.settle(now_ms);
+        if self.count.is_none_or(|(at_ms, _)| now_ms >= at_ms + COUNT_REFRESH_MS) {
+            self.count = Some((now_ms, self.queue.len()));
+        }
+        let counted = self.count.map_or(0, |(_, count)| count as u64);
+        self.knobs.webhooks_count.unwrap_or(counted)
+    }
+
+    /// Empties the queue.
+    ///
+    /// # Errors
+    ///
+    /// The seconds until it is allowed again.
+    pub(super) fn clear(&mut self, now_ms: u64) -> Result<(), u64> {
+        let allowed_ms = self.cleared_ms.map_or(0, |at_ms| at_ms + CLEAR_PAUSE_MS);
+        if now_ms < allowed_ms {
+            return Err((allowed_ms - now_ms).div_ceil(1000));
+        }
+        self.cleared_ms = Some(now_ms);
+        self.queue.clear();
+        self.record(now_ms, EventKind::Cleared, None, None);
+        Ok(())
+    }
+
+    /// Restarts the instance: whether its queue and its receipts survive is a matter of knobs.
+    pub(super) fn reboot(&mut self, now_ms: u64) {
+        self.record(now_ms, EventKind::Rebooted, None, None);
+        if !self.knobs.reboot_keeps_queue {
+            self.queue.clear();
+        }
+        if self.knobs.receipt_ids == ReceiptIds::RestartOnReboot {
+            self.last_receipt = 0;
+            self.queue.iter_mut().for_each(|queued| queued.receipt = None);
+        }
+    }
+
+    /// What `getStateInstance` answers.
+    pub(super) fn state(&mut self, now_ms: u64) -> &str {
+        self.settle(now_ms);
+        if self.coming.is_some() { "starting" } else { &self.knobs.state }
+    }
+
+    /// The settings as they were last set, applied already or not.
+    pub(super) fn settings(&self) -> Settings {
+        let coming = self.coming.iter().flat_map(|(_, settings)| settings.clone());
+        self.settings.clone().into_iter().chain(coming).collect()
     }
 
     pub(super) fn change_settings(&mut self, now_ms: u64, changed: Settings) {
-        self.settings.extend(changed);
+        let earlier = self.coming.take().map(|(_, settings)| settings).unwrap_or_default();
+        let changed = earlier.into_iter().chain(changed).collect();
+        self.coming = Some((now_ms + self.knobs.settings_apply_delay_ms, changed));
+        self.settle(now_ms);
         self.record(now_ms, EventKind::Settings, None, None);
     }
 
     /// Whether notifications are pushed to a webhook, which refuses receive and delete.
-    pub(super) fn has_webhook(&self) -> bool {
+    pub(super) fn has_webhook(&mut self, now_ms: u64) -> bool {
+        self.settle(now_ms);
         self.settings
             .get("webhookUrl")
             .and_then(|url| serde_json::from_str::<String>(url.get()).ok())
@@ -171,6 +336,9 @@ impl Instance {
         } else {
             self.faults.remove(position);
         }
+        if kind == FaultKind::Pass {
+            return None;
+        }
         self.record(now_ms, EventKind::Faulted, None, None);
         if let Some(event) = self.journal.last_mut() {
             event.method = Some(method);
@@ -180,6 +348,11 @@ impl Instance {
 
     pub(super) fn journal(&self) -> &[Event] {
         &self.journal
+    }
+
+    /// Every notification that was queued since, oldest first.
+    pub(super) fn history(&self, since_ms: u64) -> impl Iterator<Item = &Bytes> {
+        self.history.iter().filter(move |(at_ms, _)| *at_ms >= since_ms).map(|(_, body)| body)
     }
 
     /// Reserves running numbers for generated messages and returns the first of them.
@@ -207,93 +380,5 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn instance(bodies: &[&'static str]) -> Instance {
-        let mut instance = Instance::new(SecretString::from("secret"));
-        for body in bodies {
-            instance.push(1, Notification::new(*body));
-        }
-        instance
-    }
-
-    #[test]
-    fn the_head_keeps_its_receipt_until_it_is_deleted() {
-        let mut instance = instance(&["\"first\"", "\"second\""]);
-        let first = Some((1, Bytes::from("\"first\"")));
-        assert_eq!(instance.receive(2), first);
-        assert_eq!(instance.receive(3), first);
-        assert!(instance.delete(4, Some(1)));
-        assert_eq!(instance.receive(5), Some((2, Bytes::from("\"second\""))));
-        assert_eq!(instance.queued(), 1);
-    }
-
-    #[test]
-    fn what_was_not_received_cannot_be_deleted() {
-        let mut instance = instance(&["1", "2"]);
-        assert!(!instance.delete(2, Some(1)));
-        assert!(!instance.delete(2, None));
-        instance.receive(2);
-        assert!(!instance.delete(2, Some(2)));
-        assert_eq!(instance.queued(), 2);
-    }
-
-    #[test]
-    fn a_receipt_deletes_once() {
-        let mut instance = instance(&["1", "2"]);
-        instance.receive(2);
-        assert!(instance.delete(3, Some(1)));
-        assert!(!instance.delete(4, Some(1)));
-        assert_eq!(instance.queued(), 1);
-    }
-
-    #[test]
-    fn an_empty_queue_hands_out_nothing_and_uses_no_receipt() {
-        let mut instance = instance(&[]);
-        assert_eq!(instance.receive(1), None);
-        assert!(instance.journal().is_empty());
-        instance.push(2, Notification::new("1"));
-        assert_eq!(instance.receive(3).map(|(receipt, _)| receipt), Some(1));
-    }
-
-    #[test]
-    fn a_fault_is_used_up_and_spares_other_methods() {
-        let mut instance = instance(&[]);
-        let mut fault = Fault::before(FaultKind::Reset).on(Method::DeleteNotification);
-        fault.times = 2;
-        instance.add_fault(fault);
-        let mut take = |method, when| instance.take_fault(1, method, when).is_some();
-        assert!(!take(Method::ReceiveNotification, When::Before));
-        assert!(!take(Method::DeleteNotification, When::After));
-        assert!(take(Method::DeleteNotification, When::Before));
-        assert!(take(Method::DeleteNotification, When::Before));
-        assert!(!take(Method::DeleteNotification, When::Before));
-    }
-
-    #[test]
-    fn a_new_instance_has_no_webhook_and_every_switch_off() {
-        let instance = instance(&[]);
-        assert!(!instance.has_webhook());
-        let switches: Vec<_> = instance.settings().iter().filter(|(name, _)| name.ends_with("Webhook")).collect();
-        assert_eq!(switches.len(), 14);
-        for (name, value) in switches {
-            assert_eq!(value.get(), "\"no\"", "{name}");
-        }
-    }
-
-    #[test]
-    fn a_webhook_that_is_null_or_empty_is_none() {
-        let mut instance = instance(&[]);
-        for (value, set) in [("\"https://example.test\"", true), ("null", false), ("\"\"", false)] {
-            let changed = serde_json::from_str(&format!("{{\"webhookUrl\":{value}}}")).expect("an object");
-            instance.change_settings(1, changed);
-            assert_eq!(instance.has_webhook(), set, "{value}");
-        }
-    }
-
-    #[test]
-    fn digests_are_lower_case_hexadecimal() {
-        assert_eq!(Notification::new("").sha256, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;
