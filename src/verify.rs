@@ -151,7 +151,7 @@ impl Audit {
     }
 
     /// The verdict. With `from_the_beginning` a stream that does not start at 1 has lost its start;
-    /// otherwise retention or a consumer may have taken it.
+    /// otherwise retention or a consumer may have taken it, from its first epoch on.
     pub fn report(self, from_the_beginning: bool) -> Report {
         let findings = |(id, tally): (InstanceId, Tally)| Findings {
             id,
@@ -182,8 +182,9 @@ impl Tally {
             let range = ranges.entry(0).or_insert(Range { first: sequence + 1, last: sequence });
             range.last = if still_growing { sequence } else { range.last.max(sequence) };
         }
+        let oldest = ranges.keys().next().copied();
         let lost = |(epoch, range): (&u64, &Range)| {
-            let first = if from_the_beginning { 1 } else { range.first };
+            let first = if from_the_beginning || oldest != Some(*epoch) { 1 } else { range.first };
             let there = self.places.iter().filter(|(of, place)| of == epoch && (first..=range.last).contains(place));
             let wanted = (range.last + 1).saturating_sub(first);
             wanted.saturating_sub(u64::try_from(there.count()).unwrap_or(u64::MAX))
@@ -272,5 +273,8 @@ mod tests {
     fn a_start_that_may_have_been_taken_away_is_no_loss() {
         let report = of(&[5, 6, 8]).report(false);
         assert_eq!((report.ok, report.instances[0].lost), (false, 1));
+        let mut later = of(&[5, 6]);
+        later.message(&message(2, &[("id", "x"), ("epoch", "10")]), 0, BODY);
+        assert_eq!(later.report(false).instances[0].lost, 1, "a consumer takes the oldest first");
     }
 }

@@ -11,7 +11,7 @@ use crate::verify::{Findings, Report};
 
 /// Reads everything that was published, dead letters included, and says per instance what of it is
 /// lost, doubled without a mark, or reordered. Exit code 1 if anything is. Changes nothing, and may
-/// be run beside the bridge.
+/// be run beside the bridge; only with --drain it empties RabbitMQ's queues.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
@@ -19,6 +19,10 @@ pub(super) struct Verify {
     /// Print the findings as one JSON object.
     #[arg(long)]
     json: bool,
+    /// RabbitMQ: consume. Every message in the queue, and in the queue of dead letters, is read,
+    /// acknowledged and gone. Needed for quorum and classic queues, which cannot be read otherwise.
+    #[arg(long)]
+    drain: bool,
 }
 
 impl Verify {
@@ -32,8 +36,9 @@ impl Verify {
             telemetry::start(&Log::default());
             (self.source.sink_alone()?, default_dead_letter_dir(), Vec::new())
         };
-        let report =
-            sink::verify(&sink, &run::dead_letter_folder(&dead_letters), &instances).map_err(Failure::Failed)?;
+        let folder = run::dead_letter_folder(&dead_letters);
+        let report = tokio::task::block_in_place(|| sink::verify(&sink, &folder, &instances, self.drain));
+        let report = report.map_err(Failure::Failed)?;
         self.show(&report)?;
         if report.ok { Ok(()) } else { Err(Failure::Failed("something is lost, doubled or reordered".into())) }
     }

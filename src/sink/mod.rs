@@ -57,11 +57,18 @@ pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>
 }
 
 /// Reads back what was published by this config, dead letters included, and holds it against the
-/// promises. `instances` are reported whether anything of them is found or not. Blocks.
+/// promises. `instances` are reported whether anything of them is found or not. With `drain` it may
+/// consume what can be read in no other way. Blocks.
 ///
 /// # Errors
 /// What cannot be read, and so what to change.
-pub fn verify(config: &config::Sink, dead_letters: &Path, instances: &[InstanceId]) -> Result<Report, String> {
+#[cfg_attr(not(feature = "amqp"), expect(unused_variables, reason = "only queues are drained"))]
+pub fn verify(
+    config: &config::Sink,
+    dead_letters: &Path,
+    instances: &[InstanceId],
+    drain: bool,
+) -> Result<Report, String> {
     let mut audit = Audit::default();
     for instance in instances {
         audit.expect(*instance);
@@ -72,8 +79,11 @@ pub fn verify(config: &config::Sink, dead_letters: &Path, instances: &[InstanceI
             .map_err(|error| format!("sink.file.path {}: {error}", file.path.display()))?,
         #[cfg(feature = "kafka")]
         config::Sink::Kafka(kafka) => kafka::published::audit(kafka, &mut audit)?,
+        #[cfg(feature = "amqp")]
+        config::Sink::Amqp(amqp) => amqp::published::audit(amqp, drain, &mut audit)?,
         config::Sink::Stdout(_) => return Err("sink.stdout keeps nothing that could be verified".into()),
-        other => return Err(supported(other).err().unwrap_or("sink.amqp cannot be verified yet".into())),
+        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
+        missing => return supported(missing).and(Err("this sink is not built in".into())),
     };
     dead_letter::audit(dead_letters, &mut audit)
         .map_err(|error| format!("dead_letter_dir {}: {error}", dead_letters.display()))?;

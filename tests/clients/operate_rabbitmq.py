@@ -11,3 +11,4 @@ uri, *calls = sys.argv[1:]
 channel = pika.BlockingConnection(pika.URLParameters(uri)).channel()
 for method, arguments in zip(calls[::2], calls[1::2], strict=True):
     getattr(channel, method)(**json.loads(arguments))
+channel.close()

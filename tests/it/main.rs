@@ -60,6 +60,9 @@ mod rabbitmq_tls;
 /// Exchanges and queues that are missing, different, deleted or full.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_topology;
+/// `verify` of RabbitMQ's queues and streams.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_verify;
 /// The README stays true.
 #[cfg(feature = "emulator")]
 mod readme;

@@ -90,15 +90,25 @@ impl Nodes {
     }
 
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
-    pub(super) fn connect(&mut self) -> Result<(Link, Channel), Failure> {
+    pub(super) fn own(&mut self) -> Result<(Link, Channel), Failure> {
+        self.connect(&own)
+    }
+
+    /// Connects to the first that can be used: at which `prepare` succeeds.
+    pub(super) fn connect<T>(
+        &mut self,
+        prepare: &impl AsyncFn(&Connection, &config::Amqp) -> Result<T, Failure>,
+    ) -> Result<(Link, T), Failure> {
         let secrets = Secrets::read(&self.config).map_err(Failure::Unavailable)?;
         let mut causes = Vec::new();
         for _ in &secrets.uris {
             let index = self.next % secrets.uris.len();
             self.next = index + 1;
-            match Link::open(&secrets.uris[index], &secrets.tls, &self.config) {
+            let link = Link::open(&secrets.uris[index], &secrets.tls, &self.config);
+            match link.and_then(|link| Ok((link.within(prepare(&link.connection, &self.config))?, link))) {
+                Ok((prepared, link)) => return Ok((link, prepared)),
                 Err(Failure::Unavailable(cause)) => causes.push(format!("{}: {cause}", place(&self.config, index))),
-                link_or_end => return link_or_end,
+                Err(end) => return Err(end),
             }
         }
         Err(Failure::Unavailable(causes.join("; ")))
@@ -114,7 +124,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<(Self, Channel), Failure> {
+    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<Self, Failure> {
         let mut address: AMQPUri =
             uri.expose_secret().parse().map_err(|_repeats_it| Failure::Unavailable("it is no AMQP address".into()))?;
         address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
@@ -127,14 +137,17 @@ impl Link {
             let connecting = Connection::connect_uri_with_config(address, properties, tls.clone(), runtime);
             connecting.await.map_err(|error| unavailable("connecting", &error))
         })?;
-        let link = Self { alarms: Alarms::of(&connection), connection, driver };
-        let channel = link.driver.within(PATIENCE, own(&link.connection, config))?;
-        Ok((link, channel))
+        Ok(Self { alarms: Alarms::of(&connection), connection, driver })
+    }
+
+    /// Waits for what the broker has to answer, for 30 s.
+    pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        self.driver.within(PATIENCE, answer)
     }
 
     /// A channel for the next publish, under the same ownership.
     pub(super) fn another_channel(&self) -> Result<Channel, Failure> {
-        self.driver.within(PATIENCE, confirming_channel(&self.connection))
+        self.within(confirming_channel(&self.connection))
     }
 
     /// Waits for what the broker has to answer; see [`Alarms::patiently`].

@@ -23,6 +23,7 @@ use crate::notification::InstanceId;
 mod alarm;
 mod connection;
 mod publish;
+pub(super) mod published;
 mod topology;
 
 /// How long the broker may take to confirm a batch, or to answer anything else.
@@ -89,7 +90,7 @@ impl Owner for Amqp {
 
 impl Amqp {
     fn acquire(config: &config::Amqp, folder: &Folder, nodes: &mut Nodes) -> Result<Self, Failure> {
-        let (link, channel) = nodes.connect()?;
+        let (link, channel) = nodes.own()?;
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
         Ok(Self {

@@ -1,0 +1,163 @@
+//! Reads back what was published, for `verify`.
+
+use std::time::Duration;
+
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection, Consumer};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+
+use super::connection::{Link, Nodes, unavailable};
+use crate::config::{self, OnUnroutable, QueueType};
+use crate::sink::owner::Failure;
+use crate::verify::{Audit, Lane, Published};
+
+const AT_ONCE: u16 = 500;
+
+/// Behind the last message of a stream nothing comes.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// More messages than the broker puts into a chunk, in case the stream goes on growing.
+const LARGEST_CHUNK: i64 = 1 << 16;
+
+/// Reads the queue of notifications and that of dead letters up to what is in them now. A stream is
+/// only read; of the others every message is acknowledged and gone, if `drain` allows it. Tells
+/// whether the beginning must be there.
+///
+/// # Errors
+/// What cannot be read, or not without `drain`.
+pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Audit) -> Result<bool, String> {
+    let Some(queue) = &config.queue else {
+        return Err("sink.amqp.queue is null: name the queue that is to be verified".into());
+    };
+    let (kind, is_stream) = (config.queue_type.argument(), config.queue_type == QueueType::Stream);
+    if !is_stream && !drain {
+        return Err(format!(
+            "sink.amqp.queue {queue}: a {kind} queue is read only by consuming it: add --drain, and every message is gone"
+        ));
+    }
+    let told = |failure: Failure| failure.to_string();
+    let (link, channel) = Nodes::new(config.clone()).connect(&channel).map_err(told)?;
+    let mut reader = Reader { link, channel, audit };
+    let from_the_beginning = if is_stream { reader.read_stream(queue) } else { reader.drain(queue, 0).map(|()| false) };
+    let from_the_beginning = from_the_beginning.map_err(told)?;
+    if config.on_unroutable == OnUnroutable::DeadLetter {
+        let letters = &config.dead_letter_queue;
+        match reader.waiting_in(letters).map_err(told)? {
+            0 => {}
+            _ if drain => reader.drain(letters, 1).map_err(told)?,
+            waiting => {
+                return Err(format!(
+                    "sink.amqp.dead_letter_queue {letters}: {waiting} dead letters are read only by consuming them: \
+                     add --drain, and they are gone"
+                ));
+            }
+        }
+    }
+    Ok(from_the_beginning)
+}
+
+async fn channel(connection: &Connection, _config: &config::Amqp) -> Result<Channel, Failure> {
+    let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
+    let prefetch = channel.basic_qos(AT_ONCE, BasicQosOptions::default()).await;
+    prefetch.map_err(|error| unavailable("prefetch", &error))?;
+    Ok(channel)
+}
+
+struct Reader<'a> {
+    link: Link,
+    channel: Channel,
+    audit: &'a mut Audit,
+}
+
+impl Reader<'_> {
+    fn waiting_in(&self, queue: &str) -> Result<u32, Failure> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = self.link.within(async {
+            let declared = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+            declared.map_err(|error| unavailable(&format!("the queue {queue}"), &error))
+        })?;
+        Ok(declared.message_count())
+    }
+
+    fn drain(&mut self, queue: &str, lane: Lane) -> Result<(), Failure> {
+        for _ in 0..self.waiting_in(queue)? {
+            let got = self.link.within(async {
+                let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
+                got.map_err(|error| unavailable(&format!("reading {queue}"), &error))
+            })?;
+            // Another consumer may have taken the rest.
+            let Some(message) = got else { break };
+            self.take(&message.delivery, lane)?;
+        }
+        Ok(())
+    }
+
+    /// The broker tells no end of a stream, only where its last chunk begins: from there on it ends
+    /// where nothing more comes. Tells whether nothing was taken away from its beginning.
+    fn read_stream(&mut self, queue: &str) -> Result<bool, Failure> {
+        let Some(newest) = self.next(&mut self.consume(queue, "last")?)? else { return Ok(true) };
+        let last = offset(&newest).unwrap_or_default();
+        let mut messages = self.consume(queue, "first")?;
+        let (mut from_the_beginning, mut read) = (true, -1);
+        while let Some(message) = self.next(&mut messages)? {
+            from_the_beginning &= read >= 0 || offset(&message) == Some(0);
+            read = offset(&message).unwrap_or(read);
+            self.take(&message, 0)?;
+            if read > last + LARGEST_CHUNK {
+                break;
+            }
+        }
+        if read < last {
+            Err(Failure::Unavailable(format!("reading {queue}: it broke off")))
+        } else {
+            Ok(from_the_beginning)
+        }
+    }
+
+    fn consume(&self, queue: &str, from: &str) -> Result<Consumer, Failure> {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-stream-offset".into(), AMQPValue::LongString(from.into()));
+        self.link.within(async {
+            let (name, options) = (ShortString::default(), BasicConsumeOptions::default());
+            let consumer = self.channel.basic_consume(queue.into(), name, options, arguments).await;
+            consumer.map_err(|error| unavailable(&format!("reading {queue}"), &error))
+        })
+    }
+
+    /// The next message, or `None` after a silence.
+    fn next(&self, messages: &mut Consumer) -> Result<Option<Delivery>, Failure> {
+        self.link.within(async {
+            let next = timeout(SILENCE, messages.next()).await.ok().flatten();
+            next.transpose().map_err(|error| unavailable("reading", &error))
+        })
+    }
+
+    fn take(&mut self, message: &Delivery, lane: Lane) -> Result<(), Failure> {
+        if let Some(published) = published(message) {
+            self.audit.message(&published, lane, &message.data);
+        }
+        self.link.within(async {
+            let acknowledged = message.acker.ack(BasicAckOptions::default()).await;
+            acknowledged.map(drop).map_err(|error| unavailable("acknowledging", &error))
+        })
+    }
+}
+
+fn offset(message: &Delivery) -> Option<i64> {
+    message.properties.headers().as_ref()?.inner().get("x-stream-offset")?.as_long_long_int()
+}
+
+fn published(message: &Delivery) -> Option<Published> {
+    let headers = message.properties.headers().as_ref()?.inner().iter();
+    Published::from_attributes(headers.filter_map(|(name, value)| {
+        let text = match value {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?,
+            AMQPValue::ShortString(text) => text.as_str(),
+            _ => return None,
+        };
+        Some((name.as_str().strip_prefix("cloudEvents_")?, text))
+    }))
+}
