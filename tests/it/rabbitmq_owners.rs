@@ -63,3 +63,22 @@ async fn what_a_blocked_bridge_sent_never_lands_after_its_successor() {
         assert_kept(&scene, &names.read(20 * bodies.len()), &bodies, due(&scene, &[&first, &second]));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_address_is_tried_when_one_fails() {
+    let (scene, names) = (Scene::fleet(1, &numbered(1)).await, Names::new());
+    // Nobody listens on the first; the second listens and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("amqp://guest:guest@{}", silent.local_addr().unwrap());
+    let with = |uris: &str| names.sink("").replace(&format!("'{}'", names.uri), uris);
+    let refused = "amqp://guest:passw0rd@127.0.0.1:1";
+    let bridge = scene.start_with("nowhere", &with(&format!("['{refused}', '{refused}/%2f']")));
+    bridge.wait_for_log("sink_unavailable");
+    for cause in ["sink.amqp.uri[0]: connecting", "sink.amqp.uri[1]: connecting"] {
+        assert!(bridge.log().contains(cause), "{cause}: {}", bridge.log());
+    }
+    assert!(!bridge.log().contains("passw0rd"), "{}", bridge.log());
+    bridge.kill();
+    let _bridge = scene.start_with("bridge", &with(&format!("['{refused}', '{silent}', '{}']", names.uri)));
+    scene.drained();
+}

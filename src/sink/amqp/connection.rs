@@ -26,6 +26,9 @@ use crate::sink::owner::Failure;
 /// of the broker, a minute, would make the next owner wait that long.
 const HEARTBEAT_SECONDS: u16 = 10;
 
+/// How long a node may take to let us in before the next one is tried.
+const WELCOME: Duration = Duration::from_secs(10);
+
 /// How long an orderly end may take before the socket is cut.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -130,7 +133,7 @@ impl Link {
         address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
         let driver = Driver::start()?;
-        let connection = driver.within(PATIENCE, async {
+        let connection = driver.within(WELCOME, async {
             // No recovery by the client itself: it was seen to hang, and nothing may be published
             // again before the ownership is taken again.
             let runtime = lapin::runtime::default_runtime().map_err(|error| unavailable("runtime", &error))?;
