@@ -10,9 +10,10 @@ use tokio::runtime::Handle;
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use self::errors::Blame;
 use self::ledger::{Entry, Ledger, Sentinel};
 use self::partitions::Partitions;
-use self::producer::{Attempt, Blame, Producer, Refusal};
+use self::producer::{Attempt, Producer, Refusal};
 use self::topics::Ensured;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
@@ -23,6 +24,7 @@ use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
 mod client;
+mod errors;
 mod ledger;
 mod partitions;
 mod producer;

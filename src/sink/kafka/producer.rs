@@ -13,13 +13,13 @@ use rdkafka::util::Timeout;
 use tracing::debug;
 
 use super::client::Quiet;
+use super::errors::{Blame, PATIENCE, blame, explain, persist};
 use super::record::Record;
 use crate::fault;
-use crate::sink::cloud_event::Reason;
 use crate::sink::owner::Failure;
 
-/// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How often a transaction is made again when its records were purged.
+const ATTEMPTS: usize = 3;
 
 /// A commit that takes longer was held up somewhere.
 const SMOOTH: Duration = Duration::from_secs(5);
@@ -30,6 +30,7 @@ pub(super) struct Producer {
 }
 
 /// How a transaction ended.
+#[derive(Debug)]
 pub(super) enum Attempt {
     /// Everything is stored for good.
     Committed {
@@ -51,20 +52,11 @@ pub(super) struct Refusal {
     pub why: String,
 }
 
-/// What is at fault when a record is refused.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Blame {
-    /// The record: it will never be taken.
-    Record(Reason),
-    /// Its topic, which is missing or forbidden.
-    Topic,
-}
-
 impl Producer {
     /// Fences every earlier producer of the same transactional id and waits until its last
     /// transaction is decided.
     pub(super) fn new(config: &ClientConfig) -> Result<Self, Failure> {
-        let unavailable = |error: KafkaError| Failure::Unavailable(format!("init_transactions: {error}"));
+        let unavailable = |error: KafkaError| Failure::Unavailable(format!("init_transactions: {}", explain(&error)));
         let (sender, deliveries) = channel();
         let client: ThreadedProducer<Deliveries> =
             config.create_with_context(Deliveries(sender)).map_err(unavailable)?;
@@ -75,9 +67,22 @@ impl Producer {
     /// Produces all records in one transaction. Every delivery is awaited and looked at before the
     /// commit: a commit alone succeeds also for what was never sent.
     pub(super) fn attempt(&self, records: &[Record]) -> Attempt {
+        for _ in 0..ATTEMPTS {
+            match self.attempt_once(records) {
+                Attempt::Refused(nothing) if nothing.is_empty() => debug!("a transaction is made again"),
+                attempt => return attempt,
+            }
+        }
+        Attempt::Failed("the transaction was aborted again and again".into())
+    }
+
+    /// Refused without a refusal: the client purged the records unsent, and nothing happened. So
+    /// it goes after a refused record: its sequence number is missing at the broker, which only a
+    /// new epoch mends. The abort takes one, and succeeds only while nobody else took over (KIP-360).
+    fn attempt_once(&self, records: &[Record]) -> Attempt {
         fault::reached("before_begin");
         if let Err(error) = self.client.begin_transaction() {
-            return Attempt::Failed(format!("begin_transaction: {error}"));
+            return Attempt::Failed(format!("begin_transaction: {}", explain(&error)));
         }
         let mut sent = 0;
         let mut refused = Vec::new();
@@ -132,58 +137,28 @@ impl Producer {
         match committed {
             Ok(()) => Attempt::Committed { smoothly: calls == 1 && begun.elapsed() < SMOOTH },
             // Never guessed: the broker may have applied what the client reports as failed.
-            Err(error) => Attempt::Failed(format!("commit_transaction: {error}")),
+            Err(error) => Attempt::Failed(format!("commit_transaction: {}", explain(&error))),
         }
     }
 
     /// Before a commit was asked for, an abort that succeeds leaves nothing behind.
     fn abort(&self, refused: Vec<(usize, KafkaError)>) -> Attempt {
-        let first = refused.first().map(|(_, error)| error.to_string()).unwrap_or_default();
+        let first = refused.first().map(|(_, error)| explain(error)).unwrap_or_default();
         if let Some((_, why)) = self.client.client().fatal_error() {
             return Attempt::Failed(why);
         }
+        let is_purged = |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue);
+        let all_purged = refused.iter().all(|(_, error)| is_purged(error));
         let refusal = |(record, error): (usize, KafkaError)| {
-            Some(Refusal { record, blame: blame(&error)?, why: error.to_string() })
+            Some(Refusal { record, blame: blame(&error)?, why: explain(&error) })
         };
         let bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
-        if bad.is_empty() {
+        if bad.is_empty() && !all_purged {
             return Attempt::Failed(first);
         }
         match persist(|| self.client.abort_transaction(Timeout::Never)) {
             Ok(()) => Attempt::Refused(bad),
-            Err(error) => Attempt::Failed(format!("abort_transaction: {error}")),
-        }
-    }
-}
-
-/// What is at fault; `None` when it is neither the record nor its topic.
-fn blame(error: &KafkaError) -> Option<Blame> {
-    use RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code()? {
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Blame::Record(Reason::TooLarge)),
-        Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
-            Some(Blame::Record(Reason::Refused))
-        }
-        Code::UnknownTopic
-        | Code::UnknownTopicOrPartition
-        | Code::UnknownPartition
-        | Code::InvalidTopic
-        | Code::TopicAuthorizationFailed => Some(Blame::Topic),
-        _ => None,
-    }
-}
-
-/// Repeats the same call as long as it says that it can be resumed.
-fn persist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
-    let begun = Instant::now();
-    loop {
-        match call() {
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < PATIENCE => {
-                debug!(error = error.string(), "repeating");
-                thread::sleep(Duration::from_millis(100));
-            }
-            Err(KafkaError::Flush(error)) if begun.elapsed() < PATIENCE => debug!(%error, "repeating"),
-            other => return other,
+            Err(error) => Attempt::Failed(format!("abort_transaction: {}", explain(&error))),
         }
     }
 }
