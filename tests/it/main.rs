@@ -25,6 +25,9 @@ mod kafka_outages;
 /// What Kafka does not take.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_poison;
+/// TLS, logins and permissions.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_security;
 /// Topics as operators make them.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_settings;

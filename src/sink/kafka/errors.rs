@@ -5,7 +5,7 @@
 //! | the coordinator moves, loads, or is still busy with the last transaction | *retriable*, or repeated by the client itself | the same call again, for at most 40 s |
 //! | a record is too large for the client | at once, from `send` | abort; the record alone, then as a dead letter |
 //! | a record is too large for the broker, or refused by it | its delivery; *abortable* | abort; the others without it; it alone, then as a dead letter |
-//! | a topic is missing or forbidden | its delivery; *abortable* | abort; the others without it; its instances wait |
+//! | a topic is missing or forbidden | its delivery, or all records purged; *abortable* | abort; the others without it, if need be each alone; its instances wait, and try alone. Where the abort is refused too: a new producer, once |
 //! | too few replicas, leader moves, connection lost | repeated by the client until `message.timeout.ms` | nothing; then as an unknown outcome |
 //! | a refused record left a gap in the sequence numbers, or the broker forgot the producer id after 7 idle days | *abortable*, all records purged | abort, with which the client takes a new epoch; the same again |
 //! | the transaction took longer than its timeout | fatal, `_FENCED` or a wrong epoch | the ledger tells that it is no rival: a new producer |
@@ -37,6 +37,8 @@ pub(super) enum Blame {
     Record(Reason),
     /// Its topic, which is missing or forbidden.
     Topic,
+    /// One of the topics of its transaction, maybe its own.
+    SomeTopic,
 }
 
 /// What is at fault; `None` when it is neither the record nor its topic.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,7 @@ impl Ledger {
             let record = match consumer.poll(Duration::from_millis(500)) {
                 None => continue,
                 Some(Err(KafkaError::PartitionEOF(_))) => None,
+                Some(Err(error)) if is_of_group(&error) => continue,
                 Some(Ok(record)) => {
                     progress = Instant::now();
                     Some(record)
@@ -189,6 +190,12 @@ impl Ledger {
     fn unreadable(&self, why: impl std::fmt::Display) -> Failure {
         Failure::Unavailable(format!("ledger_topic {}: {why}", self.topic))
     }
+}
+
+/// librdkafka wants the name of a group and looks for its coordinator, but nothing of it is ever
+/// used: no permission for it is needed.
+pub(super) fn is_of_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
 fn parse(key: &[u8], value: &[u8]) -> Option<(InstanceId, Entry)> {

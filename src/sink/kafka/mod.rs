@@ -2,7 +2,7 @@
 //! records of all instances that wait and, for each, an entry in the ledger: the compacted topic
 //! that remembers what was published last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use self::errors::Blame;
 use self::ledger::{Entry, Ledger, Sentinel};
-use self::partitions::Partitions;
 use self::producer::{Attempt, Producer, Refusal};
+use self::topic_memory::{TopicMemory, partition_of};
 use self::topics::Ensured;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
@@ -26,11 +26,12 @@ use crate::notification::{InstanceId, Notification};
 mod client;
 mod errors;
 mod ledger;
-mod partitions;
 mod producer;
 pub(super) mod published;
 mod record;
+mod topic_memory;
 mod topics;
+mod unreachable;
 
 /// A sink that publishes into Kafka. `Ok` from a publish means committed.
 ///
@@ -43,7 +44,7 @@ pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + 
         config: config.clone(),
         folder: Folder::new(dead_letters),
         runtime: Handle::current(),
-        partitions: Partitions::default(),
+        topic_memory: TopicMemory::default(),
         owner: Uuid::new_v4(),
         count: 0,
         owned: false,
@@ -58,7 +59,7 @@ struct Acquisition {
     folder: Folder,
     /// Only the admin client needs it: its answers are futures.
     runtime: Handle,
-    partitions: Partitions,
+    topic_memory: TopicMemory,
     owner: Uuid,
     count: u64,
     /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
@@ -82,13 +83,13 @@ impl Acquisition {
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count };
         let producer = Producer::new(&client)?;
-        match producer.attempt(&[ledger.sentinel(&sentinel)?]) {
+        match producer.attempt(&[ledger.sentinel(&sentinel)?], None) {
             Attempt::Committed { .. } => {}
             Attempt::Refused(refused) => {
                 let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
                 return Err(Failure::Unavailable(format!("ledger_topic: {why}")));
             }
-            Attempt::Failed(why) => return Err(Failure::Unavailable(why)),
+            Attempt::Forbidden(why) | Attempt::Failed(why) => return Err(Failure::Unavailable(why)),
         }
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;
@@ -97,8 +98,9 @@ impl Acquisition {
             producer,
             ledger,
             topics,
-            partitions: self.partitions.clone(),
+            topic_memory: self.topic_memory.clone(),
             known_topics: HashMap::new(),
+            doubtful_topics: self.topic_memory.doubtful(),
             looked: Instant::now(),
             look: client::metadata_refresh(&client),
             config: self.config.clone(),
@@ -126,9 +128,11 @@ struct Kafka {
     producer: Producer,
     ledger: Ledger,
     topics: topics::Topics,
-    partitions: Partitions,
+    topic_memory: TopicMemory,
     /// How many partitions of it are used.
     known_topics: HashMap<String, i32>,
+    /// Those that were lately missing or forbidden: who needs them is stored alone.
+    doubtful_topics: HashSet<String>,
     /// When the topics were last looked at, and how often that is done.
     looked: Instant,
     look: Duration,
@@ -150,25 +154,14 @@ impl Owner for Kafka {
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         self.look_at_partitions();
-        let refused = self.commit(jobs, &Route::Topic)?;
-        if refused.is_empty() {
-            return Ok(());
-        }
-        let (mut suspects, mut others) = (Vec::new(), Vec::new());
-        for (index, job) in jobs.drain(..).enumerate() {
-            match refused.iter().find(|refusal| refusal.record == index) {
-                None => others.push(job),
-                Some(Refusal { blame: Blame::Record(_), .. }) => suspects.push(job),
-                Some(Refusal { blame: Blame::Topic, why, .. }) => self.wait_for_topic(job, why),
-            }
-        }
-        let mut outcome = if others.is_empty() { Ok(()) } else { self.store(&mut others) };
+        let mut suspects = self.of_doubtful_topics(jobs);
+        let mut outcome = self.store_together(jobs, &mut suspects);
         while outcome.is_ok()
             && let Some(job) = suspects.pop()
         {
-            outcome = self.store_alone(job, &mut others);
+            outcome = self.store_alone(job, jobs);
         }
-        jobs.extend(others.into_iter().chain(suspects));
+        jobs.append(&mut suspects);
         outcome
     }
 }
@@ -182,6 +175,32 @@ enum Route {
 }
 
 impl Kafka {
+    /// All of them but those that become suspects on the way. When it fails, the unanswered stay in
+    /// `jobs`.
+    fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), Failure> {
+        while !jobs.is_empty() {
+            let refused = self.commit(jobs, &Route::Topic)?;
+            let mut others = Vec::new();
+            for (index, job) in jobs.drain(..).enumerate() {
+                match refused.iter().find(|refusal| refusal.record == index) {
+                    None => others.push(job),
+                    Some(Refusal { blame: Blame::Record(_) | Blame::SomeTopic, .. }) => suspects.push(job),
+                    Some(Refusal { blame: Blame::Topic, why, .. }) => self.wait_for_topic(job, why),
+                }
+            }
+            *jobs = others;
+        }
+        Ok(())
+    }
+
+    /// Takes out what goes to a topic that was lately missing or forbidden.
+    fn of_doubtful_topics(&self, jobs: &mut Vec<Job>) -> Vec<Job> {
+        if self.doubtful_topics.is_empty() {
+            return Vec::new();
+        }
+        jobs.extract_if(.., |job| self.doubtful_topics.contains(&self.topic(job.notification()))).collect()
+    }
+
     /// A whole batch is refused for one bad record in it, so a suspect may be good. A bad one goes
     /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
     /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
@@ -201,7 +220,7 @@ impl Kafka {
             let Some(job) = single.pop() else { return Ok(()) };
             route = match (route, blame) {
                 (Route::Topic, Blame::Record(reason)) => Route::DeadLetterTopic(reason),
-                (Route::Topic, Blame::Topic) => {
+                (Route::Topic, Blame::Topic | Blame::SomeTopic) => {
                     self.wait_for_topic(job, &why);
                     return Ok(());
                 }
@@ -220,7 +239,9 @@ impl Kafka {
 
     /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
     fn wait_for_topic(&mut self, job: Job, why: &str) {
-        self.known_topics.remove(&self.topic(job.notification()));
+        let topic = self.topic(job.notification());
+        self.known_topics.remove(&topic);
+        self.doubt(topic);
         job.fail(SinkError::Refused(why.to_owned()));
     }
 
@@ -232,7 +253,7 @@ impl Kafka {
         Ok(match self.topics.ensure(topic)? {
             Ensured::Unusable(why) => Err(why),
             Ensured::Exists { partitions } => {
-                let count = self.partitions.used(topic, partitions);
+                let count = self.topic_memory.used(topic, partitions);
                 self.known_topics.insert(topic.to_owned(), count);
                 Ok(count)
             }
@@ -246,10 +267,15 @@ impl Kafka {
         }
         for (topic, used) in &mut self.known_topics {
             if let Some(there) = self.topics.partitions(topic) {
-                *used = self.partitions.used(topic, there);
+                *used = self.topic_memory.used(topic, there);
             }
         }
         self.looked = Instant::now();
+    }
+
+    fn doubt(&mut self, topic: String) {
+        self.topic_memory.doubt(&topic);
+        self.doubtful_topics.insert(topic);
     }
 
     fn topic(&self, notification: &Notification) -> String {
@@ -283,7 +309,7 @@ impl Kafka {
             if !matches!(route, Route::Folder(_)) {
                 let mut record = record::of(job.notification(), &place, &self.config);
                 match self.used_partitions(&record.topic)? {
-                    Ok(count) => record.partition = Some(partitions::of_key(&record.key, count)),
+                    Ok(count) => record.partition = Some(partition_of(&record.key, count)),
                     Err(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
                 }
                 records.push(record);
@@ -304,7 +330,10 @@ impl Kafka {
             // Only proofs: committing anything proves the ownership.
             records.push(self.ledger.sentinel(&self.sentinel)?);
         }
-        match self.producer.attempt(&records) {
+        // A transaction to which nothing but a forbidden topic was added cannot be aborted.
+        let doubtful = records.iter().any(|record| self.doubtful_topics.contains(&record.topic));
+        let before = if doubtful { Some(self.ledger.sentinel(&self.sentinel)?) } else { None };
+        match self.producer.attempt(&records, before.as_ref()) {
             Attempt::Committed { smoothly } => {
                 debug!(notifications = jobs.len(), "committed");
                 for (job, place) in jobs.drain(..).zip(places) {
@@ -323,6 +352,12 @@ impl Kafka {
                 }
                 Ok(of_jobs)
             }
+            Attempt::Forbidden(why) => {
+                for job in &*jobs {
+                    self.doubt(self.topic(job.notification()));
+                }
+                Err(Failure::Unavailable(why))
+            }
             Attempt::Failed(why) => Err(Failure::Unavailable(why)),
         }
     }
@@ -333,6 +368,11 @@ impl Kafka {
         if let Some(letter) = &place.dead_letter {
             let kept_in = if matches!(route, Route::Folder(_)) { "dead_letter_dir" } else { "dead_letter_topic" };
             dead_letter::log(notification, letter, &kept_in);
+        }
+        if !self.doubtful_topics.is_empty() && place.dead_letter.is_none() {
+            let topic = self.topic(notification);
+            self.doubtful_topics.remove(&topic);
+            self.topic_memory.trust(&topic);
         }
         let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
         self.entries.insert(notification.instance(), entry);

@@ -39,6 +39,8 @@ pub(super) enum Attempt {
     },
     /// Aborted: nothing is stored, because of these records.
     Refused(Vec<Refusal>),
+    /// One of the topics is forbidden, and the producer is of no further use.
+    Forbidden(String),
     /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
     Failed(String),
 }
@@ -65,10 +67,11 @@ impl Producer {
     }
 
     /// Produces all records in one transaction. Every delivery is awaited and looked at before the
-    /// commit: a commit alone succeeds also for what was never sent.
-    pub(super) fn attempt(&self, records: &[Record]) -> Attempt {
+    /// commit: a commit alone succeeds also for what was never sent. `before` is delivered before
+    /// the others are sent.
+    pub(super) fn attempt(&self, records: &[Record], before: Option<&Record>) -> Attempt {
         for _ in 0..ATTEMPTS {
-            match self.attempt_once(records) {
+            match self.attempt_once(records, before) {
                 Attempt::Refused(nothing) if nothing.is_empty() => debug!("a transaction is made again"),
                 attempt => return attempt,
             }
@@ -79,10 +82,17 @@ impl Producer {
     /// Refused without a refusal: the client purged the records unsent, and nothing happened. So
     /// it goes after a refused record: its sequence number is missing at the broker, which only a
     /// new epoch mends. The abort takes one, and succeeds only while nobody else took over (KIP-360).
-    fn attempt_once(&self, records: &[Record]) -> Attempt {
+    fn attempt_once(&self, records: &[Record], before: Option<&Record>) -> Attempt {
         fault::reached("before_begin");
         if let Err(error) = self.client.begin_transaction() {
             return Attempt::Failed(format!("begin_transaction: {}", explain(&error)));
+        }
+        if let Some(before) = before {
+            match self.send(0, before).map(|()| self.deliveries.recv_timeout(PATIENCE)) {
+                Ok(Ok((_, None))) => {}
+                Err(error) | Ok(Ok((_, Some(error)))) => return Attempt::Failed(explain(&error)),
+                Ok(Err(_late)) => return Attempt::Failed("a delivery was not reported".into()),
+            }
         }
         let mut sent = 0;
         let mut refused = Vec::new();
@@ -101,7 +111,7 @@ impl Producer {
             }
         }
         fault::reached("delivered");
-        if refused.is_empty() { self.commit() } else { self.abort(refused) }
+        if refused.is_empty() { self.commit() } else { self.abort(records.len(), refused) }
     }
 
     fn send(&self, index: usize, record: &Record) -> Result<(), KafkaError> {
@@ -142,7 +152,7 @@ impl Producer {
     }
 
     /// Before a commit was asked for, an abort that succeeds leaves nothing behind.
-    fn abort(&self, refused: Vec<(usize, KafkaError)>) -> Attempt {
+    fn abort(&self, records: usize, refused: Vec<(usize, KafkaError)>) -> Attempt {
         let first = refused.first().map(|(_, error)| explain(error)).unwrap_or_default();
         if let Some((_, why)) = self.client.client().fatal_error() {
             return Attempt::Failed(why);
@@ -152,13 +162,23 @@ impl Producer {
         let refusal = |(record, error): (usize, KafkaError)| {
             Some(Refusal { record, blame: blame(&error)?, why: explain(&error) })
         };
-        let bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
-        if bad.is_empty() && !all_purged {
+        let mut bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
+        let mut forbidden = None;
+        if all_purged {
+            // What failed does not begin another, and says why: one topic of several, but not which.
+            let failed = self.client.begin_transaction();
+            forbidden = failed.err().filter(|why| blame(why) == Some(Blame::Topic)).map(|why| explain(&why));
+            if let Some(why) = &forbidden {
+                let refusal = |record| Refusal { record, blame: Blame::SomeTopic, why: why.clone() };
+                bad = (0..records).map(refusal).collect();
+            }
+        } else if bad.is_empty() {
             return Attempt::Failed(first);
         }
-        match persist(|| self.client.abort_transaction(Timeout::Never)) {
-            Ok(()) => Attempt::Refused(bad),
-            Err(error) => Attempt::Failed(format!("abort_transaction: {}", explain(&error))),
+        match (persist(|| self.client.abort_transaction(Timeout::Never)), forbidden) {
+            (Ok(()), _) => Attempt::Refused(bad),
+            (Err(error), Some(why)) => Attempt::Forbidden(format!("{why} (abort_transaction: {error})")),
+            (Err(error), None) => Attempt::Failed(format!("abort_transaction: {}", explain(&error))),
         }
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{self, Quiet};
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Ledger, is_of_group};
 use crate::config;
 use crate::sink::owner::Failure;
 use crate::verify::{Audit, Lane, Published};
@@ -86,6 +86,7 @@ fn read(
             }
             None => continue,
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(unfinished.remove(&partition)),
+            Some(Err(error)) if is_of_group(&error) => continue,
             Some(Err(error)) => return Err(error),
             Some(Ok(record)) => {
                 if let Some(lane) = unfinished.get(&record.partition())

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 
 use super::client::Quiet;
+use super::unreachable;
 use crate::config;
 use crate::sink::owner::Failure;
 
@@ -25,6 +26,7 @@ pub(super) enum Ensured {
 
 pub(super) struct Topics {
     admin: AdminClient<Quiet>,
+    client: ClientConfig,
     create: Option<config::CreateTopics>,
     ledger: String,
     largest_record: String,
@@ -38,6 +40,7 @@ impl Topics {
         Ok(Self {
             largest_record: client.get("message.max.bytes").unwrap_or(super::client::LARGEST_RECORD).to_owned(),
             admin: client.create_with_context(Quiet).map_err(|error| Failure::Unavailable(error.to_string()))?,
+            client,
             create: config.create_topics.clone(),
             ledger: config.ledger_topic.value.clone(),
             runtime,
@@ -121,7 +124,11 @@ impl Topics {
     fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Ensured, Failure> {
         let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
         let unavailable = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("topic {topic}: {why}"));
-        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| unavailable(&error))?;
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.map_err(|error| match unreachable::why(&self.client) {
+            None => unavailable(&error),
+            Some(why) => Failure::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
+        })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         if let Some(found) = found {
             return Ok(Ensured::Exists { partitions: i32::try_from(found.partitions().len()).unwrap_or(1) });

@@ -1,8 +1,7 @@
-//! Which partition a key belongs to, for as long as the process runs: partitions that are added to
-//! a topic would otherwise move keys, and a reader could see a later notification first.
+//! What a process knows of topics, through all its acquisitions.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use murmur2::murmur2;
 use tracing::warn;
@@ -10,9 +9,18 @@ use tracing::warn;
 /// The seed of Kafka's own clients.
 const SEED: u32 = 0x9747_b28c;
 
-/// How many partitions of each topic are used, through all acquisitions of a process.
+/// Shared by its clones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Partitions(Arc<Mutex<HashMap<String, Used>>>);
+pub(super) struct TopicMemory(Arc<Mutex<Topics>>);
+
+#[derive(Debug, Default)]
+struct Topics {
+    /// How many partitions are used, as long as the process runs: partitions that are added would
+    /// otherwise move keys, and a reader could see a later notification first.
+    used: HashMap<String, Used>,
+    /// Those that were lately missing or forbidden.
+    doubtful: HashSet<String>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Used {
@@ -21,12 +29,12 @@ struct Used {
     there: i32,
 }
 
-impl Partitions {
+impl TopicMemory {
     /// The topic has `there` partitions: how many of them are to be used. Says so when that
     /// differs.
     pub(super) fn used(&self, topic: &str, there: i32) -> i32 {
-        let mut topics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = topics.entry(topic.to_owned()).or_insert(Used { count: there, there });
+        let mut topics = self.topics();
+        let used = topics.used.entry(topic.to_owned()).or_insert(Used { count: there, there });
         if used.there != there {
             used.there = there;
             if there > used.count {
@@ -47,10 +55,29 @@ impl Partitions {
         }
         used.count
     }
+
+    /// The topic was found missing or forbidden, or is one of several of which one is.
+    pub(super) fn doubt(&self, topic: &str) {
+        self.topics().doubtful.insert(topic.to_owned());
+    }
+
+    /// Something was stored in the topic.
+    pub(super) fn trust(&self, topic: &str) {
+        self.topics().doubtful.remove(topic);
+    }
+
+    /// All that are in doubt.
+    pub(super) fn doubtful(&self) -> HashSet<String> {
+        self.topics().doubtful.clone()
+    }
+
+    fn topics(&self) -> MutexGuard<'_, Topics> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The partition of a key among `count`, as Java's producers and `murmur2_random` choose it.
-pub(super) fn of_key(key: &str, count: i32) -> i32 {
+pub(super) fn partition_of(key: &str, count: i32) -> i32 {
     let hash = i32::try_from(murmur2(key.as_bytes(), SEED) & 0x7fff_ffff).unwrap_or(0);
     hash % count.max(1)
 }
@@ -64,15 +91,15 @@ mod tests {
         // From the tests of Apache Kafka (UtilsTest.testMurmur2), made positive as its partitioner does it.
         for (key, hash) in [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)]
         {
-            assert_eq!(of_key(key, i32::MAX), (hash & 0x7fff_ffff) % i32::MAX, "{key}");
+            assert_eq!(partition_of(key, i32::MAX), (hash & 0x7fff_ffff) % i32::MAX, "{key}");
         }
     }
 
     #[test]
     fn added_partitions_stay_unused_and_lost_ones_are_done_without() {
-        let partitions = Partitions::default();
-        let used: Vec<i32> = [6, 12, 12, 6, 3, 6].map(|there| partitions.used("topic", there)).into();
+        let topics = TopicMemory::default();
+        let used: Vec<i32> = [6, 12, 12, 6, 3, 6].map(|there| topics.used("topic", there)).into();
         assert_eq!(used, [6, 6, 6, 6, 3, 3]);
-        assert_eq!(partitions.used("other", 1), 1);
+        assert_eq!(topics.used("other", 1), 1);
     }
 }

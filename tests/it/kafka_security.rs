@@ -1,0 +1,137 @@
+//! TLS with a private authority, each way to log in, and a user who may do only what the README asks for.
+
+use std::fs;
+
+use crate::kafka_topics::Topics;
+use crate::scene::{ID, Scene, TOKEN};
+use crate::support::{eventually, foreign_client, from_test_run};
+
+/// What the README says that a bridge needs, on the topics of a test.
+fn permit(topics: &Topics) {
+    let name = &topics.name;
+    let rules = [
+        format!("allow:topic:{name}.*:create,describe,describe_configs,write"),
+        format!("allow:topic:{name}.ledger:read"),
+        format!("allow:transactional_id:{name}:describe,write"),
+    ];
+    permission(topics, &rules.each_ref().map(String::as_str));
+}
+
+fn permission(topics: &Topics, rules: &[&str]) {
+    foreign_client("permit_kafka.py", &[&[topics.servers.as_str()], rules].concat());
+}
+
+/// A sink with these properties, at this of the broker's listeners.
+fn secured(topics: &Topics, listener: &str, properties: &str) -> String {
+    let authority = from_test_run("BRIDGE_TEST_KAFKA_KEYS") + "/authority.pem";
+    topics
+        .sink(&format!(", properties: {{ssl.ca.location: '{authority}', {properties}}}"))
+        .replace(&topics.servers, &from_test_run(listener))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_log_in_over_tls_works() {
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let (scene, topics) = (Scene::new().await, Topics::new());
+        permit(&topics);
+        scene.push(["1", "2"]);
+        let file = scene.path("password");
+        fs::write(&file, "test-password\n").unwrap();
+        let properties = format!("security.protocol: SASL_SSL, sasl.mechanism: {mechanism}, sasl.username: bridge");
+        let sink = secured(&topics, "BRIDGE_TEST_KAFKA_SASL", &properties);
+        let with_file = sink.replace(
+            ", properties:",
+            &format!(", properties_files: {{sasl.password: {}}}, properties:", file.display()),
+        );
+        let bridge = scene.start_with("bridge", &with_file);
+        scene.drained();
+        assert_eq!(topics.bodies(2), ["1", "2"], "{mechanism}");
+        assert!(!bridge.log().contains("test-password"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_is_enough() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    scene.push(["1", "2"]);
+    let keys = from_test_run("BRIDGE_TEST_KAFKA_KEYS");
+    let identity = format!("ssl.keystore.location: '{keys}/bridge.p12', ssl.keystore.password: test-password");
+    let sink = secured(&topics, "BRIDGE_TEST_KAFKA_MUTUAL", &format!("security.protocol: SSL, {identity}"));
+    let _bridge = scene.start_with("bridge", &sink);
+    scene.drained();
+    assert_eq!(topics.bodies(2), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_password_is_told_waited_out_and_never_shown() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    permit(&topics);
+    scene.push([r#"{"text":"m3ssage-canary"}"#]);
+    let file = scene.path("password");
+    fs::write(&file, "passw0rd-canary").unwrap();
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge";
+    let sink = secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties);
+    let with_file = sink
+        .replace(", properties:", &format!(", properties_files: {{sasl.password: {}}}, properties:", file.display()));
+    let bridge = scene.start_with("bridge", &with_file);
+    bridge.wait_for_log("sink_unavailable");
+    assert!(bridge.log().contains("Authentication failed"), "{}", bridge.log());
+    fs::write(&file, "test-password").unwrap();
+    scene.drained();
+    bridge.wait_for_log("condition is over");
+    for canary in ["passw0rd-canary", "m3ssage-canary", "test-password", TOKEN] {
+        assert!(!bridge.log().contains(canary), "{canary}: {}", bridge.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_an_unknown_authority_is_told() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let sink = topics.sink(", properties: {security.protocol: SSL}");
+    let bridge = scene.start_with("bridge", &sink.replace(&topics.servers, &from_test_run("BRIDGE_TEST_KAFKA_SASL")));
+    bridge.wait_for_log("sink_unavailable");
+    assert!(bridge.log().contains("certificate verify failed"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forbidden_topic_stops_only_the_instances_that_need_it() {
+    let (topics, other) = (Topics::new(), "1101000002");
+    let mut scene = Scene::of([ID, other]).await;
+    scene.instances.push(other.to_owned());
+    permit(&topics);
+    let bad = format!("topic:{}.of.bad:write", topics.name);
+    permission(&topics, &[&format!("deny:{bad}")]);
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
+    let plain = format!("topic: {}.notifications,", topics.name);
+    let sink = secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties)
+        .replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
+    scene.emulator.push(other, r#"{"typeWebhook":"bad"}"#);
+    for number in 1..=100 {
+        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"good","n":{number}}}"#));
+    }
+    let bridge = scene.start_with("bridge", &sink);
+    eventually("the good queue is empty", || scene.emulator.queued(ID) == 0);
+    bridge.wait_for_log("grant WRITE and DESCRIBE on the topic");
+    assert_eq!(scene.emulator.queued(other), 1);
+    // Once, because a transaction of nothing but the forbidden cannot even be aborted.
+    let owned = bridge.log().matches("owning the Kafka sink").count();
+    assert!(owned <= 2, "{owned} acquisitions: {}", bridge.log());
+    permission(&topics, &[&format!("undo:{bad}")]);
+    scene.drained();
+    assert_eq!(topics.read_from("of.good", 100).len(), 100);
+    assert_eq!(topics.read_from("of.bad", 1).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forbidden_transactional_id_is_told_with_what_to_permit() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    permit(&topics);
+    let mine = format!("transactional_id:{}:write", topics.name);
+    permission(&topics, &[&format!("deny:{mine}")]);
+    scene.push(["1"]);
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
+    let bridge = scene.start_with("bridge", &secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties));
+    bridge.wait_for_log("grant WRITE and DESCRIBE on sink.kafka.transactional_id");
+    permission(&topics, &[&format!("undo:{mine}")]);
+    scene.drained();
+}
