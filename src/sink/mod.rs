@@ -22,14 +22,17 @@ mod owner;
 /// Whether this build can start the sink of a config.
 ///
 /// # Errors
-/// Names the feature that it lacks.
+/// Names what it lacks.
 pub fn supported(config: &config::Sink) -> Result<(), String> {
-    let (there, feature) = match config {
-        config::Sink::Kafka(_) => (cfg!(feature = "kafka"), "kafka"),
-        config::Sink::Amqp(_) => (cfg!(feature = "amqp"), "amqp"),
-        config::Sink::File(_) | config::Sink::Stdout(_) => return Ok(()),
-    };
-    there.then_some(()).ok_or_else(|| format!("sink.{feature}: this build lacks the feature `{feature}`"))
+    match config {
+        #[cfg(feature = "kafka")]
+        config::Sink::Kafka(kafka) => kafka::supported(kafka),
+        #[cfg(not(feature = "kafka"))]
+        config::Sink::Kafka(_) => Err("sink.kafka: this build lacks the feature `kafka`".into()),
+        #[cfg(not(feature = "amqp"))]
+        config::Sink::Amqp(_) => Err("sink.amqp: this build lacks the feature `amqp`".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store

@@ -7,7 +7,7 @@ use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_topics::Topics;
 use crate::network::{Network, Weather};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, eventually, seeded, times};
+use crate::support::{Broker, eventually, from_test_run, seeded, times};
 
 /// How the way to Kafka can end for a while.
 #[derive(Clone, Copy, Debug)]
@@ -81,4 +81,26 @@ async fn a_broker_that_dies_or_is_cut_off_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_falls_silent_costs_nothing() {
     suffers(&[Outage::Frozen, Outage::Silent].repeat(times(1, 5))).await;
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
+    use nix::sys::signal::Signal;
+
+    let (direct, before) = (from_test_run("BRIDGE_TEST_KAFKA"), from_test_run("BRIDGE_TEST_KAFKA_BEFORE"));
+    let network = Network::start(&before, &from_test_run("BRIDGE_TEST_KAFKA_BEHIND")).await;
+    let bodies = numbered(20);
+    let (scene, topics) = (Scene::fleet(10, &bodies).await, Topics::new());
+    let sink = topics.sink("").replace(&direct, &before);
+    let bridge = scene.start_with_fault("bridge", &sink, "SIGSTOP@before_commit#4");
+    eventually("it is about to commit", || bridge.is_stopped());
+    network.becomes(Weather::Silent);
+    bridge.signal(Signal::SIGCONT);
+    // The fault itself: longer than a commit may take, shorter than a request is waited for.
+    sleep(Duration::from_secs(7));
+    network.becomes(Weather::Fine);
+    scene.drained();
+    bridge.wait_for_log("took over 5 s: making a new producer");
+    assert_exactly_once(&scene, &topics, &bodies);
 }

@@ -8,6 +8,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::types::RDKafkaConfRes;
 use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 use tracing::debug;
@@ -36,6 +37,21 @@ const DEFAULTS: [(&str, &str); 9] = [
 
 /// The properties of all clients of this sink.
 pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> {
+    let mut client = without_files(config)?;
+    for (name, path) in &config.properties_files {
+        let path = &path.value;
+        let value = fs::read_to_string(path)
+            .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
+        client.set(name, value.trim());
+    }
+    // Unusable properties are found here, before anything is started. Nothing connects yet.
+    let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
+    tried.map_err(|error| format!("sink.kafka.properties: {}", without_value(&error)))?;
+    Ok(client)
+}
+
+/// What the config itself says, with names, values and this build's abilities checked.
+pub(super) fn without_files(config: &config::Kafka) -> Result<ClientConfig, String> {
     let mut client = ClientConfig::new();
     for (name, value) in DEFAULTS {
         client.set(name, value);
@@ -43,21 +59,39 @@ pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> 
     for (name, value) in &config.properties {
         client.set(name, value.value.expose_secret());
     }
-    for (name, path) in &config.properties_files {
-        let path = &path.value;
-        let value = fs::read_to_string(path)
-            .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
-        client.set(name, value.trim());
-    }
     client
         .set("bootstrap.servers", config.bootstrap_servers.join(","))
         .set("client.id", "green-api-bridge")
         .set("transactional.id", &config.transactional_id)
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
-    // Unusable properties are found here, before anything is started. Nothing connects yet.
-    let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
-    tried.map_err(|error| format!("sink.kafka.properties: {}", without_value(&error)))?;
+    let told = |why: String| format!("sink.kafka.properties: {why}");
+    let known = |name: &str| {
+        let mut alone = ClientConfig::new();
+        alone.set(name, "");
+        match alone.create_native_config() {
+            // Of a file's value only the name is known yet.
+            Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+                Err(told(format!("{name}: there is no such property")))
+            }
+            _ => Ok(()),
+        }
+    };
+    config.properties_files.keys().try_for_each(|name| known(name))?;
+    client.create_native_config().map_err(|error| told(without_value(&error)))?;
+    let logs_in = client.get("security.protocol").is_some_and(|protocol| protocol.to_uppercase().starts_with("SASL"));
+    let mechanism = client.get("sasl.mechanism").or(client.get("sasl.mechanisms"));
+    if mechanism.unwrap_or(if logs_in { "GSSAPI" } else { "" }).eq_ignore_ascii_case("GSSAPI") {
+        return Err(told(
+            "sasl.mechanism: this build has no Kerberos (GSSAPI): use SCRAM-SHA-512, PLAIN or a client certificate"
+                .into(),
+        ));
+    }
+    if client.get("sasl.oauthbearer.method").is_some_and(|method| method.eq_ignore_ascii_case("oidc")) {
+        return Err(told(
+            "sasl.oauthbearer.method: this build has no OIDC: use SCRAM-SHA-512, PLAIN or a client certificate".into(),
+        ));
+    }
     Ok(client)
 }
 
@@ -117,7 +151,17 @@ mod tests {
         assert!(wrong.contains("socket.timeout.ms") && !wrong.contains("s3cret"), "{wrong}");
         let mut config = config::Kafka::default();
         config.properties_files.insert("sasl.password".into(), config::unplaced("/nowhere/password".into()));
+        assert!(without_files(&config).is_ok(), "validate reads no secret");
         let missing = configure(&config).map(drop).unwrap_err();
         assert!(missing.contains("/nowhere/password"), "{missing}");
+        config.properties_files.insert("sasl.pasword".into(), config::unplaced("/nowhere/password".into()));
+        let unknown = without_files(&config).map(drop).unwrap_err();
+        assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
+        for (name, value, told) in
+            [("sasl.mechanism", "GSSAPI", "Kerberos"), ("sasl.oauthbearer.method", "oidc", "OIDC")]
+        {
+            let lacking = with(name, value).unwrap_err();
+            assert!(lacking.contains(told) || lacking.contains(name), "{lacking}");
+        }
     }
 }

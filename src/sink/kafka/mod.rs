@@ -53,6 +53,14 @@ pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + 
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
 
+/// Whether librdkafka, as it is built in, can do what the config asks for. Reads no files.
+///
+/// # Errors
+/// Names the property, not its value.
+pub(super) fn supported(config: &config::Kafka) -> Result<(), String> {
+    client::without_files(config).map(drop)
+}
+
 /// Takes ownership, again and again in the life of a process.
 struct Acquisition {
     config: config::Kafka,
