@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::kafka_topics::Topics;
+use crate::readme::blocks;
 use crate::scene::{ID, Scene, TOKEN};
 use crate::support::{eventually, foreign_client, from_test_run};
 
@@ -51,15 +52,33 @@ async fn each_way_to_log_in_over_tls_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_certificate_is_enough() {
-    let (scene, topics) = (Scene::new().await, Topics::new());
-    scene.push(["1", "2"]);
+async fn the_examples_of_the_readme_log_in() {
     let keys = from_test_run("BRIDGE_TEST_KAFKA_KEYS");
-    let identity = format!("ssl.keystore.location: '{keys}/bridge.p12', ssl.keystore.password: test-password");
-    let sink = secured(&topics, "BRIDGE_TEST_KAFKA_MUTUAL", &format!("security.protocol: SSL, {identity}"));
-    let _bridge = scene.start_with("bridge", &sink);
-    scene.drained();
-    assert_eq!(topics.bodies(2), ["1", "2"]);
+    for (what, listener) in [("SCRAM-SHA-512", "BRIDGE_TEST_KAFKA_SASL"), ("ssl.keystore", "BRIDGE_TEST_KAFKA_MUTUAL")]
+    {
+        let (scene, topics) = (Scene::new().await, Topics::new());
+        permit(&topics);
+        scene.push(["1", "2"]);
+        fs::write(scene.path("password"), "test-password\n").unwrap();
+        let password = scene.path("password").display().to_string();
+        let example = blocks("yaml").into_iter().find(|block| block.contains(what)).unwrap();
+        let name = &topics.name;
+        let sink = example
+            .replace("sink:\n", "")
+            .replace("kafka.example.com:9093", &from_test_run(listener))
+            .replace("kafka.example.com:9094", &from_test_run(listener))
+            .replace("/etc/ssl/kafka-authority.pem", &format!("{keys}/authority.pem"))
+            .replace("/run/secrets/bridge.p12-password", &password)
+            .replace("/run/secrets/kafka-password", &password)
+            .replace("/run/secrets/bridge.p12", &format!("{keys}/bridge.p12"));
+        let names = format!(
+            "\n    topic: {name}.notifications\n    ledger_topic: {name}.ledger\n    dead_letter_topic: {name}.dead\n    \
+             transactional_id: {name}\n"
+        );
+        let _bridge = scene.start_with("bridge", &format!("\n{}{names}", sink.trim_end()));
+        scene.drained();
+        assert_eq!(topics.bodies(2), ["1", "2"], "{what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use crate::support::{Worker, command, eventually, run};
 const README: &str = include_str!("../../README.md");
 
 /// The fenced blocks of this language.
-fn blocks(language: &str) -> Vec<String> {
+pub fn blocks(language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
     README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
 }
@@ -26,6 +26,8 @@ fn every_command_is_known_here() {
         // `the_one_instance_needs_no_file`
         "export GREEN_API_URL=https://1101.api.greenapi.com GREEN_API_ID_INSTANCE=1101000001 GREEN_API_TOKEN_FILE=token",
         "green-api-bridge run --sink kafka://localhost:9092/green-api.notifications",
+        // `the_commands_work_on_the_config_shown`
+        "green-api-bridge verify --config bridge.yaml",
         // `the_emulator_command_serves`
         "green-api-bridge emulator --listen 127.0.0.1:8080 --instance 1101000001:TOKEN",
     ];
@@ -56,7 +58,7 @@ async fn the_commands_work_on_the_config_shown() {
     let tell = |arguments: &[&str]| run(command().current_dir(&scene.folder).args(arguments));
     assert_eq!(tell(&["validate", "--config", "bridge.yaml"]).0, 0);
     assert_eq!(tell(&["setup", "--config", "bridge.yaml", "--apply"]).0, 0);
-    scene.push(["1"]);
+    scene.push([r#"{"idMessage":"1"}"#]);
     let mut run = command();
     run.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
     let bridge = Worker::start(&mut run, &scene.path("log"));
@@ -66,9 +68,11 @@ async fn the_commands_work_on_the_config_shown() {
     let mut run =
         scene.command(&format!("kafka://{}/green-api.notifications", std::env::var("BRIDGE_TEST_KAFKA").unwrap()));
     run.env_remove("GREEN_API_TOKEN").env("GREEN_API_TOKEN_FILE", "token");
-    scene.push(["2"]);
+    scene.push([r#"{"idMessage":"2"}"#]);
     let _bridge = Worker::start(&mut run, &scene.path("log"));
     scene.drained();
+    let (code, _, table) = tell(&["verify", "--config", "bridge.yaml"]);
+    assert!(code == 0 && table.contains(ID), "{code} {table}");
 }
 
 #[cfg(not(feature = "kafka"))]
