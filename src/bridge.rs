@@ -3,21 +3,24 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::condition::{Condition, Conditions};
+use crate::condition::Condition;
+use crate::doubt::Memory;
 use crate::doubt::{Deleted, Doubt, Verdict};
 use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
+use crate::health::Health;
 use crate::notification::Notification;
-use crate::pauses::Pauses;
 use crate::sink::{Lane, Sink, SinkError, Stored};
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
 /// may answer empty at once instead of waiting.
 const EMPTY_PACE: Duration = Duration::from_secs(1);
+/// How often something that takes long is looked at.
+const WORRY: Duration = Duration::from_secs(600);
 /// An overlapped receive follows its delete after this long, so that the queue has the delete first.
 const HEAD_START: Duration = Duration::from_millis(1);
 /// So many more stale heads than useful ones turn overlapping off.
@@ -37,7 +40,7 @@ impl<'a> Bridge<'a> {
     /// The bridge from this queue into this sink, until `stop`.
     #[must_use]
     pub fn new(queue: Queue, sink: &'a dyn Sink, stop: &'a CancellationToken) -> Self {
-        let health = Health { conditions: Conditions::of(queue.instance()), pauses: Pauses::new() };
+        let health = Health::of(queue.instance());
         Self { queue, sink, stop, health, stale: 0 }
     }
 
@@ -50,37 +53,46 @@ impl<'a> Bridge<'a> {
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`]; everything else is waited out.
     pub async fn run(mut self) -> Result<(), SinkError> {
         let mut doubt = None::<Doubt>;
-        let mut last_head = None;
-        while let Some(opened) = self.stop.run_until_cancelled(self.sink.open(self.queue.instance())).await {
+        while let Some(opened) = self.open().await {
             let (mut lane, memory) = opened?;
             let doubt = doubt.get_or_insert_with(|| Doubt::new(memory));
             doubt.reopened(memory);
             // Received while the delete before it was unanswered. It never outlives its lane.
             let mut overlapped = None;
             while let Some(head) = self.next_head(overlapped.take()).await {
-                if last_head.replace(head.fingerprint()) != Some(head.fingerprint()) {
-                    // The queue moves on, whatever its answers to deletes say.
-                    self.health.pauses = Pauses::new();
-                }
+                self.health.received(&head);
                 let stored = match self.publish(&mut *lane, doubt, &head).await {
                     Ok(stored) => stored,
                     Err(SinkError::Refused(cause)) => {
-                        self.pause(Condition::SinkUnavailable, &cause).await;
+                        self.health.refused(&cause);
+                        sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
                     Err(SinkError::Reopen(cause)) => {
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
-                        sleep_unless(self.stop, self.health.pauses.after_failure()).await;
+                        sleep_unless(self.stop, self.health.pause()).await;
                         break;
                     }
                     Err(end @ (SinkError::Fenced(_) | SinkError::Closed(_))) => return Err(end),
                 };
+                self.health.stored(&stored);
                 doubt.stored(head.fingerprint(), stored.sequence());
                 fault::reached("stored");
                 overlapped = self.delete(stored, doubt).await;
             }
         }
         Ok(())
+    }
+
+    /// A lane of the sink; waits for it. `None` when it is time to stop.
+    async fn open(&mut self) -> Option<Result<(Box<dyn Lane>, Memory), SinkError>> {
+        let mut opening = pin!(self.stop.run_until_cancelled(self.sink.open(self.queue.instance())));
+        loop {
+            if let Ok(opened) = timeout(WORRY, &mut opening).await {
+                return opened;
+            }
+            self.health.kept_from_looking();
+        }
     }
 
     /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop.
@@ -99,7 +111,12 @@ impl<'a> Bridge<'a> {
         match answer {
             Ok(Received::Head(head)) => return Some(head),
             Ok(Received::Empty) => {
-                self.health.recovered();
+                let waiting = if self.health.wants_count() {
+                    self.stop.run_until_cancelled(self.queue.waiting()).await.and_then(Result::ok)
+                } else {
+                    None
+                };
+                self.health.empty(waiting);
                 sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
             }
             Err(problem) => self.wait_out(&problem).await,
@@ -121,13 +138,28 @@ impl<'a> Bridge<'a> {
     /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
     async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
         let asked = Instant::now();
-        let (answer, next) = if doubt.may_overlap() && self.stale < STALE_LIMIT {
-            delete_and_receive(&self.queue, stored, self.stop, || self.health.recovered()).await
-        } else {
+        let is_redelivery = !doubt.may_overlap();
+        let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT {
             (delete_once(&self.queue, stored).await, None)
+        } else {
+            let confirmed = || self.health.recovered();
+            delete_and_receive(&self.queue, stored, self.stop, confirmed).await
         };
         let was_answered = answer.is_ok();
-        let answer = self.deleted(answer).await;
+        let answer = match answer {
+            Ok(answer) => {
+                self.health.deleted(answer, is_redelivery);
+                if answer == Deleted::Unconfirmed {
+                    sleep_unless(self.stop, self.health.pause()).await;
+                }
+                answer
+            }
+            Err(problem) => {
+                self.health.lost_sight();
+                self.wait_out(&problem).await;
+                Deleted::Unconfirmed
+            }
+        };
         let mut head = None;
         if let Some(received) = next {
             head = self.received(asked, received).await;
@@ -135,18 +167,6 @@ impl<'a> Bridge<'a> {
         }
         doubt.deleted(answer);
         head
-    }
-
-    async fn deleted(&mut self, answer: Result<Deleted, Problem>) -> Deleted {
-        match answer {
-            Ok(Deleted::Confirmed) => {
-                self.health.recovered();
-                return Deleted::Confirmed;
-            }
-            Ok(Deleted::Unconfirmed) => sleep_unless(self.stop, self.health.pauses.after_failure()).await,
-            Err(problem) => self.wait_out(&problem).await,
-        }
-        Deleted::Unconfirmed
     }
 
     /// Whether to keep the head of an overlapped receive. A stale one, beside a delete that was
@@ -165,32 +185,13 @@ impl<'a> Bridge<'a> {
     }
 
     async fn wait_out(&mut self, problem: &Problem) {
-        self.health.conditions.enter(problem.condition, problem);
-        let pause = self.health.pauses.after_failure().max(problem.retry_after.unwrap_or_default());
+        let pause = self.health.failed(problem);
         sleep_unless(self.stop, pause).await;
         if problem.condition == Condition::TokenRefused
             && let Err(error) = self.queue.read_token_again()
         {
             warn!(instance = %self.queue.instance(), %error, "the token cannot be read again");
         }
-    }
-
-    async fn pause(&mut self, condition: Condition, cause: &str) {
-        self.health.conditions.enter(condition, &cause);
-        sleep_unless(self.stop, self.health.pauses.after_failure()).await;
-    }
-}
-
-/// What keeps the instance from going on, and how long to wait for it.
-struct Health {
-    conditions: Conditions,
-    pauses: Pauses,
-}
-
-impl Health {
-    fn recovered(&mut self) {
-        self.conditions.leave();
-        self.pauses = Pauses::new();
     }
 }
 

@@ -13,6 +13,7 @@ use crate::telemetry;
 
 #[cfg(feature = "emulator")]
 mod demo;
+mod doctor;
 mod run;
 mod setup;
 mod source;
@@ -39,6 +40,8 @@ enum Command {
     Validate(Source),
     /// Make the instances ready for the queue: no webhookUrl, the wanted kinds switched on.
     Setup(setup::Setup),
+    /// Look at everything that the bridge needs, and touch nothing.
+    Doctor(doctor::Doctor),
     /// Read what was published and say what of it is lost, doubled or reordered.
     Verify(verify::Verify),
     /// See it work: no account, no broker, a crash in the middle, and nothing lost or doubled.
@@ -135,6 +138,7 @@ impl Command {
                 Ok(())
             }
             Self::Setup(setup) => setup.run().await,
+            Self::Doctor(doctor) => doctor.run().await,
             Self::Verify(verify) => verify.run(),
             #[cfg(feature = "emulator")]
             Self::Demo(demo) => demo.run(stop_on_signal()?).await,

@@ -1,13 +1,17 @@
-//! What keeps an instance or a sink from going on: a closed list of names, logged when a condition
-//! is entered, when its cause becomes another, and when it is left.
+//! What keeps an instance or a sink from going on, or threatens it: a closed list of names, logged
+//! once when a condition is entered and once when it is left. [`present`] tells those of all.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 
 use crate::notification::InstanceId;
 
-/// A named reason to wait. None of them ends the process: each is left when its cause is gone.
+/// A named reason to wait, or to worry. None of them ends the process: each is left when its cause
+/// is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// Green API pushes to a `webhookUrl` instead of queueing.
@@ -30,9 +34,48 @@ pub enum Condition {
     SinkUnavailable,
     /// Another bridge owns the sink.
     WaitingForOwnership,
+    /// The head of the queue vanished without a delete of ours.
+    ForeignReader,
+    /// The oldest notification that waits is older than 18 hours, of the 24 that it is kept.
+    RetentionAtRisk,
+    /// The last notification was kept as a dead letter.
+    DeadLetters,
 }
 
 impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::WebhookUrlSet,
+        Self::TokenRefused,
+        Self::WrongHost,
+        Self::InstanceNotAuthorized,
+        Self::InstanceExpired,
+        Self::QuotaExceeded,
+        Self::Throttled,
+        Self::UpstreamUnavailable,
+        Self::SinkUnavailable,
+        Self::WaitingForOwnership,
+        Self::ForeignReader,
+        Self::RetentionAtRisk,
+        Self::DeadLetters,
+    ];
+
+    /// Those that an answer of Green API shows; a better answer ends whichever it was.
+    const UPSTREAM: [Self; 8] = [
+        Self::WebhookUrlSet,
+        Self::TokenRefused,
+        Self::WrongHost,
+        Self::InstanceNotAuthorized,
+        Self::InstanceExpired,
+        Self::QuotaExceeded,
+        Self::Throttled,
+        Self::UpstreamUnavailable,
+    ];
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
     /// What the operator can do about it.
     #[must_use]
     pub fn advice(self) -> &'static str {
@@ -51,6 +94,15 @@ impl Condition {
                 "the sink is not available: nothing is lost, notifications wait upstream for 24 hours"
             }
             Self::WaitingForOwnership => "another bridge owns this sink: this one takes over when it stops",
+            Self::ForeignReader => {
+                "something else reads this queue, and what it deletes is lost to the bridge: run one reader per instance"
+            }
+            Self::RetentionAtRisk => {
+                "notifications wait upstream for more than 18 hours and are lost after 24: see what keeps them"
+            }
+            Self::DeadLetters => {
+                "the sink does not take notifications of this instance: see `deadletterreason` at their dead-letter place"
+            }
         }
     }
 }
@@ -68,39 +120,160 @@ impl fmt::Display for Condition {
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::SinkUnavailable => "sink_unavailable",
             Self::WaitingForOwnership => "waiting_for_ownership",
+            Self::ForeignReader => "foreign_reader",
+            Self::RetentionAtRisk => "retention_at_risk",
+            Self::DeadLetters => "dead_letters",
         })
     }
 }
 
-/// The one condition that its owner is in, if any.
-#[derive(Debug, Default)]
+/// The conditions that an instance or a sink is in. They can be read with [`present`] as long as
+/// this lives.
+#[derive(Debug)]
 pub struct Conditions {
+    number: u64,
     instance: Option<InstanceId>,
-    current: Option<(Condition, String)>,
+    entered: Arc<AtomicU16>,
+    /// Of a sink, which is one and not thousands, another cause is news, too.
+    cause: String,
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self::register(None)
+    }
+}
+
+impl Drop for Conditions {
+    fn drop(&mut self) {
+        registry().remove(&self.number);
+    }
 }
 
 impl Conditions {
-    /// Those of an instance.
+    /// Those of an instance; `default` makes those of a sink.
     #[must_use]
     pub fn of(instance: InstanceId) -> Self {
-        Self { instance: Some(instance), current: None }
+        Self::register(Some(instance))
     }
 
-    /// In `condition` from now on; says so if that or its cause is news. `cause` must hold no secret.
+    fn register(instance: Option<InstanceId>) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let entered = Arc::default();
+        registry().insert(number, (instance, Arc::clone(&entered)));
+        Self { number, instance, entered, cause: String::new() }
+    }
+
+    /// Whether it is in this condition.
+    #[must_use]
+    pub fn contains(&self, condition: Condition) -> bool {
+        self.entered.load(Ordering::Relaxed) & condition.bit() != 0
+    }
+
+    /// In `condition` from now on; says so if that is news. Of what Green API answers only the last
+    /// counts: another such condition is left. `cause` must hold no secret.
     pub fn enter(&mut self, condition: Condition, cause: &dyn fmt::Display) {
-        let entered = (condition, cause.to_string());
-        if self.current.as_ref() != Some(&entered) {
+        if Condition::UPSTREAM.contains(&condition) {
+            Condition::UPSTREAM.into_iter().filter(|other| *other != condition).for_each(|other| self.leave(other));
+        }
+        let is_news = !self.contains(condition);
+        let has_new_cause = self.instance.is_none() && self.cause != cause.to_string();
+        if is_news || has_new_cause {
+            self.entered.fetch_or(condition.bit(), Ordering::Relaxed);
             let instance = self.instance.map(tracing::field::display);
             warn!(instance, %condition, %cause, "{}", condition.advice());
-            self.current = Some(entered);
+            if self.instance.is_none() {
+                self.cause = cause.to_string();
+            }
         }
     }
 
-    /// In no condition from now on; says so if that is news.
-    pub fn leave(&mut self) {
-        if let Some((condition, _)) = self.current.take() {
+    /// No longer in `condition`; says so if that is news.
+    pub fn leave(&mut self, condition: Condition) {
+        if self.contains(condition) {
+            self.entered.fetch_and(!condition.bit(), Ordering::Relaxed);
             let instance = self.instance.map(tracing::field::display);
             info!(instance, %condition, "condition is over");
         }
+    }
+
+    /// No longer in any condition that an answer of Green API shows.
+    pub fn leave_upstream(&mut self) {
+        for condition in Condition::UPSTREAM {
+            self.leave(condition);
+        }
+    }
+
+    /// In no condition at all from now on.
+    pub fn leave_all(&mut self) {
+        for condition in Condition::ALL {
+            self.leave(condition);
+        }
+    }
+}
+
+/// The conditions of this process, of those instances and sinks (`None`) that are in any.
+#[must_use]
+pub fn present() -> Vec<(Option<InstanceId>, Vec<Condition>)> {
+    let all = registry();
+    let in_any = all.values().filter_map(|(instance, entered)| {
+        let entered = entered.load(Ordering::Relaxed);
+        let conditions = Condition::ALL.into_iter().filter(|condition| entered & condition.bit() != 0);
+        (entered != 0).then(|| (*instance, conditions.collect()))
+    });
+    in_any.collect()
+}
+
+type Registry = BTreeMap<u64, (Option<InstanceId>, Arc<AtomicU16>)>;
+
+/// Locked when an instance starts or ends and when somebody reads, never on the way of a notification.
+fn registry() -> MutexGuard<'static, Registry> {
+    static REGISTRY: Mutex<Registry> = Mutex::new(BTreeMap::new());
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(instance: &str) -> Vec<Condition> {
+        let instance = instance.parse().ok();
+        present().into_iter().filter(|(other, _)| *other == instance).flat_map(|(_, conditions)| conditions).collect()
+    }
+
+    #[test]
+    fn what_is_entered_can_be_read_until_it_is_left_or_its_owner_is_gone() {
+        let mut conditions = Conditions::of("77".parse().unwrap());
+        for condition in Condition::ALL {
+            conditions.enter(condition, &"a test");
+            assert!(of("77").contains(&condition));
+            conditions.leave(condition);
+            assert!(of("77").is_empty(), "{condition}");
+        }
+        conditions.enter(Condition::DeadLetters, &"");
+        drop(conditions);
+        assert!(of("77").is_empty());
+    }
+
+    #[test]
+    fn of_upstream_conditions_only_the_last_counts() {
+        let mut conditions = Conditions::of("78".parse().unwrap());
+        conditions.enter(Condition::DeadLetters, &"");
+        conditions.enter(Condition::TokenRefused, &"");
+        conditions.enter(Condition::Throttled, &"");
+        assert_eq!(of("78"), [Condition::Throttled, Condition::DeadLetters]);
+        conditions.leave_upstream();
+        assert_eq!(of("78"), [Condition::DeadLetters]);
+    }
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let names: Vec<String> = Condition::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            names.join(" "),
+            "webhook_url_set token_refused wrong_host instance_not_authorized instance_expired quota_exceeded throttled \
+             upstream_unavailable sink_unavailable waiting_for_ownership foreign_reader retention_at_risk dead_letters"
+        );
     }
 }

@@ -78,6 +78,24 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Reads and checks one file of an `instances_dir`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub fn from_file(path: &Path, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        read::instance(path, variables.collect())
+    }
+}
+
+/// The files of an `instances_dir`, in the order of their names.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn instance_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    read::instance_files(folder)
+}
+
 /// Where an instance is served: http or https, and nothing secret in it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]

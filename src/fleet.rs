@@ -1,64 +1,181 @@
-//! All instances of a process, from start to stop.
+//! All instances of a process, from start to stop: each in a task of its own, so that none of them
+//! disturbs another.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::bridge::Bridge;
 use crate::green_api::Queue;
+use crate::notification::InstanceId;
+use crate::pauses::Pauses;
 use crate::sink::{Sink, SinkError};
 
 /// How long a publish or a delete under way may take after the stop was asked for.
 const GRACE: Duration = Duration::from_secs(4);
+/// Those that start together start this far apart, so that thousands do not connect, and later poll,
+/// at the same moment.
+const SPACING: Duration = Duration::from_millis(1);
 
-/// Runs a bridge for each queue until `stop`, then lets what is under way come to its end, for at
-/// most 4 seconds. What is cut off after that is as safe as in a crash.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// How many bridges of this process have panicked; each was started again.
+#[must_use]
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// A change of the fleet.
+#[derive(Debug)]
+pub enum Change {
+    /// Runs this queue from now on; the bridge of the same instance, if there is one, comes to its
+    /// end first.
+    Run(Box<Queue>),
+    /// Runs this instance no longer.
+    Stop(InstanceId),
+}
+
+/// Runs a bridge for each queue, and for those that `changes` brings, until `stop`; then lets what
+/// is under way come to its end, for at most 4 seconds. What is cut off after that is as safe as in
+/// a crash.
 ///
 /// # Errors
-/// The first [`SinkError::Fenced`] or [`SinkError::Closed`], or that no bridge is left; all have
-/// stopped by then.
-pub async fn run(queues: Vec<Queue>, sink: Arc<dyn Sink>, stop: CancellationToken) -> Result<(), SinkError> {
+/// The first [`SinkError::Fenced`] or [`SinkError::Closed`]; all bridges have stopped by then.
+pub async fn run(
+    queues: Vec<Queue>,
+    mut changes: mpsc::Receiver<Change>,
+    sink: Arc<dyn Sink>,
+    stop: CancellationToken,
+) -> Result<(), SinkError> {
     if queues.is_empty() {
-        warn!("there is no instance to run: waiting to be stopped");
-        stop.cancelled().await;
-        return Ok(());
+        warn!("there is no instance to run yet: waiting for one");
     }
-    let mut bridges = JoinSet::new();
-    for queue in queues {
-        let (sink, stop) = (Arc::clone(&sink), stop.clone());
-        info!(instance = %queue.instance(), "starting");
-        bridges.spawn(async move { Bridge::new(queue, &*sink, &stop).run().await });
+    let mut fleet =
+        Fleet { sink, stop: stop.clone(), tasks: JoinSet::new(), ids: HashMap::new(), members: HashMap::new() };
+    for (number, queue) in (0..).zip(queues) {
+        fleet.start(queue, SPACING * number);
     }
     let mut end = Ok(());
-    let ended = async {
-        while let Some(bridge) = bridges.join_next().await {
-            match bridge {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    stop.cancel();
-                    if end.is_ok() {
-                        end = Err(error);
-                    }
-                }
-                // One instance must not take the others with it.
-                Err(panic) => error!(%panic, "a bridge ended unexpectedly: this is a defect, please report it"),
-            }
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(change) = changes.recv() => fleet.change(change),
+            Some(ended) = fleet.tasks.join_next_with_id() => end = fleet.ended(ended),
         }
-        if end.is_ok() && !stop.is_cancelled() {
-            end = Err(SinkError::Closed("every bridge ended unexpectedly".into()));
+        if end.is_err() {
+            stop.cancel();
         }
-    };
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        () = ended => {}
-        () = late => warn!("not everything came to its end in 4 s: what is cut off is safe, and in doubt at the next start"),
     }
-    bridges.abort_all();
+    let ended = async {
+        while let Some(ended) = fleet.tasks.join_next_with_id().await {
+            let ended = fleet.ended(ended);
+            end = std::mem::replace(&mut end, Ok(())).and(ended);
+        }
+    };
+    if tokio::time::timeout(GRACE, ended).await.is_err() {
+        warn!("not everything came to its end in 4 s: what is cut off is safe, and in doubt at the next start");
+    }
     end
+}
+
+struct Fleet {
+    sink: Arc<dyn Sink>,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), SinkError>>,
+    ids: HashMap<Id, InstanceId>,
+    members: HashMap<InstanceId, Member>,
+}
+
+struct Member {
+    stop: CancellationToken,
+    pauses: Pauses,
+    /// Another is made of it after a panic.
+    queue: Queue,
+    /// What follows when this bridge has come to its end.
+    next: Next,
+}
+
+enum Next {
+    Again,
+    Replace(Box<Queue>),
+    Nothing,
+}
+
+impl Fleet {
+    fn start(&mut self, queue: Queue, after: Duration) {
+        let stop = self.stop.child_token();
+        let member = Member { stop, pauses: Pauses::new(), queue, next: Next::Again };
+        self.spawn(member, after);
+    }
+
+    fn spawn(&mut self, member: Member, after: Duration) {
+        let (sink, stop, queue) = (Arc::clone(&self.sink), member.stop.clone(), member.queue.clone());
+        let instance = queue.instance();
+        let task = self.tasks.spawn(async move {
+            if stop.run_until_cancelled(sleep(after)).await.is_some() {
+                info!(%instance, "starting");
+                Bridge::new(queue, &*sink, &stop).run().await?;
+            }
+            Ok(())
+        });
+        self.ids.insert(task.id(), instance);
+        self.members.insert(instance, member);
+    }
+
+    fn change(&mut self, change: Change) {
+        let (instance, next) = match change {
+            Change::Run(queue) => (queue.instance(), Next::Replace(queue)),
+            Change::Stop(instance) => (instance, Next::Nothing),
+        };
+        match (self.members.get_mut(&instance), next) {
+            (Some(member), next) => {
+                member.next = next;
+                member.stop.cancel();
+            }
+            (None, Next::Replace(queue)) => self.start(*queue, Duration::ZERO),
+            (None, Next::Again | Next::Nothing) => {}
+        }
+    }
+
+    /// One bridge came to its end: as it should, by a panic, or because the sink ends everything.
+    fn ended(&mut self, ended: Result<(Id, Result<(), SinkError>), JoinError>) -> Result<(), SinkError> {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, Ok(outcome)),
+            Err(panic) => (panic.id(), Err(panic)),
+        };
+        let Some(mut member) = self.ids.remove(&id).and_then(|instance| self.members.remove(&instance)) else {
+            return Ok(());
+        };
+        let instance = member.queue.instance();
+        let panicked = match outcome {
+            Ok(outcome) => outcome.map(|()| false)?,
+            Err(panic) => {
+                PANICS.fetch_add(1, Ordering::Relaxed);
+                // What it says may quote a notification.
+                let panicked = panic.is_panic();
+                error!(%instance, panicked, "a bridge ended unexpectedly: it is started again; this is a defect, please report it");
+                true
+            }
+        };
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
+        match std::mem::replace(&mut member.next, Next::Again) {
+            Next::Again if panicked => {
+                let pause = member.pauses.after_failure();
+                self.spawn(member, pause);
+            }
+            // It was asked to stop, and by nobody else than us.
+            Next::Again | Next::Nothing => info!(%instance, "stopped"),
+            Next::Replace(queue) => self.start(*queue, Duration::ZERO),
+        }
+        Ok(())
+    }
 }

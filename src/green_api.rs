@@ -11,9 +11,11 @@ use url::Url;
 use crate::condition::Condition;
 use crate::doubt::Deleted;
 use crate::notification::{InstanceId, Notification, ReceiptId};
+use crate::pauses::Pace;
 use crate::sink::Stored;
 use crate::token::{TokenSource, UnreadableSecret};
 
+mod addresses;
 mod answer;
 
 pub use answer::{Call, Meaning, meaning};
@@ -50,6 +52,7 @@ impl GreenApi {
             .referer(false)
             .no_proxy()
             .connect_timeout(CONNECT)
+            .dns_resolver(addresses::Addresses::default())
             .pool_idle_timeout(Duration::from_secs(30));
         if let Some(proxy) = proxy {
             builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(ClientError::of)?);
@@ -73,14 +76,16 @@ impl ClientError {
     }
 }
 
-/// One instance's queue and settings.
-#[derive(Debug)]
+/// One instance's queue and settings. Cloning copies what it takes to ask.
+#[derive(Clone, Debug)]
 pub struct Queue {
     api: GreenApi,
     instance: InstanceId,
     base: Url,
     source: TokenSource,
     token: SecretString,
+    receives: Pace,
+    deletes: Pace,
 }
 
 /// The answer to a receive.
@@ -118,7 +123,7 @@ impl Queue {
     /// When the token cannot be read.
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
         let token = source.read()?;
-        Ok(Self { api, instance, base, source, token })
+        Ok(Self { api, instance, base, source, token, receives: Pace::default(), deletes: Pace::default() })
     }
 
     /// The instance whose queue this is.
@@ -136,7 +141,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for the head of the queue. It stays there until it is deleted. May be dropped.
+    /// Waits for the head of the queue. It stays there until it is deleted. At most 100 a second are
+    /// sent, as the service allows. May be dropped.
     ///
     /// # Errors
     /// Whatever is not a notification and does not mean an empty queue.
@@ -145,6 +151,7 @@ impl Queue {
         let seconds = self.api.receive_timeout.as_secs();
         let mut url = self.url(call, None);
         url.query_pairs_mut().append_pair("receiveTimeout", &seconds.to_string());
+        self.receives.turn().await;
         let request = self.api.client.get(url).timeout(self.api.receive_timeout + MARGIN);
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
@@ -159,13 +166,15 @@ impl Queue {
     }
 
     /// Deletes what is stored. Sent once: with this receipt never again, because receipts may
-    /// restart. Not to be dropped before it ends: the outcome would be unknown.
+    /// restart. At most 100 a second are sent. Not to be dropped before it ends: the outcome would
+    /// be unknown.
     ///
     /// # Errors
     /// A problem of the instance; then the delete is as unconfirmed as in
     /// [`Deleted::Unconfirmed`].
     pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
         let call = Call::Delete;
+        self.deletes.turn().await;
         let request = self.api.client.delete(self.url(call, Some(stored.receipt()))).timeout(MARGIN);
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
@@ -193,6 +202,16 @@ impl Queue {
             Some(Value::Bool(true)) => Ok(()),
             _ => Err(self.problem(Call::SetSettings, Condition::UpstreamUnavailable, "the settings were not saved")),
         }
+    }
+
+    /// How many notifications wait, as far as the server says: it has said 0 with a full queue.
+    ///
+    /// # Errors
+    /// When the answer is no number.
+    pub async fn waiting(&self) -> Result<u64, Problem> {
+        let answer = self.object(Call::GetCount, Method::GET, None).await?;
+        let no_number = || self.problem(Call::GetCount, Condition::UpstreamUnavailable, "the answer has no `count`");
+        answer.get("count").and_then(Value::as_u64).ok_or_else(no_number)
     }
 
     /// The state of the account: `authorized`, `notAuthorized`, `starting` and others.

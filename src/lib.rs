@@ -4,15 +4,18 @@ pub mod bridge;
 pub mod cli;
 pub mod condition;
 pub mod config;
+pub mod doctor;
 pub mod doubt;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod fault;
 pub mod fleet;
 pub mod green_api;
+mod health;
 pub mod notification;
 pub mod pauses;
 pub mod sink;
 pub mod telemetry;
 pub mod token;
 pub mod verify;
+pub mod watch;

@@ -53,7 +53,8 @@ async fn one_after_the_other(queue: Queue, sink: Arc<dyn Sink>) {
 
 async fn bridge(queue: Queue, sink: Arc<dyn Sink>, emulator: Arc<Emulator>) {
     let (stop, id) = (CancellationToken::new(), queue.instance().to_string());
-    let fleet = tokio::spawn(fleet::run(vec![queue], sink, stop.clone()));
+    let (_no_changes, changes) = tokio::sync::mpsc::channel(1);
+    let fleet = tokio::spawn(fleet::run(vec![queue], changes, sink, stop.clone()));
     while emulator.queued(&id) > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -4,6 +4,8 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -12,17 +14,25 @@ use crate::config::{Api, Config, Instance};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::sink::{self, SinkError};
+use crate::watch::Watch;
 
 /// Runs until `stop`, or until the sink ends it.
 pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     if config.admin.as_ref().is_some_and(|admin| admin.listen.is_some()) {
         warn!("this version has no admin port yet: `admin.listen` has no effect");
     }
-    let queues = queues(&config.api, &config.instances)?;
+    allow_connections(config.instances.len());
+    let client = client(&config.api)?;
+    let queues = queues_of(&client, &config.instances)?;
     let sink =
         sink::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
-    let outcome = fleet::run(queues, sink, stop).await;
+    let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
+    let watch = Watch::new(config.instances, config.instances_dir, Box::new(make_queue));
+    let (tell, changes) = mpsc::channel(1);
+    let watching = tokio::spawn(watch.run(tell));
+    let outcome = fleet::run(queues, changes, sink, stop).await;
+    watching.abort();
     info!("stopped");
     outcome.map_err(|end| match end {
         SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
@@ -37,8 +47,38 @@ pub(super) fn dead_letter_folder(configured: &Path) -> PathBuf {
     first.join(configured)
 }
 
+/// An instance has a connection for its poll and now and then one for a delete. What the system lets
+/// a process have by default is 1024 of them.
+fn allow_connections(instances: usize) {
+    let wanted = 2 * u64::try_from(instances).unwrap_or(u64::MAX) + 100;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raised = soft >= hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    let allowed = if raised { hard } else { soft };
+    if allowed < wanted {
+        warn!(
+            allowed,
+            wanted, "too few open files are allowed for so many instances: raise `ulimit -n` or LimitNOFILE"
+        );
+    }
+}
+
 /// The queue of each instance, all through one HTTP client.
 pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Failure> {
+    queues_of(&client(api)?, instances)
+}
+
+fn queues_of(client: &GreenApi, instances: &[Instance]) -> Result<Vec<Queue>, Failure> {
+    instances.iter().map(|instance| queue(client, instance)).collect()
+}
+
+pub(super) fn queue(client: &GreenApi, instance: &Instance) -> Result<Queue, Failure> {
+    let id = instance.id.value;
+    let source = instance.token().ok_or_else(|| Failure::Configuration(format!("instance {id} has no token")))?;
+    Queue::new(client.clone(), id, instance.api_url.url().clone(), source)
+        .map_err(|error| Failure::Configuration(format!("instance {id}: `api_token_file` {error}")))
+}
+
+pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {
     let certificates = match &api.ca_file {
         None => None,
         Some(path) => Some(
@@ -46,13 +86,6 @@ pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Fa
                 .map_err(|error| Failure::Configuration(format!("api.ca_file {}: {error}", path.display())))?,
         ),
     };
-    let client = GreenApi::new(api.receive_timeout(), api.proxy.as_ref(), certificates.as_deref())
-        .map_err(|error| Failure::Configuration(format!("api: {error}: check `api.ca_file` and `api.proxy`")))?;
-    let queue = |instance: &Instance| {
-        let id = instance.id.value;
-        let source = instance.token().ok_or_else(|| Failure::Configuration(format!("instance {id} has no token")))?;
-        Queue::new(client.clone(), id, instance.api_url.url().clone(), source)
-            .map_err(|error| Failure::Configuration(format!("instance {id}: `api_token_file` {error}")))
-    };
-    instances.iter().map(queue).collect()
+    GreenApi::new(api.receive_timeout(), api.proxy.as_ref(), certificates.as_deref())
+        .map_err(|error| Failure::Configuration(format!("api: {error}: check `api.ca_file` and `api.proxy`")))
 }

@@ -79,6 +79,13 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
 }
 
+/// One that is read by itself.
+pub(super) fn instance(instance: Instance, file: &Path) -> Result<Instance, Mistakes> {
+    let mut found = Found { file: Some(file), mistakes: Vec::new() };
+    check_instance(&instance, &mut found);
+    if found.mistakes.is_empty() { Ok(instance) } else { Err(Mistakes(found.mistakes)) }
+}
+
 fn check_instance(instance: &Instance, found: &mut Found<'_>) {
     let id = instance.id.value;
     match (&instance.api_token, &instance.api_token_file) {

@@ -20,16 +20,27 @@ pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Resu
 
 /// One instance per file, in the order of their names.
 fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistakes> {
-    let unreadable = |error: std::io::Error| unreadable(folder, &error);
-    let entries: Result<Vec<_>, _> = fs::read_dir(folder).map_err(unreadable)?.collect();
-    let mut paths: Vec<_> = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
-    paths.sort();
+    let paths = instance_files(folder).map_err(|error| unreadable(folder, &error))?;
     let instance = |path: PathBuf| {
         let instance: Instance = parse(&path, options)?;
         Ok(Instance { file: Some(path), ..instance })
     };
     paths.into_iter().map(instance).collect()
+}
+
+/// The files of an `instances_dir`, in the order of their names.
+pub(super) fn instance_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries: Result<Vec<_>, _> = fs::read_dir(folder)?.collect();
+    let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+    paths.sort();
+    Ok(paths)
+}
+
+/// One file of an `instances_dir`.
+pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Result<Instance, Mistakes> {
+    let instance: Instance = parse(path, &Options::default().with_properties(variables))?;
+    check::instance(Instance { file: Some(path.to_owned()), ..instance }, path)
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, options: &Options) -> Result<T, Mistakes> {

@@ -19,6 +19,8 @@ pub enum Call {
     SetSettings,
     /// Read the state of the account.
     GetState,
+    /// Ask how many notifications wait.
+    GetCount,
 }
 
 impl Call {
@@ -31,6 +33,7 @@ impl Call {
             Self::GetSettings => "getSettings",
             Self::SetSettings => "setSettings",
             Self::GetState => "getStateInstance",
+            Self::GetCount => "getWebhooksCount",
         }
     }
 }
@@ -115,7 +118,8 @@ fn says(body: &[u8], words: &str) -> bool {
 mod tests {
     use super::*;
 
-    const CALLS: [Call; 5] = [Call::Receive, Call::Delete, Call::GetSettings, Call::SetSettings, Call::GetState];
+    const CALLS: [Call; 6] =
+        [Call::Receive, Call::Delete, Call::GetSettings, Call::SetSettings, Call::GetState, Call::GetCount];
     const HTML: &str = "<html><head><title>403 Forbidden</title></head></html>";
 
     /// The three forms in which an error's text comes.

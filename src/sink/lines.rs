@@ -38,6 +38,22 @@ pub fn stdout() -> io::Result<impl Sink> {
     Client::start("stdout", || Ok(Stdout { epoch: unix_milliseconds(), sequences: HashMap::new() }))
 }
 
+/// Whether the file, or else its folder, can be written. Neither locks nor creates it.
+pub(super) fn examine(path: &Path) -> Result<String, String> {
+    let told = |error: io::Error| format!("sink.file.path {}: {error}", path.display());
+    if path.exists() {
+        OpenOptions::new().append(true).open(path).map_err(told)?;
+        return Ok("it can be written; exactly once".into());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let metadata = folder.metadata().map_err(told)?;
+    if metadata.is_dir() && !metadata.permissions().readonly() {
+        Ok("it will be created; exactly once".into())
+    } else {
+        Err(format!("sink.file.path {}: its folder cannot be written", path.display()))
+    }
+}
+
 /// Appends the line of a notification, line feed included.
 pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place) -> serde_json::Result<()> {
     let facts = notification.facts();

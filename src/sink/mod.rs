@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::config;
+use crate::doctor::Check;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 use crate::verify::{Audit, Report};
@@ -57,6 +58,26 @@ pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>
         #[cfg(not(all(feature = "kafka", feature = "amqp")))]
         missing => supported(missing).and(Err("this sink is not built in".into())),
     }
+}
+
+/// Looks at what a sink needs, with ids of its own: neither ownership nor transactional id of a running
+/// bridge are touched.
+pub async fn examine(config: config::Sink) -> Vec<Check> {
+    let blocking = move || match config {
+        config::Sink::File(file) => vec![Check::of_sink("file", lines::examine(&file.path))],
+        config::Sink::Stdout(_) => {
+            vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
+        }
+        #[cfg(feature = "kafka")]
+        config::Sink::Kafka(kafka) => kafka::doctor::examine(&kafka),
+        #[cfg(feature = "amqp")]
+        config::Sink::Amqp(amqp) => amqp::doctor::examine(&amqp),
+        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
+        missing => vec![Check::of_sink("build", supported(&missing).map(|()| String::new()))],
+    };
+    // The clients of Kafka and of files block.
+    let examined = tokio::task::spawn_blocking(blocking).await;
+    examined.unwrap_or_else(|panic| vec![Check::of_sink("doctor", Err(format!("it ended unexpectedly: {panic}")))])
 }
 
 /// Reads back what was published by this config, dead letters included, and holds it against the
@@ -157,11 +178,12 @@ pub struct Stored {
     instance: InstanceId,
     receipt: ReceiptId,
     sequence: Option<u64>,
+    is_dead_letter: bool,
 }
 
 impl Stored {
     pub(in crate::sink) fn new(notification: &Notification, sequence: Option<u64>) -> Self {
-        Self { instance: notification.instance(), receipt: notification.receipt(), sequence }
+        Self { instance: notification.instance(), receipt: notification.receipt(), sequence, is_dead_letter: false }
     }
 
     /// The instance whose queue holds it.
@@ -174,6 +196,12 @@ impl Stored {
     #[must_use]
     pub fn receipt(&self) -> ReceiptId {
         self.receipt
+    }
+
+    /// Whether it is kept in a dead-letter place.
+    #[must_use]
+    pub fn is_dead_letter(&self) -> bool {
+        self.is_dead_letter
     }
 
     /// Its place in the instance's sequence, from a sink that remembers; none if it was already stored.

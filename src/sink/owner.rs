@@ -76,6 +76,13 @@ impl Job {
         self.answer(Ok(stored));
     }
 
+    /// Stored for good, as a dead letter.
+    #[cfg_attr(not(any(feature = "kafka", feature = "amqp")), expect(dead_code, reason = "files refuse nothing"))]
+    pub(super) fn bury(self, sequence: Option<u64>) {
+        let stored = Stored { is_dead_letter: true, ..Stored::new(&self.notification, sequence) };
+        self.answer(Ok(stored));
+    }
+
     pub(super) fn fail(self, error: SinkError) {
         self.answer(Err(error));
     }
@@ -139,7 +146,7 @@ fn serve<O: Owner>(
             };
             thread::sleep(pause);
         };
-        conditions.leave();
+        conditions.leave_all();
         let failure = loop {
             let Some(mut jobs) = gather(requests, &owner, ownership) else { return Ok(()) };
             if jobs.is_empty() {

@@ -1,4 +1,21 @@
-use crate::scene::{Scene, numbered};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use green_api_bridge::config::{File, Sink as Config};
+use green_api_bridge::doubt::Memory;
+use green_api_bridge::fleet;
+use green_api_bridge::green_api::{GreenApi, Queue};
+use green_api_bridge::notification::{InstanceId, Notification};
+use green_api_bridge::sink::{self, Lane, Sink, SinkError, Stored};
+use green_api_bridge::token::TokenSource;
+use tokio_util::sync::CancellationToken;
+
+use crate::scene::{ID, Scene, TOKEN, numbered};
+use crate::support::{Worker, command, eventually};
 
 /// `run` with a config file into a file.
 const INTO_FILE: &str = "{file: {path: out.jsonl}}";
@@ -14,4 +31,161 @@ async fn many_instances_share_a_file_keep_their_own_order_and_one_that_is_refuse
     assert_eq!(scene.emulator.queued(&refused), 30);
     assert!(scene.bodies_of(&refused).is_empty());
     assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
+}
+
+/// A folder of instances, and the bridge that watches it.
+fn watch(scene: &Scene) -> Worker {
+    fs::create_dir(scene.path("instances")).unwrap();
+    write_config(scene, "");
+    start(scene)
+}
+
+fn write_config(scene: &Scene, instances: &str) {
+    let config = format!("instances: [{instances}]\ninstances_dir: instances\nsink: {{file: {{path: out.jsonl}}}}\n");
+    fs::write(scene.path("bridge.yaml"), config).unwrap();
+}
+
+fn start(scene: &Scene) -> Worker {
+    let mut run = command();
+    run.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
+    Worker::start(&mut run, &scene.path("log"))
+}
+
+/// By a rename, as a file should be replaced.
+fn write_instance(scene: &Scene, file: &str, id: &str, token: &str) {
+    let text = format!("{{id: {id}, api_url: '{}', {token}}}\n", scene.emulator.url());
+    let new = scene.path("instances").join("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, scene.path("instances").join(file)).unwrap();
+}
+
+fn stored(scene: &Scene, id: &str, count: usize) {
+    eventually("it is stored", || scene.emulator.queued(id) == 0 && scene.bodies_of(id).len() == count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_changes_and_goes_starts_restarts_and_stops_its_instance_alone() {
+    let scene = Scene::fleet(2, &numbered(3)).await;
+    let (one, other) = (scene.instances[0].clone(), scene.instances[1].clone());
+    let bridge = watch(&scene);
+    let given = format!("api_token: {TOKEN}");
+    write_instance(&scene, "one.yaml", &one, &given);
+    stored(&scene, &one, 3);
+    assert_eq!(scene.emulator.queued(&other), 3);
+    // A mistake is told and changes nothing.
+    write_instance(&scene, "one.yaml", &one, "api_tokn: x");
+    bridge.wait_for_log("api_tokn");
+    write_instance(&scene, "two.yaml", &other, "api_token: wrong");
+    bridge.wait_for_log("token_refused");
+    scene.emulator.push(&one, "4");
+    stored(&scene, &one, 4);
+    write_instance(&scene, "two.yaml", &other, &given);
+    stored(&scene, &other, 3);
+    fs::remove_file(scene.path("instances/two.yaml")).unwrap();
+    bridge.wait_for_log("its file is gone");
+    bridge.wait_for_log(&format!(r#""message":"stopped","instance":"{other}""#));
+    scene.emulator.push(&other, "4");
+    scene.emulator.push(&one, "5");
+    stored(&scene, &one, 5);
+    assert_eq!(scene.emulator.queued(&other), 1);
+    let log = bridge.log();
+    let starts = |id: &str| log.matches(&format!(r#""message":"starting","instance":"{id}""#)).count();
+    assert_eq!((starts(&one), starts(&other)), (1, 2), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mounted_folder_whose_link_is_swapped_is_seen() {
+    let scene = Scene::fleet(1, &numbered(1)).await;
+    // As Kubernetes does it: the files are links through `..data`, which is swapped by a rename.
+    let version = |name: &str, token: &str| {
+        fs::create_dir_all(scene.path("instances").join(name)).unwrap();
+        let text = format!("{{id: {ID}, api_url: '{}', api_token: {token}}}\n", scene.emulator.url());
+        fs::write(scene.path("instances").join(name).join("one.yaml"), text).unwrap();
+        let link = |target: &str, name: &str| {
+            let new = scene.path("instances/..new");
+            std::os::unix::fs::symlink(Path::new(target), &new).unwrap();
+            fs::rename(new, scene.path("instances").join(name)).unwrap();
+        };
+        link(name, "..data");
+        link("..data/one.yaml", "one.yaml");
+    };
+    version("..v1", "wrong");
+    write_config(&scene, "");
+    let bridge = start(&scene);
+    bridge.wait_for_log("token_refused");
+    version("..v2", TOKEN);
+    stored(&scene, ID, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_token_file_is_used_before_the_old_token_is_refused() {
+    let scene = Scene::new().await;
+    fs::create_dir(scene.path("instances")).unwrap();
+    fs::write(scene.path("token"), TOKEN).unwrap();
+    write_config(&scene, &format!("{{id: {ID}, api_url: '{}', api_token_file: token}}", scene.emulator.url()));
+    let bridge = start(&scene);
+    scene.push(["1"]);
+    scene.drained();
+    fs::write(scene.path("token"), "another-canary").unwrap();
+    bridge.wait_for_log("its token file has changed");
+    scene.emulator.set_token(ID, "another-canary");
+    scene.push(["2"]);
+    scene.drained();
+    assert_eq!(scene.bodies(), ["1", "2"]);
+    assert!(!bridge.log().contains("canary"), "{}", bridge.log());
+}
+
+/// A sink whose lane panics once, for one instance.
+struct Panics {
+    sink: Arc<dyn Sink>,
+    instance: InstanceId,
+    done: Arc<AtomicBool>,
+}
+
+struct PanicLane(Box<dyn Lane>, Option<Arc<AtomicBool>>);
+
+#[async_trait]
+impl Sink for Panics {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        let (lane, memory) = self.sink.open(instance).await?;
+        let panics = (instance == self.instance).then(|| Arc::clone(&self.done));
+        Ok((Box::new(PanicLane(lane, panics)), memory))
+    }
+}
+
+#[async_trait]
+impl Lane for PanicLane {
+    async fn publish(&mut self, notification: &Notification, marked: bool) -> Result<Stored, SinkError> {
+        if let Some(done) = &self.1 {
+            assert!(done.swap(true, Ordering::Relaxed), "on purpose");
+        }
+        self.0.publish(notification, marked).await
+    }
+
+    async fn already_stored(&mut self, notification: &Notification) -> Result<Stored, SinkError> {
+        self.0.already_stored(notification).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_one_instance_is_counted_and_it_starts_again() {
+    let bodies = numbered(20);
+    let scene = Scene::fleet(3, &bodies).await;
+    let file = File { path: scene.path("out.jsonl") };
+    let sink = sink::start(&Config::File(file), &scene.path("dead-letters")).unwrap();
+    let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
+    let queue = |id: &String| {
+        let source = TokenSource::Given(TOKEN.into());
+        Queue::new(api.clone(), id.parse().unwrap(), scene.emulator.url().parse().unwrap(), source).unwrap()
+    };
+    let panics = Panics { sink, instance: ID.parse().unwrap(), done: Arc::default() };
+    let (stop, before) = (CancellationToken::new(), fleet::panics());
+    let (_no_changes, changes) = tokio::sync::mpsc::channel(1);
+    let queues = scene.instances.iter().map(queue).collect();
+    let running = tokio::spawn(fleet::run(queues, changes, Arc::new(panics), stop.clone()));
+    scene.drained();
+    assert_eq!(fleet::panics() - before, 1);
+    assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }

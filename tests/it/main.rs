@@ -7,6 +7,12 @@
 
 /// What an operator types, and the exit codes.
 mod command_line;
+/// What keeps an instance from going on is told, once.
+#[cfg(feature = "emulator")]
+mod conditions;
+/// What `doctor` finds, and that it touches nothing.
+#[cfg(feature = "emulator")]
+mod doctor;
 /// The Green API queue as a local server.
 #[cfg(feature = "emulator")]
 mod emulator;

@@ -22,6 +22,7 @@ fn every_command_is_known_here() {
         // `the_commands_work_on_the_config_shown`
         "green-api-bridge validate --config bridge.yaml",
         "green-api-bridge setup --config bridge.yaml --apply",
+        "green-api-bridge doctor --config bridge.yaml",
         "green-api-bridge run --config bridge.yaml",
         // `the_one_instance_needs_no_file`
         "export GREEN_API_URL=https://1101.api.greenapi.com GREEN_API_ID_INSTANCE=1101000001 GREEN_API_TOKEN_FILE=token",
@@ -58,6 +59,8 @@ async fn the_commands_work_on_the_config_shown() {
     let tell = |arguments: &[&str]| run(command().current_dir(&scene.folder).args(arguments));
     assert_eq!(tell(&["validate", "--config", "bridge.yaml"]).0, 0);
     assert_eq!(tell(&["setup", "--config", "bridge.yaml", "--apply"]).0, 0);
+    let (code, _, found) = tell(&["doctor", "--config", "bridge.yaml"]);
+    assert_eq!(code, 0, "{found}");
     scene.push([r#"{"idMessage":"1"}"#]);
     let mut run = command();
     run.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);

@@ -56,7 +56,7 @@ impl Alarms {
             }
             Event::ConnectionUnblocked => {
                 self.blocked = false;
-                self.conditions.leave();
+                self.conditions.leave_all();
             }
             // The rest ends what is waited for.
             _ => {}

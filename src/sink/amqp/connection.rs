@@ -118,6 +118,20 @@ impl Nodes {
     }
 }
 
+/// Whether a node can be logged in to, and then whether it has what the config names.
+pub(super) type Looked = Result<Result<(), Failure>, Failure>;
+
+/// Whether each node can be logged in to, and if so, whether it has what the config names. Takes no
+/// ownership.
+pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Looked)> {
+    let look_at = |uri: &SecretString| {
+        let link = Link::open(uri, &secrets.tls, config)?;
+        let channel = link.driver.within(PATIENCE, confirming_channel(&link.connection))?;
+        Ok(link.driver.within(PATIENCE, topology::prepare(&channel, config)))
+    };
+    secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), look_at(uri))).collect()
+}
+
 /// A connection, and a runtime that drives it and nothing else: with the runtime goes the socket. So
 /// what still waits in the client is never sent, however long the broker blocks publishers.
 pub(super) struct Link {

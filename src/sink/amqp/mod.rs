@@ -22,6 +22,7 @@ use crate::notification::InstanceId;
 
 mod alarm;
 mod connection;
+pub(super) mod doctor;
 mod publish;
 pub(super) mod published;
 mod topology;
@@ -147,7 +148,8 @@ impl Amqp {
     fn buried(&mut self, job: Job, reason: Reason, kept_in: &str) {
         let place = self.place(&job, Some(reason));
         place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
-        self.stored(job, Some(place.sequence));
+        self.sequences.insert(job.notification().instance(), place.sequence);
+        job.bury(None);
     }
 
     fn stored(&mut self, job: Job, sequence: Option<u64>) {

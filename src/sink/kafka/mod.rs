@@ -24,6 +24,7 @@ use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
 mod client;
+pub(super) mod doctor;
 mod errors;
 mod ledger;
 mod producer;
@@ -384,6 +385,9 @@ impl Kafka {
         }
         let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
         self.entries.insert(notification.instance(), entry);
-        job.succeed(Some(place.sequence));
+        match place.dead_letter {
+            None => job.succeed(Some(place.sequence)),
+            Some(_) => job.bury(Some(place.sequence)),
+        }
     }
 }

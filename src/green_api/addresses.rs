@@ -1,0 +1,68 @@
+//! Names to addresses, remembered for a minute: thousands of connections ask for a few names.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// Asks the system, one question per name at a time. When the system does not know any more, the
+/// last answer goes on to be used.
+#[derive(Clone, Default)]
+pub(super) struct Addresses(Arc<Mutex<HashMap<String, Known>>>);
+
+/// Locked while the system is asked: all others who want this name wait for the same answer.
+type Known = Arc<tokio::sync::Mutex<Option<(Instant, Vec<SocketAddr>)>>>;
+
+impl Addresses {
+    fn of(&self, name: &str) -> Known {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(names.entry(name.to_owned()).or_default())
+    }
+}
+
+impl Resolve for Addresses {
+    fn resolve(&self, name: Name) -> Resolving {
+        let known = self.of(name.as_str());
+        Box::pin(async move {
+            let mut known = known.lock().await;
+            let is_fresh = known.as_ref().is_some_and(|(asked, _)| asked.elapsed() < REMEMBERED);
+            if !is_fresh {
+                // The port is the URL's.
+                match (tokio::net::lookup_host((name.as_str(), 0)).await, &mut *known) {
+                    (Ok(found), _) => *known = Some((Instant::now(), found.collect())),
+                    (Err(_), Some((asked, _))) => *asked = Instant::now(),
+                    (Err(error), None) => return Err(error.into()),
+                }
+            }
+            let found = known.as_ref().map(|(_, found)| found.clone()).unwrap_or_default();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn found(addresses: &Addresses, name: &str) -> Option<Vec<SocketAddr>> {
+        addresses.resolve(name.parse().unwrap()).await.ok().map(Iterator::collect)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_remembered_and_outlives_the_system_s_memory() {
+        let addresses = Addresses::default();
+        assert!(found(&addresses, "localhost").await.is_some_and(|found| !found.is_empty()));
+        assert!(found(&addresses, "host.invalid").await.is_none());
+        let last = vec![SocketAddr::from(([192, 0, 2, 1], 0))];
+        let long_ago = Instant::now().checked_sub(2 * REMEMBERED).unwrap();
+        *addresses.of("host.invalid").lock().await = Some((long_ago, last.clone()));
+        assert_eq!(found(&addresses, "host.invalid").await, Some(last));
+        let fresh = vec![SocketAddr::from(([192, 0, 2, 2], 0))];
+        *addresses.of("localhost").lock().await = Some((Instant::now(), fresh.clone()));
+        assert_eq!(found(&addresses, "localhost").await, Some(fresh), "the system was not asked");
+    }
+}

@@ -1,0 +1,202 @@
+//! How an instance is: its conditions, its pauses, and what they are concluded from.
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::condition::{Condition, Conditions};
+use crate::doubt::Deleted;
+use crate::green_api::Problem;
+use crate::notification::{Fingerprint, InstanceId, Notification};
+use crate::pauses::Pauses;
+use crate::sink::Stored;
+
+/// Notifications are kept upstream for 24 hours; there must be time to do something.
+const AT_RISK_SECS: u64 = 18 * 60 * 60;
+/// So many deletes of ours in a row show that nobody else is reading.
+const UNDISTURBED: u32 = 20;
+/// The age of a head is looked at this often: it is read off the body.
+const LOOK: Duration = Duration::from_secs(1);
+/// An idle queue is asked this often how many notifications it holds.
+const COUNT: Duration = Duration::from_secs(600);
+
+/// What is known of an instance's health, and what follows from it.
+pub(crate) struct Health {
+    conditions: Conditions,
+    pauses: Pauses,
+    looked: Option<Instant>,
+    counted: Option<Instant>,
+    /// Whether something waited when the queue was last asked.
+    hinted: bool,
+    /// Since when something may be waiting upstream, in Unix seconds.
+    waiting_since: Option<u64>,
+    /// The head as it was last received, if it must still be there: no delete of ours can have hit it.
+    expected: Option<Fingerprint>,
+    undisturbed: u32,
+}
+
+impl Health {
+    pub(crate) fn of(instance: InstanceId) -> Self {
+        Self {
+            conditions: Conditions::of(instance),
+            pauses: Pauses::new(),
+            looked: None,
+            counted: None,
+            hinted: false,
+            waiting_since: None,
+            expected: None,
+            undisturbed: 0,
+        }
+    }
+
+    /// How long to wait before anything is tried again.
+    pub(crate) fn pause(&mut self) -> Duration {
+        self.pauses.after_failure()
+    }
+
+    /// The queue has this head.
+    pub(crate) fn received(&mut self, head: &Notification) {
+        let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
+        if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            self.waiting_since = Some(head.facts().unix_seconds);
+            self.hinted = false;
+            self.look_at_retention(now());
+        }
+        let vanished = self.expected.is_some_and(|expected| expected != head.fingerprint());
+        // Old ones vanish by themselves.
+        if vanished && !self.conditions.contains(Condition::RetentionAtRisk) {
+            self.undisturbed = 0;
+            self.conditions.enter(Condition::ForeignReader, &"the head of the queue vanished without a delete of ours");
+        }
+        if self.expected.replace(head.fingerprint()) != Some(head.fingerprint()) {
+            // The queue moves on, whatever its answers to deletes say.
+            self.pauses = Pauses::new();
+        }
+    }
+
+    /// Whether to ask how many notifications wait: now and then, because an empty answer has come
+    /// with a full queue.
+    pub(crate) fn wants_count(&mut self) -> bool {
+        let is_due = self.counted.is_none_or(|counted| counted.elapsed() >= COUNT);
+        if is_due {
+            self.counted = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// The queue says that it is empty, and if it was asked, how many wait. That number is a hint
+    /// that may lie in both directions: it only starts a clock, and only as long as nothing comes.
+    pub(crate) fn empty(&mut self, waiting: Option<u64>) {
+        self.recovered();
+        self.hinted = waiting.map_or(self.hinted, |waiting| waiting > 0);
+        if self.hinted {
+            self.may_wait(now());
+        } else {
+            self.waiting_since = None;
+            self.conditions.leave(Condition::RetentionAtRisk);
+        }
+    }
+
+    /// The sink took it.
+    pub(crate) fn stored(&mut self, stored: &Stored) {
+        self.conditions.leave(Condition::SinkUnavailable);
+        if stored.is_dead_letter() {
+            self.conditions.enter(Condition::DeadLetters, &"the last notification was kept as a dead letter");
+        } else {
+            self.conditions.leave(Condition::DeadLetters);
+        }
+    }
+
+    /// The sink refused it for now.
+    pub(crate) fn refused(&mut self, cause: &dyn fmt::Display) {
+        self.conditions.enter(Condition::SinkUnavailable, cause);
+        self.may_wait(now());
+    }
+
+    /// A delete was answered. After a redelivery, an earlier delete may have hit it as well.
+    pub(crate) fn deleted(&mut self, answer: Deleted, is_redelivery: bool) {
+        if answer == Deleted::Confirmed {
+            self.recovered();
+            self.undisturbed += 1;
+            if self.undisturbed >= UNDISTURBED {
+                self.conditions.leave(Condition::ForeignReader);
+            }
+        }
+        if answer == Deleted::Confirmed || is_redelivery {
+            self.expected = None;
+        }
+    }
+
+    /// A request did not get what it asked for; how long to wait.
+    pub(crate) fn failed(&mut self, problem: &Problem) -> Duration {
+        self.conditions.enter(problem.condition, problem);
+        self.may_wait(now());
+        self.pause().max(problem.retry_after.unwrap_or_default())
+    }
+
+    /// A delete got no answer: whether the head is still there is anybody's guess.
+    pub(crate) fn lost_sight(&mut self) {
+        self.expected = None;
+    }
+
+    /// Something keeps us from looking at the queue.
+    pub(crate) fn kept_from_looking(&mut self) {
+        self.may_wait(now());
+    }
+
+    fn may_wait(&mut self, now: u64) {
+        self.waiting_since.get_or_insert(now);
+        self.look_at_retention(now);
+    }
+
+    fn look_at_retention(&mut self, now: u64) {
+        if self.waiting_since.is_some_and(|since| now.saturating_sub(since) > AT_RISK_SECS) {
+            self.conditions.enter(Condition::RetentionAtRisk, &"the oldest notification is older than 18 hours");
+        } else {
+            self.conditions.leave(Condition::RetentionAtRisk);
+        }
+    }
+
+    /// An answer shows that nothing upstream keeps us.
+    pub(crate) fn recovered(&mut self) {
+        self.conditions.leave_upstream();
+        self.pauses = Pauses::new();
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 60 * 60;
+
+    #[test]
+    fn what_is_not_seen_for_18_hours_is_at_risk() {
+        let mut health = Health::of("79".parse().unwrap());
+        let is_at_risk = |health: &Health| health.conditions.contains(Condition::RetentionAtRisk);
+        health.may_wait(0);
+        health.may_wait(18 * HOUR);
+        assert!(!is_at_risk(&health));
+        health.may_wait(18 * HOUR + 1);
+        assert!(is_at_risk(&health));
+        // A count that says 0 and an empty answer are two witnesses; one that says more is none.
+        health.empty(Some(3));
+        assert!(is_at_risk(&health));
+        health.empty(None);
+        assert!(is_at_risk(&health), "not asked again, so it still says 3");
+        health.empty(Some(0));
+        assert!(!is_at_risk(&health));
+        health.empty(Some(3));
+        assert!(!is_at_risk(&health), "since just now");
+    }
+
+    #[test]
+    fn an_idle_queue_is_asked_for_its_count_now_and_then() {
+        let mut health = Health::of("80".parse().unwrap());
+        assert_eq!([health.wants_count(), health.wants_count()], [true, false]);
+    }
+}
