@@ -7,6 +7,7 @@
 
 use std::env;
 
+mod fleet;
 mod overlap;
 mod stage;
 
@@ -16,6 +17,13 @@ fn main() {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     if is_wanted("overlap") {
         runtime.block_on(overlap::run());
+    }
+    if is_wanted("idle") {
+        stage::allow_connections();
+        runtime.block_on(fleet::idle());
+    }
+    if is_wanted("churn") {
+        runtime.block_on(fleet::churn());
     }
     runtime.shutdown_background();
 }

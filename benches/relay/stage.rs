@@ -6,8 +6,15 @@ use std::time::Duration;
 use green_api_bridge::emulator::Emulator;
 use green_api_bridge::green_api::{GreenApi, Queue};
 use green_api_bridge::token::TokenSource;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub const TOKEN: &str = "bench-token";
+
+/// The emulator has a connection for every poll.
+pub fn allow_connections() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
 
 pub fn ids(count: usize) -> Vec<String> {
     (1_101_000_001_u64..).take(count).map(|id| id.to_string()).collect()

@@ -63,7 +63,11 @@ pub(super) async fn answer(
 
     let is_receive = call.method == Method::ReceiveNotification;
     let early = if is_receive { receiving::stale_head(&server, slot, call.token) } else { None };
-    let delay = Duration::from_millis(slot.lock().knobs.delay_ms);
+    let delay = {
+        let mut instance = slot.lock();
+        instance.requests += 1;
+        Duration::from_millis(instance.knobs.delay_ms)
+    };
     pass(delay / 2).await;
     let allowance = slot.lock().allow(server.now_ms(), call.method);
     let outcome = if allowance.is_some_and(|allowance| allowance.remaining.is_none()) {

@@ -118,6 +118,12 @@ impl Emulator {
         self.slot(instance).lock().queued()
     }
 
+    /// How many requests the instance has had, whatever they were answered.
+    #[must_use]
+    pub fn requests(&self, instance: &str) -> u64 {
+        self.slot(instance).lock().requests
+    }
+
     /// Everything that happened to the instance so far, in order. It is never cut short.
     #[must_use]
     pub fn journal(&self, instance: &str) -> Vec<Event> {

@@ -105,6 +105,8 @@ pub(super) struct Instance {
     pushes: u32,
     receives: u32,
     pub(super) receivers: Receivers,
+    /// How many requests came, whatever they were answered.
+    pub(super) requests: u64,
     faults: Vec<Fault>,
     rates: Rates,
     journal: Vec<Event>,
@@ -142,6 +144,7 @@ impl Instance {
             pushes: 0,
             receives: 0,
             receivers: Receivers::default(),
+            requests: 0,
             faults: Vec::new(),
             rates: Rates::default(),
             journal: Vec::new(),

@@ -15,7 +15,7 @@ use green_api_bridge::token::TokenSource;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Worker, command, eventually};
+use crate::support::{Worker, command, eventually, times};
 
 /// `run` with a config file into a file.
 const INTO_FILE: &str = "{file: {path: out.jsonl}}";
@@ -188,4 +188,14 @@ async fn a_panic_in_one_instance_is_counted_and_it_starts_again() {
     assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_idle_instances_stop_within_five_seconds() {
+    let scene = Scene::fleet(times(2_000, 10_000), &[]).await;
+    let bridge = scene.start_with("bridge", INTO_FILE);
+    eventually("all of them poll", || scene.instances.iter().all(|id| scene.emulator.requests(id) > 0));
+    let (status, took) = bridge.stop(nix::sys::signal::Signal::SIGTERM);
+    println!("{} instances stopped in {took:?}", scene.instances.len());
+    assert!(status.success() && took < Duration::from_secs(5), "{status:?} {took:?}");
 }

@@ -81,6 +81,9 @@ mod scene;
 /// What must not be shown is not shown.
 #[cfg(feature = "emulator")]
 mod secrets;
+/// Every bad answer, at random, into a real Kafka.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod storm;
 /// Processes and patience.
 mod support;
 /// `verify` finds what is wrong, when something is.
