@@ -39,8 +39,9 @@ pub async fn idle() {
     let ids = stage::ids(INSTANCES);
     let emulator = stage::emulator(&ids).await;
     let folder = tempfile::tempdir().unwrap();
-    let instances: String = ids.iter().map(|id| format!("  - {}\n", instance(&emulator, id))).collect();
-    let bridge = start(folder.path(), &format!("instances:\n{instances}sink: {{file: {{path: out.jsonl}}}}\n"));
+    let instances: Vec<String> = ids.iter().map(|id| instance(&emulator, id)).collect();
+    let config = format!("instances:\n  - {}\nsink: {{file: {{path: out.jsonl}}}}\n", instances.join("\n  - "));
+    let bridge = start(folder.path(), &config);
     while !ids.iter().all(|id| emulator.requests(id) > 0) {
         sleep(Duration::from_millis(100)).await;
     }
