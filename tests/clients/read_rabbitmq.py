@@ -1,7 +1,8 @@
 """Consumes a queue until it is empty, as a downstream service would: manual acknowledgement.
 
-Arguments: URI QUEUE COUNT [stream]. Prints a JSON object per message once COUNT are there and the queue is empty;
-fails when they do not come. Of a stream it reads the first COUNT, and consumes nothing.
+Arguments: URI QUEUE COUNT [stream|once]. Prints a JSON object per message once COUNT are there and the queue is empty;
+fails when they do not come. Of a stream it reads the first COUNT, and consumes nothing. `once`: a message whose id was
+seen before is dropped, and COUNT are the others.
 """
 
 import base64
@@ -33,7 +34,7 @@ def as_json(method, properties, body):
     }
 
 
-messages = []
+messages, seen = [], set()
 if mode == ["stream"]:
     channel.basic_qos(prefetch_count=100)
     for method, properties, body in channel.consume(queue, arguments={"x-stream-offset": "first"}, inactivity_timeout=1):
@@ -48,7 +49,9 @@ else:
         method, properties, body = channel.basic_get(queue)
         if method is not None:
             channel.basic_ack(method.delivery_tag)
-            messages.append(as_json(method, properties, body))
+            if mode != ["once"] or properties.message_id not in seen:
+                messages.append(as_json(method, properties, body))
+            seen.add(properties.message_id)
         elif len(messages) >= count:
             break
         else:

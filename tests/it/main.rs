@@ -51,6 +51,9 @@ mod overlap;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;
+/// What downstream services make of it, in Python and JavaScript.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_consumers;
 /// RabbitMQ, its operator and the network at their worst.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_faults;

@@ -1,9 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::rabbitmq_queues::Names;
+use crate::rabbitmq_queues::{Names, messages};
+use crate::readme::blocks;
 use crate::scene::Scene;
-use crate::support::{from_test_run, rabbitmqctl};
+use crate::support::{foreign_client, from_test_run, rabbitmqctl};
 
 /// The folder of the broker that all tests share.
 fn broker() -> PathBuf {
@@ -52,8 +53,15 @@ async fn a_client_certificate_is_enough_to_log_in() {
     let told = fs::read_to_string(scene.path("refused.log")).unwrap();
     assert!(told.contains("sink.amqp.client_identity_file") && !told.contains("wrong"), "{told}");
     fs::write(scene.path("password"), "identity\n").unwrap();
-    let _bridge = scene.start_with("bridge", &names.sink(&files));
+    // As the README shows it.
+    let shown = blocks("yaml").remove(1);
+    let here = shown
+        .replace("/etc/green-api-bridge", broker().join("tls").to_str().unwrap())
+        .replace("/run/secrets/client-password", scene.path("password").to_str().unwrap())
+        .replace("amqps://rabbitmq.example.com:5671/%2f", &from_test_run("BRIDGE_TEST_AMQPS"));
+    let _bridge = scene.start_with("bridge", here.strip_prefix("sink:").unwrap());
     scene.drained();
-    let plain = Names { uri: from_test_run("BRIDGE_TEST_AMQP"), name: names.name };
-    assert_eq!(plain.read(1)[0].body, "1");
+    let uri = from_test_run("BRIDGE_TEST_AMQP");
+    let read = messages(foreign_client("read_rabbitmq.py", &[&uri, "green-api.notifications", "1"]));
+    assert_eq!(read[0].body, "1");
 }

@@ -126,10 +126,16 @@ pub fn from_test_run(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_unset| panic!("{name} is not set: run the tests with tests/run"))
 }
 
-/// Runs one of the foreign clients; the JSON objects that it printed.
+/// Runs one of the foreign clients, in Python or JavaScript; the JSON objects that it printed.
 pub fn foreign_client(script: &str, arguments: &[&str]) -> Vec<serde_json::Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-    let mut command = Command::new(from_test_run("BRIDGE_TEST_PYTHON"));
+    let mut command = if path.extension().is_some_and(|extension| extension == "js") {
+        let mut node = Command::new("node");
+        node.env("NODE_PATH", from_test_run("BRIDGE_TEST_NODE_PATH"));
+        node
+    } else {
+        Command::new(from_test_run("BRIDGE_TEST_PYTHON"))
+    };
     let (code, stdout, stderr) = run(command.arg(path).args(arguments));
     assert_eq!(code, 0, "{script} {arguments:?}: {stderr}");
     stdout.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
