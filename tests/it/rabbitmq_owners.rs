@@ -1,3 +1,7 @@
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use crate::rabbitmq_queues::{Names, assert_kept, marks_due};
@@ -68,8 +72,8 @@ async fn what_a_blocked_bridge_sent_never_lands_after_its_successor() {
 async fn the_next_address_is_tried_when_one_fails() {
     let (scene, names) = (Scene::fleet(1, &numbered(1)).await, Names::new());
     // Nobody listens on the first; the second listens and says nothing.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let silent = format!("amqp://guest:guest@{}", silent.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("amqp://guest:guest@{}", listener.local_addr().unwrap());
     let with = |uris: &str| names.sink("").replace(&format!("'{}'", names.uri), uris);
     let refused = "amqp://guest:passw0rd@127.0.0.1:1";
     let bridge = scene.start_with("nowhere", &with(&format!("['{refused}', '{refused}/%2f']")));
@@ -81,4 +85,9 @@ async fn the_next_address_is_tried_when_one_fails() {
     bridge.kill();
     let _bridge = scene.start_with("bridge", &with(&format!("['{refused}', '{silent}', '{}']", names.uri)));
     scene.drained();
+    let mut received = Vec::new();
+    let (mut given_up, _) = listener.accept().unwrap();
+    given_up.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    given_up.read_to_end(&mut received).expect("a connection that was given up is cut");
+    assert_eq!(received, b"AMQP\0\0\x09\x01");
 }

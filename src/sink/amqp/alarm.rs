@@ -21,7 +21,11 @@ pub(super) struct Alarms {
 impl Alarms {
     /// There may be one per connection: two would share the events between them.
     pub(super) fn of(connection: &Connection) -> Self {
-        Self { events: Box::pin(connection.events_listener()), blocked: false, conditions: Conditions::default() }
+        Self::told(connection.events_listener())
+    }
+
+    fn told(events: impl Stream<Item = Event> + Send + 'static) -> Self {
+        Self { events: Box::pin(events), blocked: false, conditions: Conditions::default() }
     }
 
     /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
@@ -61,5 +65,36 @@ impl Alarms {
             // The rest ends what is waited for.
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+    use tokio_stream::iter;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(24 * 3600);
+
+    /// What becomes of an answer that takes as long, when these events came before it.
+    async fn outcome(events: Vec<Event>, answer_after: Duration) -> Result<(), Failure> {
+        let answer = async {
+            sleep(answer_after).await;
+            Ok(())
+        };
+        Alarms::told(iter(events)).patiently(answer).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_awaited_for_30_s_and_for_as_long_as_publishers_are_blocked() {
+        let blocked = || Event::ConnectionBlocked("low on memory".into());
+        assert!(outcome(vec![], Duration::from_secs(29)).await.is_ok());
+        assert!(outcome(vec![], Duration::from_secs(31)).await.is_err());
+        assert!(outcome(vec![blocked()], LONG).await.is_ok());
+        assert!(outcome(vec![blocked(), Event::ConnectionUnblocked], LONG).await.is_err());
+        assert!(outcome(vec![blocked(), Event::ConnectionUnblocked, blocked()], LONG).await.is_ok());
     }
 }
