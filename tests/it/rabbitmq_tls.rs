@@ -12,7 +12,7 @@ fn broker() -> PathBuf {
 }
 
 /// What the config says of a file of the broker's authority.
-fn file(key: &str, name: &str) -> String {
+fn certificate(key: &str, name: &str) -> String {
     format!(", {key}: {}", broker().join("tls").join(name).display())
 }
 
@@ -25,7 +25,7 @@ async fn an_authority_of_ones_own_is_trusted_when_it_is_named() {
     bridge.wait_for_log("sink_unavailable");
     assert!(bridge.log().contains("certificate"), "{}", bridge.log());
     bridge.kill();
-    let _bridge = scene.start_with("bridge", &names.sink(&file("ca_file", "ca.pem")));
+    let _bridge = scene.start_with("bridge", &names.sink(&certificate("ca_file", "ca.pem")));
     scene.drained();
     let plain = Names { uri: from_test_run("BRIDGE_TEST_AMQP"), name: names.name };
     assert_eq!(plain.read(1)[0].body, "1");
@@ -38,15 +38,16 @@ async fn a_client_certificate_is_enough_to_log_in() {
     // A user without a password, named as the certificate is.
     let users = r#"{"users": [{"name": "bridge-client", "password_hash": "", "tags": ""}], "permissions":
         [{"user": "bridge-client", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}]}"#;
-    fs::write(scene.path("users.json"), users).unwrap();
-    rabbitmqctl(&broker(), &["import_definitions", scene.path("users.json").to_str().unwrap()]);
+    let file = broker().join("users.json");
+    fs::write(&file, users).unwrap();
+    rabbitmqctl(&broker(), &["import_definitions", file.to_str().unwrap()]);
     scene.push(["1"]);
-    let anybody = scene.start_with("anybody", &names.sink(&file("ca_file", "ca.pem")));
+    let anybody = scene.start_with("anybody", &names.sink(&certificate("ca_file", "ca.pem")));
     anybody.wait_for_log("sink_unavailable");
     assert!(anybody.log().contains("ACCESS_REFUSED"), "{}", anybody.log());
     anybody.kill();
     fs::write(scene.path("password"), "wrong\n").unwrap();
-    let files = file("ca_file", "ca.pem") + &file("client_identity_file", "client.p12");
+    let files = certificate("ca_file", "ca.pem") + &certificate("client_identity_file", "client.p12");
     let files = format!("{files}, client_identity_password_file: {}", scene.path("password").display());
     let refused = scene.start_with("refused", &names.sink(&files));
     assert_eq!(refused.ended().code(), Some(78));
