@@ -54,3 +54,12 @@ async fn the_vendor_s_python_client_works_unmodified() {
     let deleted = session.events().into_iter().filter(|event| *event == EventKind::Deleted).count();
     assert_eq!(deleted, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vendor_s_javascript_client_works_unmodified() {
+    let session = Session::start().await;
+    let said = crate::support::foreign_client("vendor_javascript.js", &[&session.emulator.url(), ID, TOKEN]);
+    assert_eq!(said, [json!({"content": true})]);
+    let deleted = session.events().into_iter().filter(|event| *event == EventKind::Deleted).count();
+    assert_eq!(deleted, 2);
+}
