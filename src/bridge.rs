@@ -64,11 +64,13 @@ impl<'a> Bridge<'a> {
                 let stored = match self.publish(&mut *lane, doubt, &head).await {
                     Ok(stored) => stored,
                     Err(SinkError::Refused(cause)) => {
+                        self.health.status.publish_errors.increase();
                         self.health.refused(&cause);
                         sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
                     Err(SinkError::Reopen(cause)) => {
+                        self.health.status.publish_errors.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
                         sleep_unless(self.stop, self.health.pause()).await;
                         break;
@@ -100,6 +102,7 @@ impl<'a> Bridge<'a> {
         let mut head = in_hand;
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
+            self.health.status.polled.set_to_now();
             let answer = self.stop.run_until_cancelled(self.queue.receive()).await?;
             head = self.received(asked, answer).await;
         }
@@ -109,8 +112,12 @@ impl<'a> Bridge<'a> {
     /// What an answer brought, after the pause that it asks for.
     async fn received(&mut self, asked: Instant, answer: Result<Received, Problem>) -> Option<Notification> {
         match answer {
-            Ok(Received::Head(head)) => return Some(head),
+            Ok(Received::Head(head)) => {
+                self.health.status.polls_notification.increase();
+                return Some(head);
+            }
             Ok(Received::Empty) => {
+                self.health.status.polls_empty.increase();
                 let waiting = if self.health.wants_count() {
                     self.stop.run_until_cancelled(self.queue.waiting()).await.and_then(Result::ok)
                 } else {
@@ -119,15 +126,25 @@ impl<'a> Bridge<'a> {
                 self.health.empty(waiting);
                 sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
             }
-            Err(problem) => self.wait_out(&problem).await,
+            Err(problem) => {
+                self.health.status.polls_error.increase();
+                self.wait_out(&problem).await;
+            }
         }
         None
     }
 
     async fn publish(&self, lane: &mut dyn Lane, doubt: &mut Doubt, head: &Notification) -> Result<Stored, SinkError> {
         match doubt.head(head.fingerprint()) {
-            Verdict::Publish { marked } => lane.publish(head, marked).await,
+            Verdict::Publish { marked } => {
+                let stored = lane.publish(head, marked).await?;
+                if !stored.is_dead_letter() {
+                    self.health.status.published.increase();
+                }
+                Ok(stored)
+            }
             Verdict::DeleteOnly => {
+                self.health.status.redelivered.increase();
                 info!(instance = %head.instance(), receipt = %head.receipt(), "delivered again, already stored: only deleting");
                 lane.already_stored(head).await
             }
@@ -138,11 +155,16 @@ impl<'a> Bridge<'a> {
     /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
     async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
         let asked = Instant::now();
+        self.health.status.polled.set_to_now();
         let is_redelivery = !doubt.may_overlap();
         let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT {
-            (delete_once(&self.queue, stored).await, None)
+            let answer = delete_once(&self.queue, stored).await;
+            if is_confirmed(&answer) {
+                self.health.confirmed();
+            }
+            (answer, None)
         } else {
-            let confirmed = || self.health.recovered();
+            let confirmed = || self.health.confirmed();
             delete_and_receive(&self.queue, stored, self.stop, confirmed).await
         };
         let was_answered = answer.is_ok();
@@ -217,14 +239,25 @@ async fn delete_and_receive(
     tokio::select! {
         biased;
         answer = &mut delete => {
-            let is_confirmed = matches!(answer, Ok(Deleted::Confirmed));
-            if is_confirmed {
+            if is_confirmed(&answer) {
+                confirmed();
+                (answer, receive.await)
+            } else {
+                (answer, None)
+            }
+        }
+        next = &mut receive => {
+            let answer = delete.await;
+            if is_confirmed(&answer) {
                 confirmed();
             }
-            (answer, if is_confirmed { receive.await } else { None })
+            (answer, next)
         }
-        next = &mut receive => (delete.await, next),
     }
+}
+
+fn is_confirmed(answer: &Result<Deleted, Problem>) -> bool {
+    matches!(answer, Ok(Deleted::Confirmed))
 }
 
 async fn sleep_unless(stop: &CancellationToken, pause: Duration) {

@@ -1,10 +1,11 @@
 //! The command line: what was typed, and the exit codes.
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,7 @@ use crate::telemetry;
 #[cfg(feature = "emulator")]
 mod demo;
 mod doctor;
+mod health;
 mod run;
 mod setup;
 mod source;
@@ -44,12 +46,32 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Read what was published and say what of it is lost, doubled or reordered.
     Verify(verify::Verify),
+    /// Ask a running bridge whether it is ready: exit code 0 or 1. For container health checks.
+    Health(health::Health),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+    /// Print what a config may say.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// See it work: no account, no broker, a crash in the middle, and nothing lost or doubled.
     #[cfg(feature = "emulator")]
     Demo(demo::Demo),
     /// The Green API queue as a local server, for anyone's tests.
     #[cfg(feature = "emulator")]
     Emulator(crate::emulator::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// A JSON Schema, for editors.
+    Schema,
+    /// Every key with its default, explained.
+    Example,
 }
 
 const SINK_HELP: &str = "Without a config file: where to publish [env: BRIDGE_SINK]. One of\n  stdout:\n  file:PATH\n  \
@@ -140,6 +162,24 @@ impl Command {
             Self::Setup(setup) => setup.run().await,
             Self::Doctor(doctor) => doctor.run().await,
             Self::Verify(verify) => verify.run(),
+            Self::Health(health) => health.run().await,
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut script);
+                print(&script)
+            }
+            Self::Man => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(Cli::command())
+                    .render(&mut page)
+                    .map_err(|error| Failure::Failed(error.to_string()))?;
+                print(&page)
+            }
+            Self::Config(ConfigCommand::Schema) => {
+                let schema = serde_json::to_vec_pretty(&schemars::schema_for!(Config));
+                print(&schema.map_err(|error| Failure::Failed(error.to_string()))?)
+            }
+            Self::Config(ConfigCommand::Example) => print(include_bytes!("../deploy/config.example.yaml")),
             #[cfg(feature = "emulator")]
             Self::Demo(demo) => demo.run(stop_on_signal()?).await,
             #[cfg(feature = "emulator")]
@@ -153,6 +193,12 @@ impl Command {
             }
         }
     }
+}
+
+/// Data, to standard output.
+fn print(data: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(data).and_then(|()| stdout.flush()).map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Cancelled at SIGINT or SIGTERM.

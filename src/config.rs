@@ -4,6 +4,7 @@ use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Spanned};
@@ -25,7 +26,7 @@ pub use sink::{Amqp, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Si
 pub use sink_url::parse as sink_from_url;
 
 /// Everything that an operator can say. What is not said has its documented default.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The instances to read.
@@ -51,21 +52,25 @@ pub struct Config {
 }
 
 /// One Green API instance. Exactly one of the two tokens is given.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Instance {
     /// Its number, `idInstance`.
+    #[schemars(with = "InstanceId")]
     pub id: Spanned<InstanceId>,
     /// Its `apiUrl`, from the console.
+    #[schemars(with = "String")]
     pub api_url: ApiUrl,
     /// Its token, `apiTokenInstance`.
     #[serde(default)]
+    #[schemars(with = "Option<String>")]
     pub api_token: Option<SecretString>,
     /// A file that holds the token.
     #[serde(default)]
     pub api_token_file: Option<PathBuf>,
     /// The file of `instances_dir` that it stands in.
     #[serde(skip)]
+    #[schemars(skip)]
     pub file: Option<PathBuf>,
 }
 
@@ -127,17 +132,20 @@ impl TryFrom<String> for ApiUrl {
 }
 
 /// How the API is used.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// How long the server waits for a notification, 5 to 60 seconds.
+    #[schemars(with = "u64")]
     pub receive_timeout_secs: Spanned<u64>,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
     /// The only proxy that is ever used.
     #[serde(deserialize_with = "proxy")]
+    #[schemars(with = "Option<String>")]
     pub proxy: Option<Url>,
     /// The kinds of notification that `setup` switches on.
+    #[schemars(with = "Vec<String>")]
     pub webhooks: Vec<Spanned<String>>,
 }
 
@@ -162,16 +170,17 @@ impl Api {
 }
 
 /// The operator's HTTP port.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Where it listens; `null` or `off`: nowhere.
     #[serde(deserialize_with = "listen")]
+    #[schemars(with = "Option<String>")]
     pub listen: Option<SocketAddr>,
 }
 
 /// What is logged, and how.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// In what form.
@@ -181,7 +190,7 @@ pub struct Log {
 }
 
 /// The form of log lines.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// `pretty` on a terminal, otherwise `json`.
@@ -194,7 +203,7 @@ pub enum LogFormat {
 }
 
 /// Levels of importance.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// A human is needed.
@@ -254,12 +263,16 @@ fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D:
 }
 
 fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    match Option::<String>::deserialize(deserializer)?.as_deref() {
-        None | Some("off") => Ok(None),
-        Some(address) => address
-            .parse()
-            .map(Some)
-            .map_err(|_unhelpful: AddrParseError| serde::de::Error::custom("must look like 127.0.0.1:9464, or be off")),
+    listen_address(Option::<String>::deserialize(deserializer)?.as_deref()).map_err(serde::de::Error::custom)
+}
+
+/// An address, or none by `off` or by nothing at all.
+pub(crate) fn listen_address(text: Option<&str>) -> Result<Option<SocketAddr>, &'static str> {
+    match text {
+        None | Some("off" | "null") => Ok(None),
+        Some(address) => {
+            address.parse().map(Some).map_err(|_unhelpful: AddrParseError| "must look like 127.0.0.1:9464, or be off")
+        }
     }
 }
 

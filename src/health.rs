@@ -1,7 +1,9 @@
 //! How an instance is: its conditions, its pauses, and what they are concluded from.
 
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Deleted;
@@ -9,6 +11,7 @@ use crate::green_api::Problem;
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::sink::Stored;
+use crate::status::{InstanceStatus, now};
 
 /// Notifications are kept upstream for 24 hours; there must be time to do something.
 const AT_RISK_SECS: u64 = 18 * 60 * 60;
@@ -22,6 +25,8 @@ const COUNT: Duration = Duration::from_secs(600);
 /// What is known of an instance's health, and what follows from it.
 pub(crate) struct Health {
     conditions: Conditions,
+    /// For whoever asks.
+    pub(crate) status: Arc<InstanceStatus>,
     pauses: Pauses,
     looked: Option<Instant>,
     counted: Option<Instant>,
@@ -38,6 +43,7 @@ impl Health {
     pub(crate) fn of(instance: InstanceId) -> Self {
         Self {
             conditions: Conditions::of(instance),
+            status: InstanceStatus::of(instance),
             pauses: Pauses::new(),
             looked: None,
             counted: None,
@@ -55,6 +61,8 @@ impl Health {
 
     /// The queue has this head.
     pub(crate) fn received(&mut self, head: &Notification) {
+        self.status.received.increase();
+        self.status.last_notification.set_to_now();
         let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
         if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.looked = Some(Instant::now());
@@ -99,6 +107,9 @@ impl Health {
 
     /// The sink took it.
     pub(crate) fn stored(&mut self, stored: &Stored) {
+        if let Some(sequence) = stored.sequence() {
+            self.status.sequence.set(sequence);
+        }
         self.conditions.leave(Condition::SinkUnavailable);
         if stored.is_dead_letter() {
             self.conditions.enter(Condition::DeadLetters, &"the last notification was kept as a dead letter");
@@ -113,9 +124,19 @@ impl Health {
         self.may_wait(now());
     }
 
+    /// The queue has just confirmed a delete; what follows from that is told later by
+    /// [`deleted`](Self::deleted), after a receive that may still be under way.
+    pub(crate) fn confirmed(&mut self) {
+        self.status.deletes_confirmed.increase();
+        self.status.last_success.set_to_now();
+        self.recovered();
+    }
+
     /// A delete was answered. After a redelivery, an earlier delete may have hit it as well.
     pub(crate) fn deleted(&mut self, answer: Deleted, is_redelivery: bool) {
-        if answer == Deleted::Confirmed {
+        if answer == Deleted::Unconfirmed {
+            self.status.deletes_unconfirmed.increase();
+        } else {
             self.recovered();
             self.undisturbed += 1;
             if self.undisturbed >= UNDISTURBED {
@@ -129,6 +150,7 @@ impl Health {
 
     /// A request did not get what it asked for; how long to wait.
     pub(crate) fn failed(&mut self, problem: &Problem) -> Duration {
+        self.status.unanswered.store(problem.condition == Condition::UpstreamUnavailable, Relaxed);
         self.conditions.enter(problem.condition, problem);
         self.may_wait(now());
         self.pause().max(problem.retry_after.unwrap_or_default())
@@ -136,6 +158,7 @@ impl Health {
 
     /// A delete got no answer: whether the head is still there is anybody's guess.
     pub(crate) fn lost_sight(&mut self) {
+        self.status.deletes_unconfirmed.increase();
         self.expected = None;
     }
 
@@ -159,13 +182,10 @@ impl Health {
 
     /// An answer shows that nothing upstream keeps us.
     pub(crate) fn recovered(&mut self) {
+        self.status.unanswered.store(false, Relaxed);
         self.conditions.leave_upstream();
         self.pauses = Pauses::new();
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod admin;
 pub mod bridge;
 pub mod cli;
 pub mod condition;
@@ -15,6 +16,7 @@ mod health;
 pub mod notification;
 pub mod pauses;
 pub mod sink;
+mod status;
 pub mod telemetry;
 pub mod token;
 pub mod verify;

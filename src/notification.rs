@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp, Unit, civil};
+use schemars::JsonSchema;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// The number of a Green API instance: one account, one queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct InstanceId(u64);
 

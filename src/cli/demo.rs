@@ -127,6 +127,7 @@ impl Stage {
             .env("GREEN_API_URL", self.emulator.url())
             .env("GREEN_API_ID_INSTANCE", INSTANCE)
             .env("GREEN_API_TOKEN", TOKEN)
+            .env("BRIDGE_ADMIN_LISTEN", "off")
             .env_remove("GREEN_API_TOKEN_FILE")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Failure;
-use crate::config::{Api, Config, Instance};
+use crate::admin::{Admin, DEFAULT_LISTEN};
+use crate::config::{self, Api, Config, Instance};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::sink::{self, SinkError};
@@ -18,14 +20,14 @@ use crate::watch::Watch;
 
 /// Runs until `stop`, or until the sink ends it.
 pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure> {
-    if config.admin.as_ref().is_some_and(|admin| admin.listen.is_some()) {
-        warn!("this version has no admin port yet: `admin.listen` has no effect");
-    }
+    let asked_for = admin_address(config.admin.as_ref())?;
     allow_connections(config.instances.len());
     let client = client(&config.api)?;
     let queues = queues_of(&client, &config.instances)?;
     let sink =
         sink::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
+    let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
+    listen(Admin { poll_limit, guarantee: sink::guarantee(&config.sink) }, asked_for).await?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
     let watch = Watch::new(config.instances, config.instances_dir, Box::new(make_queue));
@@ -38,6 +40,38 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
         SinkError::Refused(_) | SinkError::Reopen(_) | SinkError::Closed(_) => Failure::Failed(end.to_string()),
     })
+}
+
+/// What a poll may take beyond the time that the server was asked to wait, a pause included.
+const POLL_MARGIN: Duration = Duration::from_secs(75);
+
+/// Where to listen; `None` when nobody said anything.
+pub(super) fn admin_address(config: Option<&config::Admin>) -> Result<Option<config::Admin>, Failure> {
+    match env::var("BRIDGE_ADMIN_LISTEN") {
+        Ok(text) if !text.is_empty() => {
+            let wrong = |form| Failure::Configuration(format!("BRIDGE_ADMIN_LISTEN {form}"));
+            Ok(Some(config::Admin { listen: config::listen_address(Some(&text)).map_err(wrong)? }))
+        }
+        _ => Ok(config.cloned()),
+    }
+}
+
+/// An address that nobody asked for is worth a warning, not a failure.
+async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Failure> {
+    let told = |address, error| format!("the admin port {address} cannot be opened: {error}");
+    match asked_for {
+        Some(config::Admin { listen: None }) => Ok(()),
+        Some(config::Admin { listen: Some(address) }) => {
+            let opened = admin.start(address).await;
+            opened.map(drop).map_err(|error| Failure::Failed(format!("{}: set `admin.listen`", told(address, error))))
+        }
+        None => {
+            if let Err(error) = admin.start(DEFAULT_LISTEN).await {
+                warn!("{}: there is none", told(DEFAULT_LISTEN, error));
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Under systemd's state folder when there is one.

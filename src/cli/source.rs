@@ -43,7 +43,7 @@ pub(super) fn instances_from(path: Option<PathBuf>) -> Result<Config, Failure> {
     }
 }
 
-fn from_file(path: &Path) -> Result<Config, Failure> {
+pub(super) fn from_file(path: &Path) -> Result<Config, Failure> {
     // Variables that are no text cannot be meant.
     let variables =
         env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

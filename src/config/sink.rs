@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
@@ -10,7 +11,7 @@ use serde_saphyr::Spanned;
 use super::unplaced;
 
 /// Where notifications go: exactly one of these.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sink {
     /// Apache Kafka.
@@ -24,26 +25,31 @@ pub enum Sink {
 }
 
 /// Apache Kafka.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
     /// `HOST:PORT` of some brokers.
     pub bootstrap_servers: Vec<String>,
     /// The topic of the notifications.
+    #[schemars(with = "String")]
     pub topic: Spanned<String>,
     /// What keeps its order: an instance or each chat of it.
     pub key: Key,
     /// Names this bridge at the brokers; one running bridge per name.
     pub transactional_id: String,
     /// The compacted topic that remembers what was published last.
+    #[schemars(with = "String")]
     pub ledger_topic: Spanned<String>,
     /// The topic of refused notifications.
+    #[schemars(with = "String")]
     pub dead_letter_topic: Spanned<String>,
     /// How missing topics are created; `null`: they must exist.
     pub create_topics: Option<CreateTopics>,
     /// Any property of librdkafka.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub properties: BTreeMap<String, Spanned<SecretString>>,
     /// Properties whose values stand in files.
+    #[schemars(with = "BTreeMap<String, PathBuf>")]
     pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
 }
 
@@ -64,7 +70,7 @@ impl Default for Kafka {
 }
 
 /// What a record's key is.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
     /// The instance: strict order of all its notifications.
@@ -74,12 +80,14 @@ pub enum Key {
 }
 
 /// How missing topics are created.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateTopics {
     /// Partitions of the topics of notifications and dead letters.
+    #[schemars(with = "i32")]
     pub partitions: Spanned<i32>,
     /// Replication factor; -1 takes the broker's default.
+    #[schemars(with = "i32")]
     pub replication: Spanned<i32>,
 }
 
@@ -90,11 +98,12 @@ impl Default for CreateTopics {
 }
 
 /// RabbitMQ.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Amqp {
     /// Where the broker is: one address or several, tried in turn.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(with = "OneOrMore<String>")]
     pub uri: Vec<Spanned<SecretString>>,
     /// A file that holds the address.
     pub uri_file: Option<PathBuf>,
@@ -103,6 +112,7 @@ pub struct Amqp {
     /// The durable topic exchange.
     pub exchange: String,
     /// `{instance}` and `{type}` are replaced.
+    #[schemars(with = "String")]
     pub routing_key: Spanned<String>,
     /// The durable queue bound to everything; `null`: the queues are yours.
     pub queue: Option<String>,
@@ -143,7 +153,7 @@ impl Default for Amqp {
 }
 
 /// RabbitMQ's kinds of queue.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueType {
     /// Replicated, fsynced by a majority.
@@ -167,7 +177,7 @@ impl QueueType {
 }
 
 /// What happens to a notification that no queue takes.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnroutable {
     /// It becomes a dead letter.
@@ -177,7 +187,7 @@ pub enum OnUnroutable {
 }
 
 /// A file of JSON lines.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
     /// Appended to.
@@ -191,18 +201,18 @@ impl Default for File {
 }
 
 /// JSON lines on standard output: nothing to say about it.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stdout {}
 
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        One(Spanned<SecretString>),
-        More(Vec<Spanned<SecretString>>),
-    }
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
 
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {
     Ok(match OneOrMore::deserialize(deserializer)? {
         OneOrMore::One(uri) => vec![uri],
         OneOrMore::More(uris) => uris,

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::cloud_event::{DeadLetter, Place};
+use super::cloud_event::{DeadLetter, Place, Reason};
 use super::lines::{read_back, sync_entry, write_line};
 use crate::notification::Notification;
+use crate::status;
 use crate::verify::Audit;
 
 /// The place of last resort: a folder with one file per notification.
@@ -64,8 +65,15 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     Ok(())
 }
 
-/// Says once that there is one.
+/// Counts it, and says once that there is one.
 pub(super) fn log(notification: &Notification, letter: &DeadLetter, kept_in: &dyn fmt::Display) {
     let (instance, receipt, reason) = (notification.instance(), notification.receipt(), letter.reason);
+    if let Some(status) = status::instance(instance) {
+        match reason {
+            Reason::TooLarge => status.dead_too_large.increase(),
+            Reason::Refused => status.dead_refused.increase(),
+            Reason::Unroutable => status.dead_unroutable.increase(),
+        }
+    }
     warn!(%instance, %receipt, id = %notification.id(), %reason, destination = %letter.destination, %kept_in, "dead letter");
 }

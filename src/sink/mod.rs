@@ -36,6 +36,17 @@ pub fn supported(config: &config::Sink) -> Result<(), String> {
     }
 }
 
+/// What consumers can rely on with this sink.
+#[must_use]
+pub fn guarantee(config: &config::Sink) -> &'static str {
+    match config {
+        config::Sink::Kafka(_) => "exactly once, for consumers that read committed",
+        config::Sink::Amqp(_) => "at least once, possible duplicates marked",
+        config::Sink::File(_) => "exactly once",
+        config::Sink::Stdout(_) => "at least once, possible duplicates marked; no memory over a restart",
+    }
+}
+
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
 /// anywhere is kept in the folder `dead_letters`.
 ///

@@ -3,8 +3,9 @@
 //!
 //! A thread of its own, because the clients of Kafka and of files block.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,7 @@ use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 use crate::pauses::Pauses;
+use crate::status::{self, SinkStatus};
 
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
@@ -100,6 +102,7 @@ enum Request {
 
 /// The lanes' side of an owner.
 pub(super) struct Client {
+    status: &'static SinkStatus,
     requests: mpsc::UnboundedSender<Request>,
 }
 
@@ -107,18 +110,21 @@ impl Client {
     /// Starts the owner's thread. `acquire` is called for every new ownership; the one before is
     /// gone by then.
     pub(super) fn start<O: Owner>(
-        name: &str,
+        name: &'static str,
         mut acquire: impl FnMut() -> Result<O, Failure> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (requests, mut waiting) = mpsc::unbounded_channel();
+        let status = status::sink(name);
         thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
-            if let Err(end) = serve(&mut acquire, &mut waiting) {
+            let end = serve(&mut acquire, &mut waiting, status);
+            status.up.store(false, Relaxed);
+            if let Err(end) = end {
                 while let Some(request) = waiting.blocking_recv() {
                     request.refuse(end.clone());
                 }
             }
         })?;
-        Ok(Self { requests })
+        Ok(Self { status, requests })
     }
 }
 
@@ -135,6 +141,7 @@ impl Request {
 fn serve<O: Owner>(
     acquire: &mut impl FnMut() -> Result<O, Failure>,
     requests: &mut mpsc::UnboundedReceiver<Request>,
+    status: &SinkStatus,
 ) -> Result<(), SinkError> {
     let mut conditions = Conditions::default();
     let mut pauses = Pauses::new();
@@ -147,12 +154,16 @@ fn serve<O: Owner>(
             thread::sleep(pause);
         };
         conditions.leave_all();
+        status.up.store(true, Relaxed);
         let failure = loop {
             let Some(mut jobs) = gather(requests, &owner, ownership) else { return Ok(()) };
             if jobs.is_empty() {
                 continue;
             }
-            if let Err(failure) = owner.store(&mut jobs) {
+            status.storing_since.set_to_now();
+            let stored = owner.store(&mut jobs);
+            status.storing_since.set(0);
+            if let Err(failure) = stored {
                 for job in jobs {
                     job.fail(SinkError::Reopen(failure.to_string()));
                 }
@@ -160,6 +171,7 @@ fn serve<O: Owner>(
             }
             pauses = Pauses::new();
         };
+        status.up.store(false, Relaxed);
         drop(owner);
         let pause = pause_after(failure, &mut conditions, &mut pauses)?;
         thread::sleep(pause);
@@ -215,11 +227,12 @@ impl Sink for Client {
         let requests = self.requests.clone();
         requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
         let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
-        Ok((Box::new(OwnedLane { ownership, requests }), memory))
+        Ok((Box::new(OwnedLane { status: self.status, ownership, requests }), memory))
     }
 }
 
 struct OwnedLane {
+    status: &'static SinkStatus,
     ownership: u64,
     requests: mpsc::UnboundedSender<Request>,
 }
@@ -227,9 +240,12 @@ struct OwnedLane {
 impl OwnedLane {
     async fn ask(&self, notification: &Notification, action: Action) -> Result<Stored, SinkError> {
         let (reply, answer) = oneshot::channel();
+        let begun = Instant::now();
         let job = Job { ownership: self.ownership, notification: notification.clone(), action, reply };
         self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
-        answer.await.map_err(|_gone| thread_ended())?
+        let stored = answer.await.map_err(|_gone| thread_ended())??;
+        self.status.publish_seconds.observe(begun.elapsed());
+        Ok(stored)
     }
 }
 

@@ -5,6 +5,9 @@
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
 )]
 
+/// The operator's HTTP port.
+#[cfg(feature = "emulator")]
+mod admin;
 /// What an operator types, and the exit codes.
 mod command_line;
 /// What keeps an instance from going on is told, once.

@@ -24,7 +24,8 @@ pub fn command() -> Command {
     for name in ["GREEN_API_URL", "GREEN_API_ID_INSTANCE", "GREEN_API_TOKEN", "GREEN_API_TOKEN_FILE", "BRIDGE_SINK"] {
         command.env_remove(name);
     }
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    // Many bridges on one machine: who wants the port, says so.
+    command.env_remove("RUST_LOG").env("BRIDGE_ADMIN_LISTEN", "off").stdin(Stdio::null());
     command
 }
 

@@ -1,0 +1,161 @@
+//! The operator's HTTP port: whether the process lives, whether it is ready, what it does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::condition::{self, Condition};
+use crate::notification::InstanceId;
+use crate::status::{self, InstanceStatus, SinkStatus};
+
+mod metrics;
+
+/// Where it listens unless the config says otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+/// What the answers depend on beside what is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin {
+    /// How long a poll may take before its instance does not count as polling.
+    pub poll_limit: Duration,
+    /// What consumers can rely on.
+    pub guarantee: &'static str,
+}
+
+impl Admin {
+    /// Listens, then answers in the background until the process ends.
+    ///
+    /// # Errors
+    /// When the address is taken or not this machine's.
+    pub async fn start(self, listen: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let router = Router::new()
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .route("/status", get(|State(admin): State<Self>| async move { Json(admin.status()) }))
+            .route("/", get(|| async { Html(include_str!("admin/page.html")) }))
+            .with_state(self);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        info!(%address, "the admin port answers");
+        Ok(address)
+    }
+
+    fn readiness(self) -> Readiness {
+        let sink = status::the_sink().is_some_and(SinkStatus::works);
+        let polling = |status: &InstanceStatus| {
+            let silent = status::now().saturating_sub(status.polled.get());
+            !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
+        };
+        let instances = status::instances();
+        let fleet = instances.is_empty() || instances.iter().any(|(_, status)| polling(status));
+        let mut waiting_for = Vec::new();
+        if !sink {
+            waiting_for.push("the sink is not connected");
+        }
+        if !fleet {
+            waiting_for.push("no instance gets an answer from Green API");
+        }
+        Readiness { ready: sink && fleet, sink, fleet, waiting_for }
+    }
+
+    fn status(self) -> Status {
+        let mut conditions = BTreeMap::<Option<InstanceId>, Vec<Condition>>::new();
+        for (instance, present) in condition::present() {
+            conditions.entry(instance).or_default().extend(present);
+        }
+        let mut names = |instance| -> Vec<String> {
+            conditions.remove(&instance).unwrap_or_default().iter().map(ToString::to_string).collect()
+        };
+        let sink = SinkShown {
+            kind: status::the_sink().map_or("none", |sink| sink.kind),
+            up: status::the_sink().is_some_and(SinkStatus::works),
+            guarantee: self.guarantee,
+            conditions: names(None),
+        };
+        let shown = |(id, status): (InstanceId, std::sync::Arc<InstanceStatus>)| InstanceShown {
+            id,
+            conditions: names(Some(id)),
+            last_notification: time(status.last_notification.get()),
+            last_success: time(status.last_success.get()),
+            sequence: status.sequence.get(),
+            received: status.received.get(),
+            published: status.published.get(),
+            redelivered: status.redelivered.get(),
+            retries: status.publish_errors.get() + status.polls_error.get() + status.deletes_unconfirmed.get(),
+            dead_lettered: status.dead_lettered(),
+        };
+        let instances: Vec<InstanceShown> = status::instances().into_iter().map(shown).collect();
+        let dead_lettered = instances.iter().map(|instance| instance.dead_lettered).sum();
+        Status { version: env!("CARGO_PKG_VERSION"), readiness: self.readiness(), sink, dead_lettered, instances }
+    }
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    sink: bool,
+    fleet: bool,
+    waiting_for: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    readiness: Readiness,
+    sink: SinkShown,
+    dead_lettered: u64,
+    instances: Vec<InstanceShown>,
+}
+
+#[derive(Serialize)]
+struct SinkShown {
+    kind: &'static str,
+    up: bool,
+    guarantee: &'static str,
+    conditions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct InstanceShown {
+    id: InstanceId,
+    conditions: Vec<String>,
+    last_notification: Option<String>,
+    last_success: Option<String>,
+    sequence: u64,
+    received: u64,
+    published: u64,
+    redelivered: u64,
+    retries: u64,
+    dead_lettered: u64,
+}
+
+fn time(seconds: u64) -> Option<String> {
+    let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
+    Some(Timestamp::from_second(seconds).ok()?.to_string())
+}
+
+async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
+    let readiness = admin.readiness();
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness))
+}
+
+async fn metrics() -> Result<impl IntoResponse, StatusCode> {
+    let text = metrics::encode().map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}

@@ -1,0 +1,193 @@
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::scene::{ID, Scene, TOKEN, numbered};
+use crate::support::{Worker, command, run};
+
+/// A free port of this machine.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn start(scene: &Scene, sink: &str, address: &str) -> Worker {
+    let mut command = scene.command_with("bridge", sink);
+    Worker::start(command.env("BRIDGE_ADMIN_LISTEN", address), &scene.path("bridge.log"))
+}
+
+async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let answer = reqwest::get(format!("http://{address}{path}")).await.ok()?;
+    Some((answer.status().as_u16(), answer.text().await.unwrap()))
+}
+
+async fn text(address: &str, path: &str) -> String {
+    let (code, text) = get(address, path).await.expect("an answer");
+    assert_eq!(code, 200, "{path}: {text}");
+    text
+}
+
+/// Waits until `/readyz` answers so, and returns what it says.
+async fn readiness(address: &str, code: u16) -> Value {
+    let begun = std::time::Instant::now();
+    loop {
+        if let Some((answered, text)) = get(address, "/readyz").await.filter(|(answered, _)| *answered == code) {
+            assert_eq!(answered, code);
+            return serde_json::from_str(&text).unwrap();
+        }
+        assert!(begun.elapsed().as_secs() < 60, "/readyz never answered {code}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+fn health(address: &str) -> i32 {
+    run(command().arg("health").env("BRIDGE_ADMIN_LISTEN", address)).0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_happened_can_be_read() {
+    let (scene, address) = (Scene::fleet(3, &numbered(5)).await, free_address());
+    let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    scene.drained();
+    assert_eq!(readiness(&address, 200).await["ready"], true);
+    assert_eq!((text(&address, "/livez").await.as_str(), health(&address)), ("ok\n", 0));
+
+    let status: Value = serde_json::from_str(&text(&address, "/status").await).unwrap();
+    assert_eq!((&status["sink"]["kind"], &status["sink"]["up"]), (&"file".into(), &true.into()));
+    assert_eq!(status["sink"]["guarantee"], "exactly once");
+    let instances = status["instances"].as_array().unwrap();
+    assert_eq!(instances.len(), 3);
+    for instance in instances {
+        assert_eq!((&instance["published"], &instance["sequence"]), (&5.into(), &5.into()), "{instance}");
+        assert!(instance["conditions"].as_array().unwrap().is_empty(), "{instance}");
+        assert!(instance["last_notification"].as_str().unwrap().ends_with('Z'), "{instance}");
+    }
+
+    // The last delete takes effect a moment before its answer is counted.
+    let confirmed = format!(r#"green_api_bridge_deletes_total{{instance="{ID}",outcome="confirmed"}} 5"#);
+    let mut metrics = String::new();
+    while !metrics.contains(&confirmed) {
+        metrics = text(&address, "/metrics").await;
+    }
+    for line in [
+        format!(r#"green_api_bridge_notifications_published_total{{instance="{ID}"}} 5"#),
+        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}"}} 5"#),
+        format!(r#"green_api_bridge_polls_total{{instance="{ID}",outcome="notification"}} "#),
+        r#"green_api_bridge_sink_up{sink="file"} 1"#.into(),
+        r#"green_api_bridge_publish_duration_seconds_count{sink="file"} 15"#.into(),
+        "process_resident_memory_bytes ".into(),
+        "# EOF".into(),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    assert!(!metrics.lines().any(|line| line.contains("_bucket{") && line.contains("instance=")), "{metrics}");
+
+    let page = text(&address, "/").await;
+    assert!(page.contains("<title>green-api-bridge</title>") && !page.contains("http"), "self-contained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ready_is_named_and_comes_back() {
+    let (scene, address) = (Scene::new().await, free_address());
+    // A file in a folder that is not there yet.
+    let bridge = start(&scene, "{file: {path: later/out.jsonl}}", &address);
+    let readiness_of_sink = readiness(&address, 503).await;
+    assert_eq!((&readiness_of_sink["sink"], health(&address)), (&false.into(), 1));
+    assert!(readiness_of_sink["waiting_for"].to_string().contains("the sink is not connected"), "{readiness_of_sink}");
+    bridge.wait_for_log("sink_unavailable");
+    let metrics = text(&address, "/metrics").await;
+    assert!(metrics.contains(r#"green_api_bridge_condition{instance="",condition="sink_unavailable"} 1"#), "{metrics}");
+    std::fs::create_dir(scene.path("later")).unwrap();
+    readiness(&address, 200).await;
+    assert!(!text(&address, "/metrics").await.contains("sink_unavailable"));
+    // Nobody answers for Green API any more.
+    drop(scene.emulator);
+    let readiness_of_fleet = readiness(&address, 503).await;
+    assert_eq!((&readiness_of_fleet["sink"], &readiness_of_fleet["fleet"]), (&true.into(), &false.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_is_not_logged_in_is_a_condition_and_no_unreadiness() {
+    let (scene, address) = (Scene::new().await, free_address());
+    scene.emulator.set_token(ID, "another");
+    let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    readiness(&address, 200).await;
+    let mut status = String::new();
+    while !status.contains("token_refused") {
+        status = text(&address, "/status").await;
+    }
+    assert_eq!(health(&address), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_personal_is_shown() {
+    let (scene, address) = (Scene::new().await, free_address());
+    let body = r#"{"typeWebhook":"incomingMessageReceived","idMessage":"1","senderData":{"chatId":"79990001122@c.us","senderName":"n4me-canary"},"messageData":{"textMessageData":{"textMessage":"m3ssage-canary"}}}"#;
+    scene.push([body]);
+    let bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    scene.drained();
+    let mut shown = bridge.log();
+    for path in ["/readyz", "/metrics", "/status", "/"] {
+        shown += &text(&address, path).await;
+    }
+    for canary in ["79990001122", "n4me-canary", "m3ssage-canary", TOKEN] {
+        assert!(!shown.contains(canary), "{canary} in {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_a_failure_only_for_who_asked_for_it() {
+    let scene = Scene::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let asked = start(&scene, "{stdout: {}}", &address);
+    assert_eq!(asked.ended().code(), Some(1));
+    let told = std::fs::read_to_string(scene.path("bridge.log")).unwrap();
+    assert!(told.contains("set `admin.listen`"), "{told}");
+    // Whoever holds the default port, this test or another process, it is taken.
+    let _default = TcpListener::bind("127.0.0.1:9464");
+    let mut silent = scene.command_with("silent", "{stdout: {}}");
+    let silent = Worker::start(silent.env_remove("BRIDGE_ADMIN_LISTEN"), &scene.path("silent.log"));
+    silent.wait_for_log("the admin port 127.0.0.1:9464 cannot be opened");
+    silent.wait_for_log("running");
+}
+
+#[test]
+fn no_bridge_is_not_healthy() {
+    assert_eq!(health(&free_address()), 1);
+    let (code, _, told) = run(command().arg("health"));
+    assert!(code == 1 && told.contains("off"), "{told}");
+}
+
+/// Every metric that the dashboard and the alerts name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_and_the_alerts_name_only_what_there_is() {
+    let (scene, address) = (Scene::fleet(1, &numbered(1)).await, free_address());
+    let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    scene.drained();
+    let metrics = text(&address, "/metrics").await;
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let mut count = 0;
+    for file in ["grafana/green-api-bridge.json", "prometheus/alerts.yaml"] {
+        let named = std::fs::read_to_string(deploy.join(file)).unwrap();
+        let is_name = |character: char| character.is_ascii_lowercase() || character == '_';
+        let words = named.split(|character| !is_name(character));
+        for name in words.filter(|word| word.starts_with("green_api_bridge_") || word.starts_with("process_")) {
+            let base = name.trim_end_matches("_total").trim_end_matches("_bucket").trim_end_matches("_count");
+            assert!(metrics.contains(&format!("# TYPE {base} ")), "{file}: {name} is not in\n{metrics}");
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count} names");
+}
+
+#[test]
+fn every_alert_has_its_runbook() {
+    let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
+    let readme = include_str!("../../README.md");
+    let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 5, "{names:?}");
+    for name in names {
+        assert!(readme.contains(&format!("**{name}**")), "no runbook for {name} in the README");
+    }
+}
