@@ -17,6 +17,7 @@ pub mod notification;
 pub mod pauses;
 pub mod sink;
 mod status;
+mod systemd;
 pub mod telemetry;
 pub mod token;
 pub mod verify;

@@ -16,6 +16,7 @@ use crate::config::{self, Api, Config, Instance};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::sink::{self, SinkError};
+use crate::systemd;
 use crate::watch::Watch;
 
 /// Runs until `stop`, or until the sink ends it.
@@ -33,7 +34,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let watch = Watch::new(config.instances, config.instances_dir, Box::new(make_queue));
     let (tell, changes) = mpsc::channel(1);
     let watching = tokio::spawn(watch.run(tell));
-    let outcome = fleet::run(queues, changes, sink, stop).await;
+    let outcome = systemd::accompany(fleet::run(queues, changes, sink, stop.clone()), &stop).await;
     watching.abort();
     info!("stopped");
     outcome.map_err(|end| match end {

@@ -28,6 +28,12 @@ pub struct Arguments {
     /// An instance to serve: idInstance and apiTokenInstance; repeat it for more
     #[arg(long = "instance", value_name = "ID:TOKEN", required = true)]
     pub instances: Vec<InstanceArgument>,
+
+    /// Queue so many text messages a second in every instance, a million at most
+    ///
+    /// As the control endpoint `generate` does, from the start on.
+    #[arg(long, value_name = "PER_SECOND")]
+    pub generate: Option<f64>,
 }
 
 /// An id and its token, as typed: `ID:TOKEN`, both of letters, digits, `-` and `_`.
@@ -63,7 +69,8 @@ impl InstanceArgument {
 ///
 /// # Errors
 ///
-/// The address cannot be bound; `InvalidInput` when an instance is not of its form, or an id is given twice.
+/// The address cannot be bound; `InvalidInput` when an instance is not of its form, an id is given twice, or the rate to
+/// generate at is out of range.
 pub async fn serve(arguments: Arguments, stop: impl Future<Output = ()>) -> io::Result<()> {
     let instances = arguments.instances.iter().map(InstanceArgument::id_and_token);
     let instances = instances.collect::<io::Result<Vec<_>>>()?;
@@ -71,6 +78,9 @@ pub async fn serve(arguments: Arguments, stop: impl Future<Output = ()>) -> io::
     let emulator = Emulator::start(arguments.listen, instances).await?;
     for id in &ids {
         emulator.turn(id, |knobs| knobs.rate_limit = true);
+        if let Some(per_second) = arguments.generate {
+            emulator.generate(id, per_second)?;
+        }
     }
     let url = emulator.url();
     eprintln!("Green API emulator on {}; how to control it: curl {url}/_emulator/", emulator.address());
@@ -115,8 +125,11 @@ mod tests {
 
     #[tokio::test]
     async fn it_serves_until_it_is_told_to_stop() {
-        let arguments =
-            |listen| Arguments { listen, instances: vec!["1101000001:secret".parse().expect("well formed")] };
+        let arguments = |listen| Arguments {
+            listen,
+            instances: vec!["1101000001:secret".parse().expect("well formed")],
+            generate: None,
+        };
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         serve(arguments(any_port), async {}).await.expect("it stops");
         let taken = tokio::net::TcpListener::bind(any_port).await.expect("a free port");
@@ -130,6 +143,7 @@ mod tests {
         let arguments = Arguments {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             instances: vec!["1101000001:t0psecret".parse().expect("well formed")],
+            generate: None,
         };
         let shown = format!("{arguments:?}");
         assert!(!shown.contains("t0psecret"), "{shown}");

@@ -23,6 +23,13 @@ pub(super) struct Generate {
     per_second: Option<f64>,
 }
 
+impl Generate {
+    /// As many as there may be, at this rate.
+    pub(super) fn steadily(per_second: f64) -> Self {
+        Self { count: MOST_AT_ONCE, per_second: Some(per_second) }
+    }
+}
+
 /// Queues what is asked for and returns how many notifications wait now; with a rate the rest follows in the background.
 pub(super) fn generate(server: &Arc<Server>, id: &str, wanted: &Generate) -> Result<usize, String> {
     let count = wanted.count;

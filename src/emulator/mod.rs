@@ -112,6 +112,17 @@ impl Emulator {
         self.slot(instance).push(self.server.now_ms(), [notification]);
     }
 
+    /// Queues text messages at this rate, a million of them, in the background.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: the rate is not within 0.001 to 1000000 a second.
+    pub fn generate(&self, instance: &str, per_second: f64) -> io::Result<()> {
+        generate::generate(&self.server, instance, &generate::Generate::steadily(per_second))
+            .map(drop)
+            .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))
+    }
+
     /// How many notifications wait, the head included.
     #[must_use]
     pub fn queued(&self, instance: &str) -> usize {

@@ -1,0 +1,38 @@
+//! What systemd is told when it started the bridge with `Type=notify`: that it runs, that it is alive, that it stops.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Runs `fleet` to its end. In the same task, so that a fleet that hangs is not called alive, it says `READY=1` at once,
+/// `WATCHDOG=1` twice in each interval that the watchdog allows, and `STOPPING=1` when `stop` is cancelled.
+/// Without systemd it only runs `fleet`.
+pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &CancellationToken) -> T {
+    tell(&NotifyState::Ready);
+    let watchdog = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero());
+    let mut beat = interval(watchdog.unwrap_or(Duration::MAX) / 2);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fleet = pin!(fleet);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            outcome = &mut fleet => return outcome,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                tell(&NotifyState::Stopping);
+            }
+            _ = beat.tick(), if watchdog.is_some() => tell(&NotifyState::Watchdog),
+        }
+    }
+}
+
+fn tell(state: &NotifyState) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, "systemd cannot be told how the bridge is: look at NOTIFY_SOCKET");
+    }
+}
