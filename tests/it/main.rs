@@ -13,6 +13,12 @@ mod command_line;
 /// What keeps an instance from going on is told, once.
 #[cfg(feature = "emulator")]
 mod conditions;
+/// What operators deploy with is true.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod deploy;
+/// Compose's services and the sample consumers, at work.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod deploy_run;
 /// What `doctor` finds, and that it touches nothing.
 #[cfg(feature = "emulator")]
 mod doctor;

@@ -1,0 +1,263 @@
+//! What lies in `deploy/` and the compose file: read as who uses it would.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use green_api_bridge::emulator;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::kafka_topics::Topics;
+use crate::rabbitmq_queues::Names;
+use crate::scene::{Scene, numbered};
+use crate::support::{Worker, command, run};
+
+/// A file of the project.
+pub fn file(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+}
+
+pub fn yaml(path: &str) -> Value {
+    serde_saphyr::from_str(&file(path)).expect(path)
+}
+
+#[test]
+fn the_image_is_made_of_files_that_exist_and_runs_as_nobody_without_a_shell() {
+    let (dockerfile, ignored) = (file("deploy/Dockerfile"), file(".dockerignore"));
+    let mut sent: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert!(ignored.lines().any(|line| line == "*"), "nothing else is sent");
+    let mut copied = Vec::new();
+    for line in dockerfile.lines().filter_map(|line| line.strip_prefix("COPY ")).filter(|line| !line.starts_with("--"))
+    {
+        let words: Vec<&str> = line.split(' ').collect();
+        copied.extend_from_slice(&words[..words.len() - 1]);
+    }
+    copied.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(copied, sent, "what is copied is what is sent");
+    for path in copied {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists(), "{path}");
+    }
+    let (_, last) = dockerfile.rsplit_once("\nFROM ").expect("stages");
+    assert!(last.starts_with("gcr.io/distroless/cc-debian13:nonroot\n"), "{last}");
+    assert!(!last.contains("\nRUN "), "there is no shell");
+    let exec_form = |name: &str| -> Vec<String> {
+        let line = last.lines().find(|line| line.starts_with(name)).expect(name);
+        serde_json::from_str(&line[line.find('[').expect("the exec form")..]).expect(line)
+    };
+    assert_eq!(exec_form("HEALTHCHECK"), ["/usr/local/bin/green-api-bridge", "health"]);
+    assert_eq!(exec_form("ENTRYPOINT"), ["/usr/local/bin/green-api-bridge"]);
+    assert_eq!(exec_form("CMD")[0], "run");
+}
+
+/// The dependencies are built around empty programs, in which every target of Cargo.toml has to be found.
+#[test]
+fn the_image_s_layer_of_dependencies_is_a_package() {
+    let dockerfile = file("deploy/Dockerfile");
+    let (_, script) = dockerfile.split_once("RUN mkdir").expect("the layer");
+    let (script, _) = script.split_once("cargo build").expect("the layer");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["Cargo.toml", "Cargo.lock"] {
+        fs::write(folder.path().join(name), file(name)).unwrap();
+    }
+    let script = format!("mkdir{script} cargo metadata --locked --offline --no-deps --format-version 1");
+    let (code, told, refused) = run(Command::new("sh").current_dir(&folder).args(["-c", &script]));
+    assert!(code == 0 && told.contains("green-api-bridge"), "{refused}");
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    let unit = file("deploy/systemd/green-api-bridge.service");
+    for line in
+        ["Type=notify", "RestartPreventExitStatus=2 78 79", "StateDirectory=green-api-bridge", "NoNewPrivileges=yes"]
+    {
+        assert!(unit.lines().any(|given| given == line), "{line}");
+    }
+    let mut section = false;
+    for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        section |= line.starts_with('[') && line.ends_with(']');
+        assert!(section && (line.starts_with('[') || line.contains('=')), "{line}");
+    }
+    // Where there is a systemd to ask.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("green-api-bridge.service");
+    fs::write(&path, unit.replace("/usr/local/bin/green-api-bridge", env!("CARGO_BIN_EXE_green-api-bridge"))).unwrap();
+    if let Ok(answer) = Command::new("systemd-analyze").arg("verify").arg(&path).output() {
+        let told = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success() && told.is_empty(), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_that_it_runs_lives_and_stops() {
+    let scene = Scene::new().await;
+    let socket = UnixDatagram::bind(scene.path("notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let told = || {
+        let mut text = [0; 100];
+        let length = socket.recv(&mut text).expect("a message to systemd");
+        String::from_utf8(text[..length].to_vec()).unwrap().trim().to_owned()
+    };
+    let mut bridge = scene.command("file:out.jsonl");
+    // In microseconds.
+    bridge.env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", "400000");
+    let bridge = Worker::start(&mut bridge, &scene.path("log"));
+    assert_eq!(told(), "READY=1");
+    assert_eq!(told(), "WATCHDOG=1");
+    let beaten = std::time::Instant::now();
+    assert_eq!(told(), "WATCHDOG=1");
+    assert!(beaten.elapsed() < Duration::from_millis(400), "in time for the watchdog: {:?}", beaten.elapsed());
+    let (status, _) = bridge.stop(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0));
+    let mut last = told();
+    while last == "WATCHDOG=1" {
+        last = told();
+    }
+    assert_eq!(last, "STOPPING=1");
+}
+
+#[test]
+fn a_token_of_systemd_s_credentials_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.yaml");
+    let unit = file("deploy/systemd/green-api-bridge.service");
+    let line = unit.lines().find_map(|line| line.strip_prefix("#   ")).expect("the line for the config");
+    assert!(unit.contains("LoadCredential=green-api-token:"), "{unit}");
+    let instance = format!("  - id: 1101000001\n    api_url: https://1101.api.greenapi.com\n    {line}\n");
+    fs::write(&path, format!("instances:\n{instance}sink: {{stdout: {{}}}}\n")).unwrap();
+    fs::write(folder.path().join("green-api-token"), "t0ken").unwrap();
+    let mut validate = command();
+    validate.args(["validate", "--config"]).arg(&path).env("CREDENTIALS_DIRECTORY", folder.path());
+    let (code, _, told) = run(&mut validate);
+    assert_eq!(code, 0, "{told}");
+    let (code, _, told) = run(validate.env_remove("CREDENTIALS_DIRECTORY"));
+    assert_eq!(code, 78, "{told}");
+}
+
+#[test]
+fn the_kubernetes_manifest_fits_together() {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&file("deploy/kubernetes.yaml")).expect("YAML");
+    let of = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);
+    let kinds: Vec<&str> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        ["Secret", "ConfigMap", "Deployment", "PersistentVolumeClaim", "Service", "NetworkPolicy"],
+        "each with its name"
+    );
+    assert!(documents.iter().all(|document| document["metadata"]["name"] == "green-api-bridge"));
+
+    let deployment = &of("Deployment")["spec"];
+    assert_eq!((&deployment["replicas"], &deployment["strategy"]["type"]), (&1.into(), &"Recreate".into()));
+    let (labels, pod) = (&deployment["template"]["metadata"]["labels"], &deployment["template"]["spec"]);
+    for selector in [
+        &deployment["selector"]["matchLabels"],
+        &of("Service")["spec"]["selector"],
+        &of("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+    ] {
+        assert_eq!(selector, labels);
+    }
+    assert_eq!(
+        (&pod["automountServiceAccountToken"], &pod["terminationGracePeriodSeconds"]),
+        (&false.into(), &60.into())
+    );
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let bridge = &pod["containers"][0];
+    let security = &bridge["securityContext"];
+    assert_eq!(
+        (&security["readOnlyRootFilesystem"], &security["capabilities"]["drop"][0]),
+        (&true.into(), &"ALL".into())
+    );
+    assert_eq!(bridge["livenessProbe"]["httpGet"]["path"], "/livez");
+    assert_eq!(bridge["readinessProbe"]["httpGet"]["path"], "/readyz");
+
+    // The config, its secret where the pod has it, and the admin port where the probes ask.
+    let config = of("ConfigMap")["data"]["bridge.yaml"].as_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mounts = bridge["volumeMounts"].as_array().unwrap();
+    let secrets = mounts.iter().find(|mount| mount["name"] == "secrets").unwrap()["mountPath"].as_str().unwrap();
+    for (name, value) in of("Secret")["stringData"].as_object().unwrap() {
+        fs::write(folder.path().join(name), value.as_str().unwrap()).unwrap();
+    }
+    let path = folder.path().join("bridge.yaml");
+    fs::write(&path, config.replace(secrets, folder.path().to_str().unwrap())).unwrap();
+    let (code, _, told) = run(command().args(["validate", "--config"]).arg(&path));
+    assert_eq!(code, 0, "{told}");
+    let port = &bridge["ports"][0]["containerPort"];
+    assert!(config.contains(&format!("0.0.0.0:{port}")), "{config}");
+    assert_eq!(port, &of("NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"]);
+    let arguments = bridge["args"].as_array().unwrap();
+    let config_mount = mounts.iter().find(|mount| mount["name"] == "config").unwrap()["mountPath"].as_str().unwrap();
+    assert_eq!(arguments[2], format!("{config_mount}/bridge.yaml"));
+}
+
+#[test]
+fn every_kind_of_body_is_as_the_schema_says() {
+    let schema: Value = serde_json::from_str(&file("deploy/asyncapi/notification.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    for body in emulator::notifications() {
+        let mut value: Value = serde_json::from_str(body).unwrap();
+        if let Some(error) = validator.iter_errors(&value).next() {
+            panic!("{error} in {body}");
+        }
+        let kind = value["typeWebhook"].as_str().unwrap();
+        assert!(schema["$defs"].get(kind).is_some(), "{kind} is not described");
+        // Of every kind it asks for something.
+        value.as_object_mut().unwrap().remove("instanceData");
+        assert!(!validator.is_valid(&value), "{value}");
+    }
+    // What nobody knows yet is published all the same.
+    for open in [r#"{"typeWebhook":"tomorrow"}"#, "null", "[1]"] {
+        assert!(validator.is_valid(&serde_json::from_str(open).unwrap()), "{open}");
+    }
+}
+
+/// The headers of a message, against those of the document.
+fn assert_headers(message: &str, headers: &Value) {
+    let document = yaml("deploy/asyncapi/asyncapi.yaml");
+    let mut schema = document["components"]["messages"][message]["headers"].clone();
+    schema["additionalProperties"] = false.into();
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+    if let Some(error) = validator.iter_errors(headers).next() {
+        panic!("{error} in {headers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_asyncapi_document_describes_what_is_published() {
+    let document = yaml("deploy/asyncapi/asyncapi.yaml");
+    assert_eq!(document["asyncapi"], "3.0.0");
+    for channel in document["channels"].as_object().unwrap().values() {
+        let message = channel["messages"]["notification"]["$ref"].as_str().unwrap();
+        assert!(document.pointer(message.trim_start_matches('#')).is_some(), "{message}");
+    }
+    for message in document["components"]["messages"].as_object().unwrap().values() {
+        assert_eq!(message["payload"]["$ref"], "./notification.schema.json");
+    }
+
+    let (scene, topics, names) = (Scene::new().await, Topics::new(), Names::new());
+    let bodies = numbered(2);
+    scene.push(bodies.iter().map(String::as_str));
+    let bridge = scene.start_with("kafka", &topics.sink(""));
+    scene.drained();
+    bridge.kill();
+    for record in topics.read(2) {
+        assert_headers("kafka", &serde_json::to_value(record.headers).unwrap());
+    }
+    scene.push(bodies.iter().map(String::as_str));
+    let _bridge = scene.start_with("amqp", &names.sink(""));
+    scene.drained();
+    let messages = names.read(2);
+    // The first of a new owner is marked, which is a header of its own.
+    assert_eq!(messages.iter().filter(|message| message.is_marked()).count(), 1);
+    for message in messages {
+        // Its queues of type quorum add a header of their own.
+        let mut headers = message.value["headers"].clone();
+        headers.as_object_mut().unwrap().retain(|name, _| !name.starts_with("x-"));
+        assert_headers("amqp", &headers);
+    }
+}

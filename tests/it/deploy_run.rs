@@ -1,0 +1,221 @@
+//! The compose file's services and the sample consumers, run against brokers of the tests.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
+use serde_json::Value;
+
+use crate::deploy::yaml;
+use crate::rabbitmq_queues::Names;
+use crate::scene::{ID, Scene};
+use crate::support::{Broker, Worker, command, eventually, from_test_run, run};
+
+/// A service of ours, with other addresses than in the compose network.
+struct Service {
+    value: Value,
+    replaced: Vec<(&'static str, String)>,
+}
+
+impl Service {
+    fn here(&self, value: &Value) -> String {
+        let text = value.as_str().expect("a string");
+        self.replaced.iter().fold(text.to_owned(), |text, (there, here)| text.replace(there, here))
+    }
+
+    /// Its environment, and the arguments behind the image's entry point.
+    fn command(&self, arguments: &[Value], folder: &Path) -> Command {
+        let mut command = command();
+        command.current_dir(folder).env_remove("BRIDGE_ADMIN_LISTEN");
+        command.args(arguments.iter().map(|argument| self.here(argument)));
+        for (name, value) in self.value["environment"].as_object().expect("an environment") {
+            command.env(name, self.here(value));
+        }
+        command
+    }
+
+    fn start(&self, folder: &Path, log: &str) -> Worker {
+        let arguments = self.value["command"].as_array().expect("a command");
+        Worker::start(&mut self.command(arguments, folder), &folder.join(log))
+    }
+
+    fn is_healthy(&self, folder: &Path) -> bool {
+        let test = self.value["healthcheck"]["test"].as_array().expect("a health check");
+        assert_eq!((&test[0], &test[1]), (&"CMD".into(), &"/usr/local/bin/green-api-bridge".into()));
+        run(&mut self.command(&test[2..], folder)).0 == 0
+    }
+}
+
+/// Starts the emulator and the bridge of a profile, by what the compose file says, and waits until both are healthy.
+fn start_profile(profile: &str, broker: (&'static str, String), folder: &Path) -> [Worker; 2] {
+    let compose = yaml("docker-compose.yml");
+    let service = |name: &str, replaced| Service { value: compose["services"][name].clone(), replaced };
+    let (there, here) = match profile {
+        "kafka" => ("http://emulator-kafka:8080", "emulator-kafka"),
+        _ => ("http://emulator-rabbitmq:8080", "emulator-rabbitmq"),
+    };
+    let emulator = service(here, vec![("0.0.0.0:8080", "127.0.0.1:0".into())]);
+    let running = emulator.start(folder, "emulator.log");
+    let told = || running.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
+    eventually("the emulator tells its address", || told().is_some());
+    let url = told().unwrap();
+    let emulator = service(here, vec![(there, url.clone())]);
+    eventually("the emulator is healthy", || emulator.is_healthy(folder));
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = ("0.0.0.0:9464", format!("0.0.0.0:{}", admin.port()));
+    let bridge = service(&format!("bridge-{profile}"), vec![(there, url), broker, admin]);
+    let worker = bridge.start(folder, "bridge.log");
+    eventually("the bridge is healthy", || bridge.is_healthy(folder));
+    [running, worker]
+}
+
+/// A sample consumer; killed when dropped.
+struct Consumer {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Consumer {
+    fn start(name: &str, arguments: &[&str], folder: &Path) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/consumers").join(name);
+        let mut command = match name.rsplit_once('.').expect("an extension").1 {
+            "py" => Command::new(from_test_run("BRIDGE_TEST_PYTHON")),
+            "js" => {
+                let mut node = Command::new("node");
+                node.env("NODE_PATH", from_test_run("BRIDGE_TEST_NODE_PATH"));
+                node
+            }
+            _ => {
+                let broker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/kafka");
+                let (code, libraries, told) = run(Command::new(broker).arg("fetch"));
+                assert_eq!(code, 0, "{told}");
+                let mut java = Command::new("java");
+                java.args(["-cp", &format!("{}/*", libraries.trim())]);
+                java
+            }
+        };
+        // What it remembers and prints is its own.
+        let own = folder.join(name);
+        fs::create_dir_all(&own).unwrap();
+        let output = own.join("output");
+        let stdout = File::options().create(true).append(true).open(&output).unwrap();
+        let child = command.current_dir(own).arg(script).args(arguments).stdin(Stdio::null()).stdout(stdout).spawn();
+        Self { child: child.expect(name), output }
+    }
+
+    /// What it has printed: instance, sequence, and kind of each notification.
+    fn lines(&self) -> Vec<[String; 3]> {
+        let text = fs::read_to_string(&self.output).unwrap();
+        let words =
+            |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().expect("three words");
+        // The last one may be half there.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(words).collect()
+    }
+
+    /// Waits for so many, and says which sequence each instance's have.
+    fn first(&self, count: usize) -> Vec<[String; 3]> {
+        eventually("a consumer prints what it reads", || self.lines().len() >= count);
+        self.lines()[..count].to_vec()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn the_compose_file_holds_together() {
+    let compose = yaml("docker-compose.yml");
+    let (services, volumes) = (compose["services"].as_object().unwrap(), compose["volumes"].as_object().unwrap());
+    for (name, service) in services {
+        let profile = &service["profiles"][0];
+        assert!(["kafka", "rabbitmq", "observe"].iter().any(|known| profile == known), "{name}");
+        let image = service["image"].as_str().unwrap();
+        match image.rsplit_once(':') {
+            Some((_, tag)) => assert!(tag.matches('.').count() == 2, "{image} is not pinned"),
+            None => assert_eq!(service["build"]["dockerfile"], "deploy/Dockerfile", "{name}"),
+        }
+        // Only where it runs.
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume.as_str().unwrap().split(':').next().unwrap();
+            let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists();
+            assert!(if source.starts_with("./") { exists } else { volumes.contains_key(source) }, "{volume}");
+        }
+        for (other, wanted) in service["depends_on"].as_object().into_iter().flatten() {
+            assert_eq!(wanted["condition"], "service_healthy", "{name} waits for {other}");
+            assert!(services[other].get("healthcheck").is_some(), "{name} waits for the health of {other}");
+            assert_eq!(&services[other]["profiles"][0], profile, "{name} and {other} start together");
+        }
+    }
+    // Prometheus asks the bridges by these names and the port they listen on.
+    let targets = yaml("deploy/prometheus/prometheus.yml");
+    for target in targets["scrape_configs"][0]["static_configs"][0]["targets"].as_array().unwrap() {
+        let (name, port) = target.as_str().unwrap().split_once(':').unwrap();
+        assert_eq!(services[name]["environment"]["BRIDGE_ADMIN_LISTEN"], format!("0.0.0.0:{port}"));
+    }
+}
+
+/// The sequence of the instance's notifications, from the first.
+fn assert_in_order(lines: &[[String; 3]], instance: &str) {
+    for (number, [idinstance, sequence, kind]) in (1..).zip(lines) {
+        assert_eq!((idinstance.as_str(), sequence.as_str()), (instance, format!("{number:020}").as_str()));
+        assert!(kind.ends_with("incomingMessageReceived"), "{kind}");
+    }
+}
+
+#[test]
+fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_and_java() {
+    // Of its own: these are the default names, under which only one bridge may run.
+    let (broker, folder) = (Broker::start("kafka"), tempfile::tempdir().unwrap());
+    let servers = broker.address("BRIDGE_TEST_KAFKA");
+    let _services = start_profile("kafka", ("kafka:19092", servers.clone()), folder.path());
+    let consumers = ["kafka.py", "Kafka.java"]
+        .map(|name| Consumer::start(name, &[&servers, "green-api.notifications", name], folder.path()));
+    for consumer in &consumers {
+        assert_in_order(&consumer.first(5), "1101000001");
+    }
+}
+
+#[test]
+fn notifications_flow_in_the_profile_rabbitmq() {
+    let (broker, folder) = (Broker::start("rabbitmq"), tempfile::tempdir().unwrap());
+    let uri = broker.address("BRIDGE_TEST_AMQP");
+    let address = uri.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
+    let _services = start_profile("rabbitmq", ("rabbitmq:5672", address), folder.path());
+    let consumer = Consumer::start("rabbitmq.py", &[&uri, "green-api.notifications"], folder.path());
+    assert_in_order(&consumer.first(5), "1101000002");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumers_of_rabbitmq_drop_what_they_have_seen() {
+    for name in ["rabbitmq.py", "rabbitmq.js"] {
+        let (scene, names) = (Scene::new().await, Names::new());
+        scene.push([r#"{"typeWebhook":"first"}"#]);
+        // Stored, and killed before it is deleted: it will be stored twice.
+        scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+        let bridge = scene.start_with("bridge", &names.sink(""));
+        eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
+        let kinds = |lines: Vec<[String; 3]>| lines.into_iter().map(|[_, _, kind]| kind).collect::<Vec<_>>();
+        let arguments = [names.uri.as_str(), &names.queue()];
+        let consumer = Consumer::start(name, &arguments, &scene.folder.path().join("out"));
+        assert_eq!(consumer.first(1)[0][0], ID);
+        bridge.kill();
+        drop(consumer);
+        let _bridge = scene.start_with("bridge", &names.sink(""));
+        scene.push([r#"{"typeWebhook":"second"}"#]);
+        scene.drained();
+        assert_eq!(scene.count(EventKind::Deleted), 2);
+        // Started again it remembers, and goes on.
+        let consumer = Consumer::start(name, &arguments, &scene.folder.path().join("out"));
+        assert_eq!(kinds(consumer.first(2)), ["first", "second"]);
+    }
+}
