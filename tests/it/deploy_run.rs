@@ -115,7 +115,7 @@ impl Consumer {
         whole.lines().map(words).collect()
     }
 
-    /// Waits for so many, and says which sequence each instance's have.
+    /// Waits for so many, and returns the first of them.
     fn first(&self, count: usize) -> Vec<[String; 3]> {
         eventually("a consumer prints what it reads", || self.lines().len() >= count);
         self.lines()[..count].to_vec()
@@ -162,6 +162,17 @@ fn the_compose_file_holds_together() {
         let (name, port) = target.as_str().unwrap().split_once(':').unwrap();
         assert_eq!(services[name]["environment"]["BRIDGE_ADMIN_LISTEN"], format!("0.0.0.0:{port}"));
     }
+}
+
+#[test]
+fn compose_takes_the_file() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let profiles = ["kafka", "rabbitmq", "observe"].map(|profile| ["--profile", profile]).concat();
+    let mut compose = Command::new("docker-compose");
+    compose.current_dir(project).args(profiles).arg("config");
+    let (code, services, refused) = run(&mut compose);
+    assert_eq!(code, 0, "{refused}");
+    assert!(services.contains("kafka://kafka:19092/green-api.notifications"), "{services}");
 }
 
 /// The sequence of the instance's notifications, from the first.
