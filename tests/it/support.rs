@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Far longer than anything takes, far shorter than a test run hanging.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far longer than anything takes, far shorter than a test run hanging. The full matrices have more to do.
+fn patience() -> Duration {
+    Duration::from_secs(if is_long() { 900 } else { 60 })
+}
+
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds, looking often.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(begun.elapsed() < patience(), "not within {:?}: {what}", patience());
         std::thread::sleep(GLANCE);
     }
 }
@@ -111,7 +114,7 @@ impl Drop for Worker {
 
 /// How often to do a thing: a sample, or with `tests/run --long` all of it.
 pub fn times(sample: usize, all: usize) -> usize {
-    if std::env::var_os("BRIDGE_TEST_LONG").is_some() { all } else { sample }
+    if is_long() { all } else { sample }
 }
 
 /// Random choices of a test that can be made again: the seed is printed, and taken from `BRIDGE_TEST_SEED`.
@@ -120,6 +123,10 @@ pub fn seeded() -> fastrand::Rng {
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("BRIDGE_TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
+}
+
+fn is_long() -> bool {
+    std::env::var_os("BRIDGE_TEST_LONG").is_some()
 }
 
 /// A value that `tests/run` sets. There is no test without its broker.
