@@ -54,6 +54,8 @@ struct Seen {
     token: Option<Stamp>,
     /// What runs because of it. `None` if it never was right.
     instance: Option<Instance>,
+    /// What cannot run because of it, as long as another file has it.
+    taken: Option<InstanceId>,
 }
 
 fn token_stamp(instance: &Instance) -> Option<Stamp> {
@@ -71,7 +73,7 @@ impl Watch {
                 None => watch.fixed.push((instance, token)),
                 Some(file) => {
                     let stamp = Stamp::of(&file);
-                    watch.files.insert(file, Seen { stamp, token, instance: Some(instance) });
+                    watch.files.insert(file, Seen { stamp, token, instance: Some(instance), taken: None });
                 }
             }
         }
@@ -133,7 +135,8 @@ impl Watch {
         let stamp = Stamp::of(path);
         let seen = self.files.get(path);
         let token = seen.and_then(|seen| seen.instance.as_ref()).and_then(token_stamp);
-        let same_file = seen.is_some_and(|seen| seen.stamp == stamp);
+        let is_free = |id: InstanceId| !self.is_taken(id, path);
+        let same_file = seen.is_some_and(|seen| seen.stamp == stamp && !seen.taken.is_some_and(is_free));
         if same_file && seen.is_some_and(|seen| token == seen.token || token.is_none()) {
             return Vec::new();
         }
@@ -149,20 +152,28 @@ impl Watch {
                 .collect();
         }
         let before = self.files.remove(path).and_then(|seen| seen.instance);
-        let (instance, changes) = self.read(path, before);
+        let mut taken = None;
+        let (instance, changes) = self.read(path, before, &mut taken);
         let token = instance.as_ref().and_then(token_stamp);
-        self.files.insert(path.to_owned(), Seen { stamp, token, instance });
+        self.files.insert(path.to_owned(), Seen { stamp, token, instance, taken });
         changes
     }
 
     /// Reads a file that is new or has changed. One that is wrong changes nothing: what ran, runs.
-    fn read(&self, path: &Path, before: Option<Instance>) -> (Option<Instance>, Vec<Change>) {
+    /// One whose instance is `taken` is read again when it no longer is.
+    fn read(
+        &self,
+        path: &Path,
+        before: Option<Instance>,
+        taken: &mut Option<InstanceId>,
+    ) -> (Option<Instance>, Vec<Change>) {
         let variables = std::env::vars_os();
         let variables =
             variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let read = Instance::from_file(path, variables).map_err(|mistakes| mistakes.to_string());
         let read = read.and_then(|instance| {
             if self.is_taken(instance.id.value, path) {
+                *taken = Some(instance.id.value);
                 return Err(format!("{}: instance {} is given twice", path.display(), instance.id.value));
             }
             (self.make_queue)(&instance).map(|queue| (instance, queue))

@@ -7,23 +7,32 @@
 
 use std::env;
 
-mod fleet;
+mod churn;
+mod front;
+mod idle;
 mod overlap;
+mod process;
 mod stage;
 
 fn main() {
     let wanted: Vec<String> = env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
+    // Roles that it plays for itself, in processes of their own.
+    stage::allow_connections();
+    match wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["bare", url] => return runtime.block_on(idle::bare(url.to_owned())),
+        ["front", port, told] => return runtime.block_on(front::serve(port.to_owned(), told.to_owned())),
+        _ => {}
+    }
     if is_wanted("overlap") {
         runtime.block_on(overlap::run());
     }
     if is_wanted("idle") {
-        stage::allow_connections();
-        runtime.block_on(fleet::idle());
+        runtime.block_on(idle::run());
     }
     if is_wanted("churn") {
-        runtime.block_on(fleet::churn());
+        runtime.block_on(churn::run());
     }
     runtime.shutdown_background();
 }

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use green_api_bridge::config::{File, Sink as Config};
@@ -91,6 +91,20 @@ async fn a_file_that_comes_changes_and_goes_starts_restarts_and_stops_its_instan
     let log = bridge.log();
     let starts = |id: &str| log.matches(&format!(r#""message":"starting","instance":"{id}""#)).count();
     assert_eq!((starts(&one), starts(&other)), (1, 2), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_given_twice_runs_from_the_other_file_when_the_first_is_gone() {
+    let scene = Scene::fleet(1, &numbered(1)).await;
+    let bridge = watch(&scene);
+    write_instance(&scene, "one.yaml", ID, "api_token: wrong");
+    bridge.wait_for_log("token_refused");
+    write_instance(&scene, "two.yaml", ID, &format!("api_token: {TOKEN}"));
+    bridge.wait_for_log("given twice");
+    assert_eq!(scene.emulator.queued(ID), 1);
+    fs::remove_file(scene.path("instances/one.yaml")).unwrap();
+    stored(&scene, ID, 1);
+    assert_eq!(bridge.log().matches("given twice").count(), 1, "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,6 +202,20 @@ async fn a_panic_in_one_instance_is_counted_and_it_starts_again() {
     assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_never_waits_behind_the_polls_of_others() {
+    let scene = Scene::fleet(500, &[]).await;
+    let _bridge = scene.start_with("bridge", INTO_FILE);
+    eventually("all of them poll", || scene.instances.iter().all(|id| scene.emulator.requests(id) > 0));
+    let (bodies, pushed) = (numbered(20), Instant::now());
+    scene.push_to_all(&bodies[..1]);
+    scene.drained();
+    scene.push(bodies.iter().map(String::as_str));
+    scene.drained();
+    // A poll is answered after 20 seconds.
+    assert!(pushed.elapsed() < Duration::from_secs(15), "{:?}", pushed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,24 @@ async fn a_head_received_in_overlap_is_not_published_after_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_overlapped_receives_bring_stale_heads_they_are_given_up() {
+    let (scene, bodies) = (Scene::new().await, numbered(40));
+    scene.emulator.turn(ID, |knobs| knobs.stale_heads = true);
+    // Long enough for a receive to arrive before the delete that was sent before it has taken effect.
+    scene.emulator.set_delay(ID, Duration::from_millis(50));
+    scene.push(bodies[..30].iter().map(String::as_str));
+    let worker = scene.start_into_file();
+    worker.wait_for_log("receiving only after the delete");
+    scene.drained();
+    let before = scene.count(EventKind::Received);
+    assert!(before >= 40, "{before} receives for 30 notifications: no stale head came");
+    scene.push(bodies[30..].iter().map(String::as_str));
+    scene.drained();
+    assert_eq!(scene.count(EventKind::Received) - before, 10);
+    assert_eq!(scene.bodies(), bodies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_instances_at_full_speed_lose_and_double_nothing() {
     let bodies = numbered(times(100, 2_000));
     let scene = Scene::fleet(50, &bodies).await;

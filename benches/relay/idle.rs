@@ -1,0 +1,97 @@
+//! Ten thousand idle instances: what they cost, and how soon one of them wakes. Beside it as many long polls of the bare
+//! HTTP client: what of that cost is not the bridge's own.
+
+use std::time::{Duration, Instant};
+
+use green_api_bridge::emulator::Emulator;
+use tokio::time::sleep;
+
+use crate::process::Process;
+use crate::{front, stage};
+
+const INSTANCES: usize = 10_000;
+const WAKES: usize = 500;
+const QUIET: Duration = Duration::from_secs(30);
+/// A process may open only so many files, and this one holds the other end of all connections.
+const FRONTS: usize = 2;
+
+pub async fn run() {
+    let ids = stage::ids(INSTANCES);
+    println!("idle: {INSTANCES} instances");
+
+    let emulator = stage::emulator(&ids).await;
+    let folder = tempfile::tempdir().unwrap();
+    let bare = Process::role(folder.path(), &["bare", &emulator.url()]);
+    all_poll(&emulator, &ids).await;
+    println!("  bare client, plain HTTP   {}", cost(&bare).await);
+    drop((bare, emulator));
+
+    let emulator = stage::emulator(&ids).await;
+    let bridge = Process::bridge(folder.path(), &config(&ids, &[emulator.url()], "null"));
+    println!("  the bridge, plain HTTP    {}", watched(&emulator, &ids, bridge).await);
+    drop(emulator);
+
+    let emulator = stage::emulator(&ids).await;
+    let certificate = front::certificate(folder.path());
+    let port = emulator.url().rsplit_once(':').unwrap().1.to_owned();
+    let fronts: Vec<_> = (0..FRONTS).map(|number| front::start(folder.path(), &port, number)).collect();
+    let urls: Vec<String> = fronts.iter().map(|(_, url)| url.clone()).collect();
+    let bridge = Process::bridge(folder.path(), &config(&ids, &urls, certificate));
+    println!("  the bridge, TLS           {}", watched(&emulator, &ids, bridge).await);
+}
+
+/// Polls as the bridge does, with its client and nothing else.
+pub async fn bare(url: String) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for id in stage::ids(INSTANCES) {
+        let (client, token) = (client.clone(), stage::TOKEN);
+        let url = format!("{url}/waInstance{id}/receiveNotification/{token}?receiveTimeout=20");
+        tokio::spawn(async move {
+            loop {
+                client.get(&url).timeout(Duration::from_secs(35)).send().await.unwrap().bytes().await.unwrap();
+            }
+        });
+        sleep(Duration::from_millis(1)).await;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn config(ids: &[String], urls: &[String], certificate: &str) -> String {
+    let instance = |(id, url)| format!("  - {{id: {id}, api_url: '{url}', api_token: {}}}\n", stage::TOKEN);
+    let instances: String = ids.iter().zip(urls.iter().cycle()).map(instance).collect();
+    format!("instances:\n{instances}api: {{ca_file: {certificate}}}\nsink: {{file: {{path: out.jsonl}}}}\n")
+}
+
+async fn all_poll(emulator: &Emulator, ids: &[String]) {
+    while !ids.iter().all(|id| emulator.requests(id) > 0) {
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What it costs while nothing comes.
+async fn cost(process: &Process) -> String {
+    sleep(QUIET).await;
+    let (before, begun) = (process.cpu_ticks(), Instant::now());
+    sleep(QUIET).await;
+    // A tick is a hundredth of a second, so ticks a second are percent of a core.
+    let cpu = f64::from(process.cpu_ticks() - before) / begun.elapsed().as_secs_f64();
+    format!("{:5.0} MiB resident, {cpu:4.1} % of a core", process.resident_mib())
+}
+
+/// The same, how soon an instance wakes, and how soon all stop.
+async fn watched(emulator: &Emulator, ids: &[String], bridge: Process) -> String {
+    all_poll(emulator, ids).await;
+    let cost = cost(&bridge).await;
+    let mut reactions = Vec::new();
+    for id in ids.iter().step_by(INSTANCES / WAKES) {
+        let pushed = Instant::now();
+        emulator.push(id, "{}");
+        while emulator.queued(id) > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        reactions.push(pushed.elapsed());
+    }
+    reactions.sort();
+    let [median, most] = [reactions[WAKES / 2], reactions[WAKES * 99 / 100]];
+    format!("{cost}; from push to delete p50 {median:.1?}, p99 {most:.1?}; all stopped in {:.2?}", bridge.stop())
+}
