@@ -54,8 +54,8 @@ struct Seen {
     token: Option<Stamp>,
     /// What runs because of it. `None` if it never was right.
     instance: Option<Instance>,
-    /// What cannot run because of it, as long as another file has it.
-    taken: Option<InstanceId>,
+    /// What is given in another file too, and can run because of this one when that is gone.
+    waits_for: Option<InstanceId>,
 }
 
 fn token_stamp(instance: &Instance) -> Option<Stamp> {
@@ -73,7 +73,7 @@ impl Watch {
                 None => watch.fixed.push((instance, token)),
                 Some(file) => {
                     let stamp = Stamp::of(&file);
-                    watch.files.insert(file, Seen { stamp, token, instance: Some(instance), taken: None });
+                    watch.files.insert(file, Seen { stamp, token, instance: Some(instance), waits_for: None });
                 }
             }
         }
@@ -136,7 +136,7 @@ impl Watch {
         let seen = self.files.get(path);
         let token = seen.and_then(|seen| seen.instance.as_ref()).and_then(token_stamp);
         let is_free = |id: InstanceId| !self.is_taken(id, path);
-        let same_file = seen.is_some_and(|seen| seen.stamp == stamp && !seen.taken.is_some_and(is_free));
+        let same_file = seen.is_some_and(|seen| seen.stamp == stamp && !seen.waits_for.is_some_and(is_free));
         if same_file && seen.is_some_and(|seen| token == seen.token || token.is_none()) {
             return Vec::new();
         }
@@ -152,45 +152,44 @@ impl Watch {
                 .collect();
         }
         let before = self.files.remove(path).and_then(|seen| seen.instance);
-        let mut taken = None;
-        let (instance, changes) = self.read(path, before, &mut taken);
-        let token = instance.as_ref().and_then(token_stamp);
-        self.files.insert(path.to_owned(), Seen { stamp, token, instance, taken });
+        let (seen, changes) = self.read(path, stamp, before);
+        self.files.insert(path.to_owned(), seen);
         changes
     }
 
     /// Reads a file that is new or has changed. One that is wrong changes nothing: what ran, runs.
-    /// One whose instance is `taken` is read again when it no longer is.
-    fn read(
-        &self,
-        path: &Path,
-        before: Option<Instance>,
-        taken: &mut Option<InstanceId>,
-    ) -> (Option<Instance>, Vec<Change>) {
+    fn read(&self, path: &Path, stamp: Option<Stamp>, before: Option<Instance>) -> (Seen, Vec<Change>) {
+        let seen = |instance: Option<Instance>, waits_for| {
+            let token = instance.as_ref().and_then(token_stamp);
+            Seen { stamp, token, instance, waits_for }
+        };
+        let wrong = |cause: &str| warn!(cause, "a file of instances_dir is wrong: what ran goes on as it was");
         let variables = std::env::vars_os();
         let variables =
             variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let read = Instance::from_file(path, variables).map_err(|mistakes| mistakes.to_string());
-        let read = read.and_then(|instance| {
-            if self.is_taken(instance.id.value, path) {
-                *taken = Some(instance.id.value);
-                return Err(format!("{}: instance {} is given twice", path.display(), instance.id.value));
+        let instance = match Instance::from_file(path, variables) {
+            Ok(instance) => instance,
+            Err(mistakes) => {
+                wrong(&mistakes.to_string());
+                return (seen(before, None), Vec::new());
             }
-            (self.make_queue)(&instance).map(|queue| (instance, queue))
-        });
-        match read {
-            Ok((instance, queue)) => {
-                let id = instance.id.value;
-                info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
-                let former = before.map(|before| before.id.value).filter(|before| *before != id);
-                let changes = former.map(Change::Stop).into_iter().chain([Change::Run(Box::new(queue))]);
-                (Some(instance), changes.collect())
-            }
-            Err(cause) => {
-                warn!(cause, "a file of instances_dir is wrong: what ran goes on as it was");
-                (before, Vec::new())
-            }
+        };
+        let id = instance.id.value;
+        if self.is_taken(id, path) {
+            wrong(&format!("{}: instance {id} is given twice", path.display()));
+            return (seen(before, Some(id)), Vec::new());
         }
+        let queue = match (self.make_queue)(&instance) {
+            Ok(queue) => queue,
+            Err(cause) => {
+                wrong(&cause);
+                return (seen(before, None), Vec::new());
+            }
+        };
+        info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
+        let former = before.map(|before| before.id.value).filter(|before| *before != id);
+        let changes = former.map(Change::Stop).into_iter().chain([Change::Run(Box::new(queue))]);
+        (seen(Some(instance), None), changes.collect())
     }
 
     /// Whether another file, or the config itself, has this instance.

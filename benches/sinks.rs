@@ -1,6 +1,7 @@
-//! How long a notification takes into Kafka, and what more instances make of it.
+//! How long a notification takes into Kafka and RabbitMQ, and what more instances make of it.
 //!
-//! `BRIDGE_TEST_KAFKA=HOST:PORT cargo bench --bench kafka`, with the address of a broker for tests.
+//! `BRIDGE_TEST_KAFKA=HOST:PORT BRIDGE_TEST_AMQP=amqp://… cargo bench --bench sinks`, with the addresses of brokers for
+//! tests; what is not set is not measured.
 #![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
 
 use std::path::Path;
@@ -8,37 +9,48 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use green_api_bridge::config::{Kafka, Sink as SinkConfig};
+use green_api_bridge::config::{Amqp, Kafka, Sink as SinkConfig};
 use green_api_bridge::notification::{InstanceId, Notification};
 use green_api_bridge::sink::{self, Sink};
 use tokio::task::JoinSet;
 
-const COMMITS: usize = 2000;
+const COUNT: usize = 2000;
 /// Upper ends of the histogram's columns, in milliseconds.
 const ENDS: [u128; 9] = [2, 3, 5, 10, 20, 50, 90, 110, u128::MAX];
 
 #[tokio::main]
 async fn main() {
-    let servers = std::env::var("BRIDGE_TEST_KAFKA").expect("BRIDGE_TEST_KAFKA=HOST:PORT of a broker for tests");
-    println!("{COMMITS} notifications of one instance, each in a transaction of its own:");
-    let mut times = publish(&start(&servers), 1, COMMITS).await;
+    let address = |name| std::env::var(name).ok();
+    if let Some(servers) = address("BRIDGE_TEST_KAFKA") {
+        println!("Kafka: {COUNT} notifications of one instance, each in a transaction of its own");
+        measure(|| kafka(&servers)).await;
+    }
+    if let Some(uri) = address("BRIDGE_TEST_AMQP") {
+        println!("RabbitMQ: {COUNT} notifications of one instance, each confirmed by a quorum queue");
+        measure(|| amqp(&uri)).await;
+    }
+}
+
+async fn measure(start: impl Fn() -> SinkConfig) {
+    let start = || sink::start(&start(), Path::new("dead-letters")).unwrap();
+    let mut times = publish(&start(), 1, COUNT).await;
     times.sort_unstable();
     let mut from = 0;
     for end in ENDS {
         let count = times.iter().filter(|time| (from..end).contains(&time.as_millis())).count();
-        let bar = "#".repeat((60 * count).div_ceil(COMMITS));
+        let bar = "#".repeat((60 * count).div_ceil(COUNT));
         let end_shown = if end == u128::MAX { String::new() } else { end.to_string() };
         println!("{from:>5} to {end_shown:>3} ms {count:>6} {bar}");
         from = end;
     }
-    let [median, p99] = [times[COMMITS / 2], times[COMMITS * 99 / 100]];
-    println!("median {median:?}, 99 % within {p99:?}, longest {:?}\n", times[COMMITS - 1]);
+    let [median, p99] = [times[COUNT / 2], times[COUNT * 99 / 100]];
+    println!("median {median:?}, 99 % within {p99:?}, longest {:?}\n", times[COUNT - 1]);
 
     println!("instances  notifications/s  ratio to one");
     let mut one = None;
     for instances in [1, 10, 100, 1000] {
-        let each = (4 * COMMITS / instances).clamp(8, COMMITS);
-        let sink = start(&servers);
+        let each = (4 * COUNT / instances).clamp(8, COUNT);
+        let sink = start();
         publish(&sink, instances, 1).await;
         let begun = Instant::now();
         publish(&sink, instances, each).await;
@@ -46,17 +58,32 @@ async fn main() {
         let rate = (instances * each) as f64 / begun.elapsed().as_secs_f64();
         println!("{instances:>9}  {rate:>15.0}  {:>12.1}", rate / *one.get_or_insert(rate));
     }
+    println!();
 }
 
-/// A sink on topics of its own.
-fn start(servers: &str) -> Arc<dyn Sink> {
-    let name = format!("bench-{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+/// A name of its own for what a sink creates.
+fn name() -> String {
+    format!("bench-{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos())
+}
+
+fn kafka(servers: &str) -> SinkConfig {
+    let name = name();
     let mut kafka =
         Kafka { bootstrap_servers: vec![servers.into()], transactional_id: name.clone(), ..Kafka::default() };
     kafka.topic.value = format!("{name}.notifications");
     kafka.ledger_topic.value = format!("{name}.ledger");
     kafka.dead_letter_topic.value = format!("{name}.dead");
-    sink::start(&SinkConfig::Kafka(kafka), Path::new("dead-letters")).unwrap()
+    SinkConfig::Kafka(kafka)
+}
+
+fn amqp(uri: &str) -> SinkConfig {
+    let name = name();
+    let mut amqp = Amqp { name: name.clone(), ..Amqp::default() };
+    amqp.uri[0].value = uri.into();
+    amqp.exchange.clone_from(&name);
+    amqp.queue = Some(format!("{name}.notifications"));
+    amqp.dead_letter_queue = format!("{name}.dead");
+    SinkConfig::Amqp(amqp)
 }
 
 /// So many notifications of each instance, one after the other; how long each of them took.
