@@ -68,14 +68,22 @@ impl Admin {
             waiting_for.push("the sink is not connected");
         }
         if !fleet {
-            waiting_for.push("no instance gets an answer from Green API");
+            // Without a sink nobody asks, and Green API is not to blame.
+            let unanswered = instances.iter().any(|(_, status)| status.unanswered.load(Relaxed));
+            waiting_for.push(if unanswered {
+                "no instance gets an answer from Green API"
+            } else {
+                "no instance polls"
+            });
         }
         Readiness { ready: sink && fleet, sink, fleet, waiting_for }
     }
 
     fn status(self) -> Status {
         let mut conditions = BTreeMap::<Option<InstanceId>, Vec<Condition>>::new();
+        let mut advice = BTreeMap::new();
         for (instance, present) in condition::present() {
+            advice.extend(present.iter().map(|condition| (condition.to_string(), condition.advice())));
             conditions.entry(instance).or_default().extend(present);
         }
         let mut names = |instance| -> Vec<String> {
@@ -101,7 +109,8 @@ impl Admin {
         };
         let instances: Vec<InstanceShown> = status::instances().into_iter().map(shown).collect();
         let dead_lettered = instances.iter().map(|instance| instance.dead_lettered).sum();
-        Status { version: env!("CARGO_PKG_VERSION"), readiness: self.readiness(), sink, dead_lettered, instances }
+        let readiness = self.readiness();
+        Status { version: env!("CARGO_PKG_VERSION"), readiness, sink, advice, dead_lettered, instances }
     }
 }
 
@@ -118,6 +127,8 @@ struct Status {
     version: &'static str,
     readiness: Readiness,
     sink: SinkShown,
+    /// What can be done about each condition that anything is in.
+    advice: BTreeMap<String, &'static str>,
     dead_lettered: u64,
     instances: Vec<InstanceShown>,
 }

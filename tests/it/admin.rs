@@ -7,11 +7,11 @@ use crate::scene::{ID, Scene, TOKEN, numbered};
 use crate::support::{Worker, command, run};
 
 /// A free port of this machine.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn start(scene: &Scene, sink: &str, address: &str) -> Worker {
+pub fn start(scene: &Scene, sink: &str, address: &str) -> Worker {
     let mut command = scene.command_with("bridge", sink);
     Worker::start(command.env("BRIDGE_ADMIN_LISTEN", address), &scene.path("bridge.log"))
 }
@@ -21,14 +21,14 @@ async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     Some((answer.status().as_u16(), answer.text().await.unwrap()))
 }
 
-async fn text(address: &str, path: &str) -> String {
+pub async fn text(address: &str, path: &str) -> String {
     let (code, text) = get(address, path).await.expect("an answer");
     assert_eq!(code, 200, "{path}: {text}");
     text
 }
 
 /// Waits until `/readyz` answers so, and returns what it says.
-async fn readiness(address: &str, code: u16) -> Value {
+pub async fn readiness(address: &str, code: u16) -> Value {
     let begun = std::time::Instant::now();
     loop {
         if let Some((answered, text)) = get(address, "/readyz").await.filter(|(answered, _)| *answered == code) {
@@ -93,7 +93,8 @@ async fn what_is_not_ready_is_named_and_comes_back() {
     let bridge = start(&scene, "{file: {path: later/out.jsonl}}", &address);
     let readiness_of_sink = readiness(&address, 503).await;
     assert_eq!((&readiness_of_sink["sink"], health(&address)), (&false.into(), 1));
-    assert!(readiness_of_sink["waiting_for"].to_string().contains("the sink is not connected"), "{readiness_of_sink}");
+    let told = readiness_of_sink["waiting_for"].to_string();
+    assert!(told.contains("the sink is not connected") && !told.contains("Green API"), "{told}");
     bridge.wait_for_log("sink_unavailable");
     let metrics = text(&address, "/metrics").await;
     assert!(metrics.contains(r#"green_api_bridge_condition{instance="",condition="sink_unavailable"} 1"#), "{metrics}");
@@ -104,6 +105,7 @@ async fn what_is_not_ready_is_named_and_comes_back() {
     drop(scene.emulator);
     let readiness_of_fleet = readiness(&address, 503).await;
     assert_eq!((&readiness_of_fleet["sink"], &readiness_of_fleet["fleet"]), (&true.into(), &false.into()));
+    assert_eq!(readiness_of_fleet["waiting_for"], serde_json::json!(["no instance gets an answer from Green API"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

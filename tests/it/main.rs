@@ -57,6 +57,9 @@ mod network;
 /// A receive beside the delete before it.
 #[cfg(feature = "emulator")]
 mod overlap;
+/// The admin port's page, in a real browser.
+#[cfg(feature = "emulator")]
+mod page;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;
