@@ -16,7 +16,7 @@ pub fn start(scene: &Scene, sink: &str, address: &str) -> Worker {
     Worker::start(command.env("BRIDGE_ADMIN_LISTEN", address), &scene.path("bridge.log"))
 }
 
-async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let answer = reqwest::get(format!("http://{address}{path}")).await.ok()?;
     Some((answer.status().as_u16(), answer.text().await.unwrap()))
 }
@@ -40,7 +40,7 @@ pub async fn readiness(address: &str, code: u16) -> Value {
     }
 }
 
-fn health(address: &str) -> i32 {
+pub fn health(address: &str) -> i32 {
     run(command().arg("health").env("BRIDGE_ADMIN_LISTEN", address)).0
 }
 

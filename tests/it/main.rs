@@ -8,6 +8,9 @@
 /// The operator's HTTP port.
 #[cfg(feature = "emulator")]
 mod admin;
+/// The alerts, in a real Prometheus.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod alerts;
 /// What an operator types, and the exit codes.
 mod command_line;
 /// What keeps an instance from going on is told, once.

@@ -125,7 +125,8 @@ pub fn seeded() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-fn is_long() -> bool {
+/// Whether all of it is asked for: `tests/run --long`.
+pub fn is_long() -> bool {
     std::env::var_os("BRIDGE_TEST_LONG").is_some()
 }
 

@@ -1,0 +1,159 @@
+//! The alerts of `deploy/`, evaluated by a real Prometheus that asks a real bridge.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::admin::{free_address, get, health, readiness, start, text};
+use crate::deploy::file;
+use crate::kafka_kills::assert_exactly_once;
+use crate::kafka_poison::noise;
+use crate::kafka_topics::Topics;
+use crate::scene::{ID, Scene, numbered};
+use crate::support::{Broker, Worker, eventually, foreign_client, is_long, run};
+
+/// A Prometheus with our config and our alerts, which asks every second; killed when dropped.
+struct Prometheus {
+    address: String,
+    _process: Worker,
+}
+
+impl Prometheus {
+    /// `folder` is for its data.
+    fn start(folder: &Path, bridge: &str) -> Self {
+        let config = config(bridge).replace("scrape_interval: 5s", "scrape_interval: 1s\n  evaluation_interval: 1s");
+        let path = folder.join("prometheus.yml");
+        fs::write(&path, config).unwrap();
+        let address = free_address();
+        let mut command = Command::new("prometheus");
+        command.arg("--config.file").arg(&path).arg("--storage.tsdb.path").arg(folder.join("prometheus"));
+        command.args(["--web.listen-address", &address]);
+        Self { address, _process: Worker::start(&mut command, &folder.join("prometheus.log")) }
+    }
+
+    /// The instances for which an alert's expression is true; empty for a sink or a process.
+    async fn raised(&self, alert: &str) -> Vec<(String, String)> {
+        let Some((_, answer)) = get(&self.address, "/api/v1/rules?type=alert").await else { return Vec::new() };
+        let Ok(answer) = serde_json::from_str::<Value>(&answer) else { return Vec::new() };
+        let groups = answer["data"]["groups"].as_array().cloned().unwrap_or_default();
+        let mut rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+        let Some(rule) = rules.find(|rule| rule["name"] == alert) else { return Vec::new() };
+        assert_ne!(rule["health"], "err", "{rule}");
+        let label = |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
+        let raised = rule["alerts"].as_array().unwrap().iter();
+        raised.map(|alert| (label(alert, "instance"), alert["state"].as_str().unwrap().to_owned())).collect()
+    }
+
+    async fn wait_for(&self, alert: &str, holds: impl Fn(&[(String, String)]) -> bool) -> Duration {
+        let begun = Instant::now();
+        loop {
+            let raised = self.raised(alert).await;
+            if holds(&raised) {
+                return begun.elapsed();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(150), "{alert}: {raised:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What Prometheus is started with by compose, about this bridge.
+fn config(bridge: &str) -> String {
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/alerts.yaml");
+    let shipped = file("deploy/prometheus/prometheus.yml");
+    let here = shipped
+        .replace("/etc/prometheus/alerts.yaml", rules.to_str().unwrap())
+        .replace("bridge-kafka:9464, bridge-rabbitmq:9464", &format!("'{bridge}'"));
+    assert!(here.contains(bridge) && here.contains(rules.to_str().unwrap()), "{here}");
+    here
+}
+
+/// What `promtool` says about a file.
+fn assert_passes(arguments: &[&str], path: &Path) {
+    let (code, stdout, stderr) = run(Command::new("promtool").args(arguments).arg(path));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+}
+
+#[test]
+fn prometheus_takes_the_config_and_raises_each_alert_when_it_is_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prometheus.yml");
+    fs::write(&path, config("localhost:9464")).unwrap();
+    assert_passes(&["check", "config"], &path);
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/alerts.yaml");
+    assert_passes(&["check", "rules"], &rules);
+    let cases = include_str!("alerts.yaml").replace("deploy/prometheus/alerts.yaml", rules.to_str().unwrap());
+    let path = folder.path().join("cases.yaml");
+    fs::write(&path, &cases).unwrap();
+    assert_passes(&["test", "rules"], &path);
+    let alerts = file("deploy/prometheus/alerts.yaml");
+    for name in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(cases.contains(&format!("alertname=\"{name}\"")), "{name} has no case in tests/it/alerts.yaml");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
+    const SINK_DOWN: &str = "GreenApiBridgeSinkDown";
+    let broker = Broker::start("kafka");
+    let topics = Topics::at(broker.address("BRIDGE_TEST_KAFKA"));
+    let bodies = numbered(200);
+    let (scene, address) = (Scene::fleet(20, &bodies[..100]).await, free_address());
+    let bridge = start(&scene, &topics.sink(""), &address);
+    let prometheus = Prometheus::start(scene.folder.path(), &address);
+    eventually("it works", || scene.queued() <= 1_000);
+    assert_eq!(readiness(&address, 200).await["sink"], true);
+    broker.kill();
+    let killed = Instant::now();
+    scene.push_to_all(&bodies[100..]);
+    let told = readiness(&address, 503).await;
+    println!("/readyz after {:?}: {told}", killed.elapsed());
+    assert_eq!((&told["ready"], &told["sink"]), (&false.into(), &false.into()), "{told}");
+    assert!(told["waiting_for"].to_string().contains("the sink is not connected"), "{told}");
+    assert_eq!(health(&address), 1);
+    prometheus.wait_for(SINK_DOWN, |raised| !raised.is_empty()).await;
+    println!("{SINK_DOWN} is true {:?} after Kafka ended", killed.elapsed());
+    bridge.wait_for_log("sink_unavailable");
+    let status: Value = serde_json::from_str(&text(&address, "/status").await).unwrap();
+    assert_eq!((&status["sink"]["kind"], &status["sink"]["up"]), (&"kafka".into(), &false.into()));
+    if is_long() {
+        prometheus.wait_for(SINK_DOWN, |raised| raised.iter().any(|(_, state)| state == "firing")).await;
+        println!("{SINK_DOWN} fires {:?} after Kafka ended", killed.elapsed());
+        assert!(killed.elapsed() > Duration::from_secs(60), "it waits for a minute");
+        assert_eq!(readiness(&address, 503).await["sink"], false);
+    }
+    broker.start_again();
+    let started = Instant::now();
+    readiness(&address, 200).await;
+    println!("/readyz is 200 {:?} after Kafka was there again", started.elapsed());
+    scene.drained();
+    prometheus.wait_for(SINK_DOWN, <[_]>::is_empty).await;
+    assert_eq!(health(&address), 0);
+    assert_exactly_once(&scene, &topics, &bodies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_names_the_instance_and_not_the_address() {
+    let (scene, address, topics) = (Scene::fleet(3, &numbered(1)).await, free_address(), Topics::new());
+    scene.emulator.set_token(&scene.instances[1], "another");
+    let topic = format!("{}.notifications", topics.name);
+    foreign_client("create_kafka.py", &[&topics.servers, &topic, "max.message.bytes=20000"]);
+    let bridge = start(&scene, &topics.sink(""), &address);
+    readiness(&address, 200).await;
+    let prometheus = Prometheus::start(scene.folder.path(), &address);
+    prometheus
+        .wait_for("GreenApiBridgeInstanceNeedsSomebody", |raised| {
+            raised.iter().map(|(instance, _)| instance).eq([&scene.instances[1]])
+        })
+        .await;
+    // An increase is seen by whoever saw that there was none.
+    let seen = "/api/v1/query?query=green_api_bridge_dead_lettered_total";
+    while !get(&prometheus.address, seen).await.is_some_and(|(_, answer)| answer.contains("too_large")) {}
+    scene.push([noise(40_000).as_str()]);
+    prometheus.wait_for("GreenApiBridgeDeadLetters", |raised| raised.iter().any(|(instance, _)| instance == ID)).await;
+    drop(bridge);
+    prometheus.wait_for("GreenApiBridgeDown", |raised| raised.iter().any(|(instance, _)| *instance == address)).await;
+}
