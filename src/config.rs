@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::{Location, Spanned};
 use url::Url;
 
@@ -32,7 +32,7 @@ pub struct Config {
     /// The instances to read.
     #[serde(default)]
     pub instances: Vec<Instance>,
-    /// A folder with one YAML file per instance.
+    /// A folder with one YAML file per instance, watched.
     #[serde(default)]
     pub instances_dir: Option<PathBuf>,
     /// How the API is used.
@@ -40,7 +40,7 @@ pub struct Config {
     pub api: Api,
     /// Where notifications go.
     pub sink: Sink,
-    /// Where notifications go that no sink takes.
+    /// Where notifications go that no sink takes; under `$STATE_DIRECTORY` when that is set.
     #[serde(default = "default_dead_letter_dir")]
     pub dead_letter_dir: PathBuf,
     /// The operator's HTTP port.
@@ -65,7 +65,7 @@ pub struct Instance {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub api_token: Option<SecretString>,
-    /// A file that holds the token.
+    /// A file that holds the token, read again when it changes.
     #[serde(default)]
     pub api_token_file: Option<PathBuf>,
     /// The file of `instances_dir` that it stands in.
@@ -140,11 +140,11 @@ pub struct Api {
     pub receive_timeout_secs: Spanned<u64>,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// The only proxy that is ever used.
+    /// The only proxy that is ever used, `http://HOST:PORT`.
     #[serde(deserialize_with = "proxy")]
     #[schemars(with = "Option<String>")]
     pub proxy: Option<Url>,
-    /// The kinds of notification that `setup` switches on.
+    /// The kinds of notification that `setup` switches on and `doctor` expects.
     #[schemars(with = "Vec<String>")]
     pub webhooks: Vec<Spanned<String>>,
 }
@@ -173,9 +173,9 @@ impl Api {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Where it listens; `null` or `off`: nowhere.
+    /// Where it listens, or `BRIDGE_ADMIN_LISTEN`; `null` or `off`: nowhere.
     #[serde(deserialize_with = "listen")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("default" = "127.0.0.1:9464"))]
     pub listen: Option<SocketAddr>,
 }
 
@@ -190,7 +190,7 @@ pub struct Log {
 }
 
 /// The form of log lines.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// `pretty` on a terminal, otherwise `json`.
@@ -203,7 +203,7 @@ pub enum LogFormat {
 }
 
 /// Levels of importance.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// A human is needed.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 
 use super::unplaced;
@@ -30,7 +30,7 @@ pub enum Sink {
 pub struct Kafka {
     /// `HOST:PORT` of some brokers.
     pub bootstrap_servers: Vec<String>,
-    /// The topic of the notifications.
+    /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix.
     #[schemars(with = "String")]
     pub topic: Spanned<String>,
     /// What keeps its order: an instance or each chat of it.
@@ -45,10 +45,10 @@ pub struct Kafka {
     pub dead_letter_topic: Spanned<String>,
     /// How missing topics are created; `null`: they must exist.
     pub create_topics: Option<CreateTopics>,
-    /// Any property of librdkafka.
-    #[schemars(with = "BTreeMap<String, String>")]
+    /// Any property of librdkafka: `security.protocol`, `sasl.*`, `ssl.*` and so on.
+    #[schemars(with = "BTreeMap<String, String>", extend("default" = {}))]
     pub properties: BTreeMap<String, Spanned<SecretString>>,
-    /// Properties whose values stand in files.
+    /// The same, each with a file that holds its value: passwords.
     #[schemars(with = "BTreeMap<String, PathBuf>")]
     pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
 }
@@ -70,7 +70,7 @@ impl Default for Kafka {
 }
 
 /// What a record's key is.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
     /// The instance: strict order of all its notifications.
@@ -80,7 +80,7 @@ pub enum Key {
 }
 
 /// How missing topics are created.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateTopics {
     /// Partitions of the topics of notifications and dead letters.
@@ -103,9 +103,9 @@ impl Default for CreateTopics {
 pub struct Amqp {
     /// Where the broker is: one address or several, tried in turn.
     #[serde(deserialize_with = "one_or_more")]
-    #[schemars(with = "OneOrMore<String>")]
+    #[schemars(with = "OneOrMore<String>", extend("default" = "amqp://guest:guest@localhost:5672/%2f"))]
     pub uri: Vec<Spanned<SecretString>>,
-    /// A file that holds the address.
+    /// Instead of `uri`: a file that holds the address.
     pub uri_file: Option<PathBuf>,
     /// Names the ownership queue; one running bridge per name.
     pub name: String,
@@ -126,7 +126,7 @@ pub struct Amqp {
     pub dead_letter_queue: String,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// A PKCS#12 file with the client's certificate.
+    /// A PKCS#12 file with the client's certificate, for EXTERNAL.
     pub client_identity_file: Option<PathBuf>,
     /// A file that holds its password.
     pub client_identity_password_file: Option<PathBuf>,
@@ -153,7 +153,7 @@ impl Default for Amqp {
 }
 
 /// RabbitMQ's kinds of queue.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueType {
     /// Replicated, fsynced by a majority.
@@ -177,7 +177,7 @@ impl QueueType {
 }
 
 /// What happens to a notification that no queue takes.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnroutable {
     /// It becomes a dead letter.
@@ -190,7 +190,7 @@ pub enum OnUnroutable {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// Appended to.
+    /// Appended to, one line a notification.
     pub path: PathBuf,
 }
 

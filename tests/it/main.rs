@@ -16,6 +16,8 @@ mod command_line;
 /// What keeps an instance from going on is told, once.
 #[cfg(feature = "emulator")]
 mod conditions;
+/// The README's table of the configuration.
+mod configuration;
 /// What operators deploy with is true.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod deploy;

@@ -1,4 +1,7 @@
 use std::fs;
+use std::path::Path;
+
+use green_api_bridge::condition::Condition;
 
 use crate::scene::{ID, Scene, TOKEN};
 use crate::support::{Worker, command, eventually, run};
@@ -118,4 +121,59 @@ fn what_the_demo_prints_is_what_is_shown() {
         let constant = line.split("2026").next().unwrap_or(line);
         assert!(stdout.contains(constant), "{line:?} is not in\n{stdout}");
     }
+}
+
+/// The source, as the compiler joins its strings: without tests, and without the README that quotes it.
+fn source() -> String {
+    fn read(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let code = fs::read_to_string(&path).unwrap();
+                *text += code.split("#[cfg(test)]\nmod").next().unwrap_or_default();
+            }
+        }
+    }
+    let mut text = String::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
+    text.split("\\\n").map(str::trim_start).collect()
+}
+
+/// The quoted pieces of a cell.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_troubleshooting_quotes_the_log_and_leaves_no_warning_out() {
+    let (_, rest) = README.split_once("\n## Troubleshooting\n").expect("the section");
+    let section = rest.split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> =
+        section.lines().filter(|line| line.starts_with("| `")).map(|line| line.split(" | ").collect()).collect();
+    let source = source();
+    for row in &rows {
+        for line in quoted(row[0]) {
+            assert!(source.contains(line), "{line:?} is logged nowhere");
+        }
+    }
+    for condition in Condition::ALL {
+        let name = condition.to_string();
+        let row = rows.iter().find(|row| quoted(row[1]) == [name.as_str()]).expect(&name);
+        assert!(condition.advice().starts_with(quoted(row[0])[0]), "{name}: {}", row[0]);
+    }
+    // What a warning or an error says, its literals without values in them.
+    let calls = source.split("warn!(").skip(1).chain(source.split("error!(").skip(1));
+    let mut count = 0;
+    for call in calls {
+        let (call, _) = call.split_once(");").expect("the end of a call");
+        let Some(text) = call.split('"').nth(1).filter(|text| !text.starts_with("{}")) else { continue };
+        assert!(
+            rows.iter().any(|row| quoted(row[0]).iter().any(|line| text.contains(line))),
+            "{text:?} is not in the README's troubleshooting"
+        );
+        count += 1;
+    }
+    assert!(count > 15, "{count} warnings");
 }
