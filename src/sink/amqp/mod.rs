@@ -187,11 +187,12 @@ impl Amqp {
             for (job, place) in jobs.iter().zip(&places) {
                 match job.action() {
                     Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
+                    Action::Publish { .. } => batch.publish(job.notification(), place),
                 }
             }
+            let written = batch.write().await?;
             fault::reached("published");
-            batch.confirmed().await
+            written.confirmed().await
         })
     }
 }
