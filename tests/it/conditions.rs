@@ -82,6 +82,21 @@ async fn an_old_head_puts_the_retention_at_risk_until_a_young_one_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_queue_is_asked_for_its_count_and_an_error_harms_nobody() {
+    let scene = Scene::new().await;
+    scene.emulator.turn(ID, |knobs| {
+        knobs.receive_timeout_max_secs = 0.2;
+        knobs.receive_timeout_min_secs = 0.1;
+    });
+    scene.fault(Fault::before(answer(500, "")).on(Method::GetWebhooksCount));
+    let _worker = scene.start_into_file();
+    eventually("the count is asked for", || scene.count(EventKind::Faulted) == 1);
+    scene.push(["1"]);
+    scene.drained();
+    assert_eq!(scene.bodies(), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_lies_harms_nobody() {
     let scene = Scene::new().await;
     scene.emulator.turn(ID, |knobs| {

@@ -14,7 +14,9 @@ fn doctor(scene: &Scene, sink: &str) -> (i32, bool, Vec<String>) {
         .env("GREEN_API_ID_INSTANCE", ID)
         .env("GREEN_API_TOKEN", TOKEN);
     let (code, stdout, stderr) = run(&mut command);
-    assert!(!stdout.contains(TOKEN) && !stderr.contains(TOKEN), "{stdout} {stderr}");
+    for secret in [TOKEN, "canary"] {
+        assert!(!stdout.contains(secret) && !stderr.contains(secret), "{stdout} {stderr}");
+    }
     let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
     let checks = report["checks"].as_array().unwrap().iter();
     let failed = checks.filter(|check| check["ok"] == false).map(|check| check["check"].as_str().unwrap().to_owned());
@@ -35,6 +37,12 @@ async fn what_is_wrong_with_an_instance_is_named_and_nothing_is_received() {
     assert_eq!(doctor(&scene, "file:out.jsonl"), (1, false, vec!["webhooks".to_owned()]));
     make_ready(&scene);
     assert_eq!(doctor(&scene, "file:out.jsonl"), (0, true, vec![]));
+    let address = format!("{}/waInstance{ID}/setSettings/{TOKEN}", scene.emulator.url());
+    let settings =
+        |webhook: &str| reqwest::Client::new().post(&address).body(format!(r#"{{"webhookUrl":"{webhook}"}}"#)).send();
+    assert!(settings("https://example.com/canary").await.unwrap().status().is_success());
+    assert_eq!(doctor(&scene, "file:out.jsonl"), (1, false, vec!["webhook_url".to_owned()]));
+    assert!(settings("").await.unwrap().status().is_success());
     scene.emulator.turn(ID, |knobs| knobs.state = "notAuthorized".to_owned());
     assert_eq!(doctor(&scene, "file:nowhere/out.jsonl"), (1, false, vec!["state".to_owned(), "file".to_owned()]));
     scene.emulator.set_token(ID, "another");
