@@ -1,5 +1,6 @@
 // Uses the admin page in a headless Chromium as an operator would, and prints what was seen, one JSON object.
-// Arguments: ADDRESS FOLDER SEARCH. Screenshots go to FOLDER; SEARCH is typed into the search field.
+// Arguments: ADDRESS [FOLDER SEARCH]. Screenshots go to FOLDER; SEARCH is typed into the search field.
+// With the address alone it only looks: all that is on the page after some answers.
 const { accessSync } = require("node:fs");
 const path = require("node:path");
 const { chromium } = require("playwright-core");
@@ -56,6 +57,15 @@ async function main() {
 
   await page.addInitScript(watch);
   await page.goto(`http://${address}/`);
+  if (folder === undefined) {
+    await answers(2);
+    await page.waitForFunction(() => window.drawn);
+    // What is shown, and what is not.
+    seen.text = await page.evaluate(() => document.body.innerText + document.documentElement.outerHTML);
+    await chrome.close();
+    console.log(JSON.stringify(seen));
+    return;
+  }
   await page.waitForFunction(() => window.drawn);
   seen.drawn_ms = await page.evaluate(() => window.drawn);
   seen.first = await rows(page);

@@ -11,6 +11,9 @@ mod admin;
 /// The alerts, in a real Prometheus.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod alerts;
+/// Tokens, passwords, phone numbers and texts, looked for wherever an operator looks.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod canaries;
 /// What an operator types, and the exit codes.
 mod command_line;
 /// What keeps an instance from going on is told, once.

@@ -19,15 +19,26 @@ fn screenshots(name: &str) -> PathBuf {
     folder
 }
 
-/// What the browser saw, and that it had nothing to complain about and asked nobody else.
-pub fn browse(address: &str, name: &str, search: &str) -> Value {
+/// All that is on the page, shown or not.
+pub fn everything_on_it(address: &str) -> String {
+    look(&[address])["text"].as_str().unwrap().to_owned()
+}
+
+/// The page used, and its pictures kept.
+fn browse(address: &str, name: &str, search: &str) -> Value {
     let folder = screenshots(name);
-    let seen = foreign_client("browse_page.js", &[address, folder.to_str().unwrap(), search]).remove(0);
+    let seen = look(&[address, folder.to_str().unwrap(), search]);
+    println!("{name}: drawn after {} ms, busy for at most {} ms", seen["drawn_ms"], seen["busy_ms"]);
+    seen
+}
+
+/// What the browser saw, and that it had nothing to complain about and asked nobody else.
+fn look(arguments: &[&str]) -> Value {
+    let (address, seen) = (arguments[0], foreign_client("browse_page.js", arguments).remove(0));
     assert_eq!(seen["complaints"].as_array().unwrap().len(), 0, "{}", seen["complaints"]);
     for request in seen["requests"].as_array().unwrap() {
         assert!(request.as_str().unwrap().starts_with(&format!("http://{address}/")), "{request}");
     }
-    println!("{name}: drawn after {} ms, busy for at most {} ms", seen["drawn_ms"], seen["busy_ms"]);
     seen
 }
 
