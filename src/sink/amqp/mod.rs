@@ -187,12 +187,11 @@ impl Amqp {
             for (job, place) in jobs.iter().zip(&places) {
                 match job.action() {
                     Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), place),
+                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
                 }
             }
-            let written = batch.write().await?;
             fault::reached("published");
-            written.confirmed().await
+            batch.confirmed().await
         })
     }
 }

@@ -5,9 +5,7 @@
 //! decided.
 
 use std::collections::HashSet;
-use std::pin::Pin;
 
-use futures_util::future::try_join_all;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
@@ -31,41 +29,30 @@ pub(super) enum Outcome {
     Nacked,
 }
 
-/// Messages that are put together, and written together: lapin tells of each when it is written, and
-/// to wait for that one by one would cost a write and two switches of threads for each.
 pub(super) struct Batch<'a> {
     channel: &'a Channel,
     config: &'a config::Amqp,
-    /// In the order of the batch; with a write for each that is one.
-    messages: Vec<Option<Message>>,
-    writes: Vec<Write<'a>>,
+    sent: Vec<Option<Sent>>,
 }
 
-type Write<'a> = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + 'a>>;
-
-struct Message {
+struct Sent {
     id: ShortString,
     sequence: u64,
-}
-
-/// A batch on its way.
-pub(super) struct Written {
-    messages: Vec<Option<Message>>,
-    confirms: Vec<PublisherConfirm>,
+    confirm: PublisherConfirm,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(channel: &'a Channel, config: &'a config::Amqp) -> Self {
-        Self { channel, config, messages: Vec::new(), writes: Vec::new() }
+        Self { channel, config, sent: Vec::new() }
     }
 
     /// A place in the batch for what needs no publish.
     pub(super) fn nothing(&mut self) {
-        self.messages.push(None);
+        self.sent.push(None);
     }
 
-    /// Puts it into the batch. A dead letter goes to its own queue.
-    pub(super) fn publish(&mut self, notification: &'a Notification, place: &Place) {
+    /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
+    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), Failure> {
         let facts = notification.facts();
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
@@ -95,28 +82,21 @@ impl<'a> Batch<'a> {
             // The default exchange routes to the queue of that name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
-        let write = self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties);
-        self.writes.push(Box::pin(write));
-        self.messages.push(Some(Message { id, sequence: place.sequence }));
+        let confirm = self
+            .channel
+            .basic_publish(exchange, routing_key, options, notification.body(), properties)
+            .await
+            .map_err(|error| unavailable("publish", &error))?;
+        self.sent.push(Some(Sent { id, sequence: place.sequence, confirm }));
+        Ok(())
     }
 
-    /// Writes all of it, in no order: no two of them are of one instance.
-    pub(super) async fn write(self) -> Result<Written, Failure> {
-        let confirms = try_join_all(self.writes).await.map_err(|error| unavailable("publish", &error))?;
-        Ok(Written { messages: self.messages, confirms })
-    }
-}
-
-impl Written {
     /// Waits for every confirm, then tells the outcomes in the order of the batch.
     pub(super) async fn confirmed(self) -> Result<Vec<Outcome>, Failure> {
-        let mut confirms = self.confirms.into_iter();
         let mut returned = HashSet::new();
-        let mut answers = Vec::with_capacity(self.messages.len());
-        for message in self.messages {
-            let Some((Message { id, sequence }, confirm)) =
-                message.and_then(|message| Some((message, confirms.next()?)))
-            else {
+        let mut answers = Vec::with_capacity(self.sent.len());
+        for sent in self.sent {
+            let Some(Sent { id, sequence, confirm }) = sent else {
                 answers.push(None);
                 continue;
             };
