@@ -1,10 +1,11 @@
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Worker, command, run};
+use crate::support::{Worker, command, eventually, run};
 
 /// A free port of this machine.
 pub fn free_address() -> String {
@@ -29,14 +30,17 @@ pub async fn text(address: &str, path: &str) -> String {
 
 /// Waits until `/readyz` answers so, and returns what it says.
 pub async fn readiness(address: &str, code: u16) -> Value {
-    let begun = std::time::Instant::now();
+    readiness_within(address, code, Duration::from_secs(60)).await
+}
+
+pub async fn readiness_within(address: &str, code: u16, limit: Duration) -> Value {
+    let begun = Instant::now();
     loop {
-        if let Some((answered, text)) = get(address, "/readyz").await.filter(|(answered, _)| *answered == code) {
-            assert_eq!(answered, code);
+        if let Some((_, text)) = get(address, "/readyz").await.filter(|(answered, _)| *answered == code) {
             return serde_json::from_str(&text).unwrap();
         }
-        assert!(begun.elapsed().as_secs() < 60, "/readyz never answered {code}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(begun.elapsed() < limit, "/readyz has not answered {code} in {limit:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -80,10 +84,66 @@ async fn everything_that_happened_can_be_read() {
     ] {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
-    assert!(!metrics.lines().any(|line| line.contains("_bucket{") && line.contains("instance=")), "{metrics}");
 
     let page = text(&address, "/").await;
     assert!(page.contains("<title>green-api-bridge</title>") && !page.contains("http"), "self-contained");
+}
+
+/// Name, type and labels of every metric: dashboards and alerts of others rely on them.
+const METRICS: [(&str, &str, &[&str]); 17] = [
+    ("green_api_bridge_polls", "counter", &["instance", "outcome"]),
+    ("green_api_bridge_notifications_received", "counter", &["instance"]),
+    ("green_api_bridge_notifications_published", "counter", &["instance"]),
+    ("green_api_bridge_deletes", "counter", &["instance", "outcome"]),
+    ("green_api_bridge_redeliveries", "counter", &["instance"]),
+    ("green_api_bridge_dead_lettered", "counter", &["instance", "reason"]),
+    ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["instance"]),
+    ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["instance"]),
+    ("green_api_bridge_condition", "gauge", &["instance", "condition"]),
+    ("green_api_bridge_sink_up", "gauge", &["sink"]),
+    ("green_api_bridge_publish_errors", "counter", &["sink"]),
+    ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),
+    ("green_api_bridge_build_info", "gauge", &["version", "librdkafka"]),
+    ("process_resident_memory_bytes", "gauge", &[]),
+    ("process_open_fds", "gauge", &[]),
+    ("process_threads", "gauge", &[]),
+    ("process_cpu_seconds", "counter", &[]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
+    let (scene, address) = (Scene::fleet(3, &numbered(2)).await, free_address());
+    scene.emulator.set_token(&scene.instances[2], "another");
+    let bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    bridge.wait_for_log("token_refused");
+    eventually("the others are read", || scene.queued() == 2);
+    let metrics = text(&address, "/metrics").await;
+    let told: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert_eq!(told, METRICS.map(|(name, kind, _)| format!("{name} {kind}")));
+    for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').expect(line);
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let base = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let of = |wanted: &str| METRICS.iter().find(|(name, ..)| *name == wanted);
+        let (_, kind, wanted) = of(name).or_else(|| of(base?)).expect(line);
+        let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
+        for (label, value) in labels.clone() {
+            let value = value.trim_matches('"');
+            // Words of our own, and nothing that grows with what is carried.
+            let is_bounded = match label {
+                "instance" => value.is_empty() || scene.instances.iter().any(|id| id == value),
+                "le" => value == "+Inf" || value.parse::<f64>().is_ok(),
+                "version" | "librdkafka" => value.len() < 20,
+                _ => value.chars().all(|character| character.is_ascii_lowercase() || character == '_'),
+            };
+            assert!(is_bounded, "{line}");
+        }
+        let names: Vec<&str> = labels.map(|(label, _)| label).filter(|label| *label != "le").collect();
+        assert_eq!(&names, wanted, "{line}");
+        assert!(!(kind == &"histogram" && names.contains(&"instance")), "{line}");
+    }
+    let of_an_instance = metrics.lines().filter(|line| line.contains(&format!(r#"instance="{ID}""#))).count();
+    assert!(of_an_instance < 20, "{of_an_instance} series for each of thousands");
 }
 
 #[tokio::test(flavor = "multi_thread")]

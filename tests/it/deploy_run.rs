@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 use serde_json::Value;
 
-use crate::deploy::yaml;
+use crate::deploy::{file, yaml};
 use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene};
 use crate::support::{Broker, Worker, command, eventually, from_test_run, run};
@@ -204,8 +204,16 @@ fn notifications_flow_in_the_profile_rabbitmq() {
     let (broker, folder) = (Broker::start("rabbitmq"), tempfile::tempdir().unwrap());
     let uri = broker.address("BRIDGE_TEST_AMQP");
     let address = uri.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
-    let _services = start_profile("rabbitmq", ("rabbitmq:5672", address), folder.path());
-    let consumer = Consumer::start("rabbitmq.py", &[&uri, "green-api.notifications"], folder.path());
+    let _services = start_profile("rabbitmq", ("rabbitmq:5672", address.clone()), folder.path());
+    // As its reader is started, with the client that the tests have.
+    let compose = yaml("docker-compose.yml");
+    let command = compose["services"]["reader-rabbitmq"]["command"][2].as_str().unwrap();
+    let client = command.split_whitespace().find(|word| word.starts_with("pika==")).expect("the client");
+    assert!(file("tests/clients/requirements.txt").lines().any(|line| line == client), "{client}");
+    let (_, arguments) = command.split_once("python -u /consumers/rabbitmq.py ").expect("the sample");
+    let arguments = arguments.replace("rabbitmq:5672", &address);
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    let consumer = Consumer::start("rabbitmq.py", &arguments, folder.path());
     assert_in_order(&consumer.first(5), "1101000002");
 }
 
