@@ -44,6 +44,8 @@ async function main() {
       "--disable-component-update", "--disable-sync"],
   });
   const page = await chrome.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
+  // Other tests may keep the machine busy.
+  page.setDefaultTimeout(120_000);
   const seen = { complaints: [], requests: [] };
   page.on("console", (message) => seen.complaints.push(message.text()));
   page.on("pageerror", (error) => seen.complaints.push(String(error)));

@@ -88,7 +88,7 @@ async fn of_five_thousand_instances_the_page_finds_and_sorts_each() {
 
     let seen = browse(&address, "5000-instances", "1101004017");
     // A hang; how fast it was is printed.
-    assert!(seen["drawn_ms"].as_f64().unwrap() < 20_000.0, "{}", seen["drawn_ms"]);
+    assert!(seen["drawn_ms"].as_f64().unwrap() < 60_000.0, "{}", seen["drawn_ms"]);
     let troubled: Vec<&str> = [diverted].into_iter().chain(refused).map(String::as_str).collect();
     assert_eq!(column(&seen, "first", ID_COLUMN)[..31], troubled, "what needs somebody comes first");
     assert_eq!(column(&seen, "first", CONDITIONS)[30..32], ["token_refused", "none"]);
