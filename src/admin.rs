@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::condition::{self, Condition};
 use crate::notification::InstanceId;
-use crate::status::{self, InstanceStatus, SinkStatus};
+use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 
 mod metrics;
 
@@ -58,7 +58,7 @@ impl Admin {
     fn readiness(self) -> Readiness {
         let sink = status::the_sink().is_some_and(SinkStatus::works);
         let polling = |status: &InstanceStatus| {
-            let silent = status::now().saturating_sub(status.polled.get());
+            let silent = status::now().saturating_sub(status.asked.get());
             !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
         };
         let instances = status::instances();
@@ -101,10 +101,12 @@ impl Admin {
             last_notification: time(status.last_notification.get()),
             last_success: time(status.last_success.get()),
             sequence: status.sequence.get(),
-            received: status.received.get(),
-            published: status.published.get(),
+            received: status.received.total(),
+            published: status.published.total(),
             redelivered: status.redelivered.get(),
-            retries: status.publish_errors.get() + status.polls_error.get() + status.deletes_unconfirmed.get(),
+            retries: status.publish_errors()
+                + status.polls[Outcome::Error as usize].get()
+                + status.deletes_unconfirmed.get(),
             dead_lettered: status.dead_lettered(),
         };
         let instances: Vec<InstanceShown> = status::instances().into_iter().map(shown).collect();

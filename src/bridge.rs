@@ -1,6 +1,7 @@
 //! The way of a notification, from the head of its queue into the sink and out of the queue.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -15,6 +16,7 @@ use crate::green_api::{Problem, Queue, Received};
 use crate::health::Health;
 use crate::notification::Notification;
 use crate::sink::{Lane, Sink, SinkError, Stored};
+use crate::status::{InstanceStatus, Outcome};
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
 /// may answer empty at once instead of waiting.
@@ -64,13 +66,13 @@ impl<'a> Bridge<'a> {
                 let stored = match self.publish(&mut *lane, doubt, &head).await {
                     Ok(stored) => stored,
                     Err(SinkError::Refused(cause)) => {
-                        self.health.status.publish_errors.increase();
+                        self.health.status.publish_refused.increase();
                         self.health.refused(&cause);
                         sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
                     Err(SinkError::Reopen(cause)) => {
-                        self.health.status.publish_errors.increase();
+                        self.health.status.publish_unknown.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
                         sleep_unless(self.stop, self.health.pause()).await;
                         break;
@@ -102,8 +104,8 @@ impl<'a> Bridge<'a> {
         let mut head = in_hand;
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
-            self.health.status.polled.set_to_now();
-            let answer = self.stop.run_until_cancelled(self.queue.receive()).await?;
+            self.health.asking();
+            let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.health.status)).await?;
             head = self.received(asked, answer).await;
         }
         head.filter(|_| !self.stop.is_cancelled())
@@ -112,12 +114,8 @@ impl<'a> Bridge<'a> {
     /// What an answer brought, after the pause that it asks for.
     async fn received(&mut self, asked: Instant, answer: Result<Received, Problem>) -> Option<Notification> {
         match answer {
-            Ok(Received::Head(head)) => {
-                self.health.status.polls_notification.increase();
-                return Some(head);
-            }
+            Ok(Received::Head(head)) => return Some(head),
             Ok(Received::Empty) => {
-                self.health.status.polls_empty.increase();
                 let waiting = if self.health.wants_count() {
                     self.stop.run_until_cancelled(self.queue.waiting()).await.and_then(Result::ok)
                 } else {
@@ -126,10 +124,7 @@ impl<'a> Bridge<'a> {
                 self.health.empty(waiting);
                 sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
             }
-            Err(problem) => {
-                self.health.status.polls_error.increase();
-                self.wait_out(&problem).await;
-            }
+            Err(problem) => self.wait_out(&problem).await,
         }
         None
     }
@@ -139,7 +134,7 @@ impl<'a> Bridge<'a> {
             Verdict::Publish { marked } => {
                 let stored = lane.publish(head, marked).await?;
                 if !stored.is_dead_letter() {
-                    self.health.status.published.increase();
+                    self.health.published(head);
                 }
                 Ok(stored)
             }
@@ -155,7 +150,7 @@ impl<'a> Bridge<'a> {
     /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
     async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
         let asked = Instant::now();
-        self.health.status.polled.set_to_now();
+        self.health.status.asked.set_to_now();
         let is_redelivery = !doubt.may_overlap();
         let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT {
             let answer = delete_once(&self.queue, stored).await;
@@ -164,8 +159,10 @@ impl<'a> Bridge<'a> {
             }
             (answer, None)
         } else {
-            let confirmed = || self.health.confirmed();
-            delete_and_receive(&self.queue, stored, self.stop, confirmed).await
+            let status = Arc::clone(&self.health.status);
+            let delete = delete_once(&self.queue, stored);
+            let receive = receive_once(&self.queue, &status);
+            delete_and_receive(delete, receive, self.stop, || self.health.confirmed()).await
         };
         let was_answered = answer.is_ok();
         let answer = match answer {
@@ -217,6 +214,19 @@ impl<'a> Bridge<'a> {
     }
 }
 
+/// Asks once, and counts what came of it.
+async fn receive_once(queue: &Queue, status: &InstanceStatus) -> Result<Received, Problem> {
+    let asked = Instant::now();
+    let answer = queue.receive().await;
+    let outcome = match &answer {
+        Ok(Received::Head(_)) => Outcome::Notification,
+        Ok(Received::Empty) => Outcome::Empty,
+        Err(_) => Outcome::Error,
+    };
+    status.polled(outcome, asked.elapsed());
+    answer
+}
+
 async fn delete_once(queue: &Queue, stored: Stored) -> Result<Deleted, Problem> {
     let answer = queue.delete(stored).await;
     fault::reached("deleted");
@@ -226,15 +236,15 @@ async fn delete_once(queue: &Queue, stored: Stored) -> Result<Deleted, Problem> 
 /// Sends a delete and, a moment later, the next receive. That goes on when the delete is confirmed:
 /// then it waits for the next notification, for long maybe. Otherwise it is given up, if it has brought nothing yet.
 async fn delete_and_receive(
-    queue: &Queue,
-    stored: Stored,
+    delete: impl Future<Output = Result<Deleted, Problem>>,
+    receive: impl Future<Output = Result<Received, Problem>>,
     stop: &CancellationToken,
     confirmed: impl FnOnce(),
 ) -> (Result<Deleted, Problem>, Option<Result<Received, Problem>>) {
-    let mut delete = pin!(delete_once(queue, stored));
+    let mut delete = pin!(delete);
     let mut receive = pin!(stop.run_until_cancelled(async {
         sleep(HEAD_START).await;
-        queue.receive().await
+        receive.await
     }));
     tokio::select! {
         biased;

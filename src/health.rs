@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Deleted;
@@ -11,16 +11,19 @@ use crate::green_api::Problem;
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::sink::Stored;
-use crate::status::{InstanceStatus, now};
+use crate::status::{self, InstanceStatus, now};
 
-/// Notifications are kept upstream for 24 hours; there must be time to do something.
+/// So long are notifications kept upstream.
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// There must be time to do something.
 const AT_RISK_SECS: u64 = 18 * 60 * 60;
 /// So many deletes of ours in a row show that nobody else is reading.
 const UNDISTURBED: u32 = 20;
-/// The age of a head is looked at this often: it is read off the body.
-const LOOK: Duration = Duration::from_secs(1);
 /// An idle queue is asked this often how many notifications it holds.
 const COUNT: Duration = Duration::from_secs(600);
+
+/// The states in which an account gets no messages until somebody does something. The queue is served all the same.
+const LOGGED_OUT: [&str; 3] = ["notAuthorized", "blocked", "pendingPassword"];
 
 /// What is known of an instance's health, and what follows from it.
 pub(crate) struct Health {
@@ -28,7 +31,6 @@ pub(crate) struct Health {
     /// For whoever asks.
     pub(crate) status: Arc<InstanceStatus>,
     pauses: Pauses,
-    looked: Option<Instant>,
     counted: Option<Instant>,
     /// Whether something waited when the queue was last asked.
     hinted: bool,
@@ -37,6 +39,8 @@ pub(crate) struct Health {
     /// The head as it was last received, if it must still be there: no delete of ours can have hit it.
     expected: Option<Fingerprint>,
     undisturbed: u32,
+    /// One of [`LOGGED_OUT`], if that is what the account said last.
+    logged_out: Option<&'static str>,
 }
 
 impl Health {
@@ -45,12 +49,12 @@ impl Health {
             conditions: Conditions::of(instance),
             status: InstanceStatus::of(instance),
             pauses: Pauses::new(),
-            looked: None,
             counted: None,
             hinted: false,
             waiting_since: None,
             expected: None,
             undisturbed: 0,
+            logged_out: None,
         }
     }
 
@@ -59,16 +63,25 @@ impl Health {
         self.pauses.after_failure()
     }
 
+    /// The queue is about to be asked; there is no head in hand.
+    pub(crate) fn asking(&mut self) {
+        self.status.asked.set_to_now();
+        self.status.in_flight.set(0);
+    }
+
     /// The queue has this head.
     pub(crate) fn received(&mut self, head: &Notification) {
-        self.status.received.increase();
+        let facts = head.facts();
+        self.status.received.increase(&facts.kind);
+        self.status.in_flight.set(1);
         self.status.last_notification.set_to_now();
-        let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
-        if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-            self.looked = Some(Instant::now());
-            self.waiting_since = Some(head.facts().unix_seconds);
-            self.hinted = false;
-            self.look_at_retention(now());
+        self.waiting_since = Some(facts.unix_seconds);
+        self.hinted = false;
+        self.look_at_retention(now());
+        if let Some(state) = &facts.state {
+            self.status.set_state(state);
+            self.logged_out = LOGGED_OUT.into_iter().find(|known| known == state);
+            self.recovered();
         }
         let vanished = self.expected.is_some_and(|expected| expected != head.fingerprint());
         // Old ones vanish by themselves.
@@ -118,6 +131,18 @@ impl Health {
         }
     }
 
+    /// The sink took it, to where it belongs, and not before.
+    pub(crate) fn published(&self, head: &Notification) {
+        let facts = head.facts();
+        self.status.published.increase(&facts.kind);
+        if let Some(sink) = status::the_sink() {
+            let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
+            // Whatever a body or a clock says, none is older, and none is of the future.
+            let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
+            sink.end_to_end_seconds.observe(age);
+        }
+    }
+
     /// The sink refused it for now.
     pub(crate) fn refused(&mut self, cause: &dyn fmt::Display) {
         self.conditions.enter(Condition::SinkUnavailable, cause);
@@ -127,6 +152,7 @@ impl Health {
     /// The queue has just confirmed a delete; what follows from that is told later by
     /// [`deleted`](Self::deleted), after a receive that may still be under way.
     pub(crate) fn confirmed(&mut self) {
+        self.status.in_flight.set(0);
         self.status.deletes_confirmed.increase();
         self.status.last_success.set_to_now();
         self.recovered();
@@ -183,7 +209,12 @@ impl Health {
     /// An answer shows that nothing upstream keeps us.
     pub(crate) fn recovered(&mut self) {
         self.status.unanswered.store(false, Relaxed);
-        self.conditions.leave_upstream();
+        match self.logged_out {
+            None => self.conditions.leave_upstream(),
+            Some(state) => {
+                self.conditions.enter(Condition::InstanceNotAuthorized, &format_args!("its state is {state}"));
+            }
+        }
         self.pauses = Pauses::new();
     }
 }

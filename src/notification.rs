@@ -1,17 +1,21 @@
 //! A notification as it came: its body untouched, and what can be read off it without ever failing.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp, Unit, civil};
+use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+mod facts;
+
+pub use self::facts::Facts;
+pub(crate) use self::facts::names_itself;
 
 /// The number of a Green API instance: one account, one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -82,14 +86,14 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// One notification, held from its receive to its delete. Cloning shares the body.
+/// One notification, held from its receive to its delete. Cloning shares what it holds.
 #[derive(Clone)]
 pub struct Notification {
     instance: InstanceId,
     receipt: ReceiptId,
-    received_at: Timestamp,
     body: Bytes,
     fingerprint: Fingerprint,
+    facts: Arc<Facts>,
 }
 
 /// The body is a private message: only its size is shown.
@@ -121,7 +125,8 @@ impl Notification {
     pub fn from_envelope(instance: InstanceId, envelope: &Bytes) -> Result<Self, serde_json::Error> {
         let Envelope { receipt, body } = serde_json::from_slice(envelope)?;
         let body = envelope.slice_ref(body.get().as_bytes());
-        Ok(Self { instance, receipt, received_at: Timestamp::now(), fingerprint: Fingerprint::of(&body), body })
+        let facts = Arc::new(Facts::of(&body, Timestamp::now()));
+        Ok(Self { instance, receipt, fingerprint: Fingerprint::of(&body), facts, body })
     }
 
     /// The instance whose queue it came from.
@@ -155,135 +160,10 @@ impl Notification {
         Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_URL, namespace.as_bytes()), &self.body)
     }
 
-    /// What a look into the body tells. Never fails: what is not there, or not of the expected
-    /// form, counts as absent.
+    /// What a look into the body tells.
     #[must_use]
-    pub fn facts(&self) -> Facts<'_> {
-        Facts::of(&self.body, self.received_at)
-    }
-}
-
-/// Whether a body names its time or its message. Two of equal bytes are then one notification.
-pub(crate) fn names_itself(body: &[u8]) -> bool {
-    members(body, ["timestamp", "idMessage"]).iter().any(Option::is_some)
-}
-
-/// What consumers route and sort by, read off a body.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Facts<'a> {
-    /// The `typeWebhook`, or `unknown` when it is absent or not `[A-Za-z0-9_-]{1,64}`.
-    pub kind: Cow<'a, str>,
-    /// RFC 3339, UTC: the body's `timestamp` in seconds when it lies in the years 1970 to 9999,
-    /// otherwise the time of receipt.
-    pub time: String,
-    /// Seconds since 1970 of the same moment.
-    pub unix_seconds: u64,
-    /// The chat that it belongs to, for `key: chat`: personal data, not for headers or logs.
-    pub chat: Option<Cow<'a, str>>,
-}
-
-/// 9999-12-31T23:59:59Z.
-const LAST_SECOND: u64 = 253_402_300_799;
-
-impl<'a> Facts<'a> {
-    fn of(body: &'a [u8], received_at: Timestamp) -> Self {
-        let [kind, timestamp, sender, chat, from, avatar] =
-            members(body, ["typeWebhook", "timestamp", "senderData", "chatId", "from", "avatarInfo"]);
-        let kind = kind.and_then(text).filter(|kind| is_kind(kind));
-        let seconds = timestamp.and_then(|raw| raw.get().parse().ok()).filter(|seconds| *seconds <= LAST_SECOND);
-        let nested = |raw: Option<&'a RawValue>| {
-            let [chat] = members(raw?.get().as_bytes(), ["chatId"]);
-            chat.and_then(text)
-        };
-        let said = |text: &Cow<'_, str>| !text.is_empty();
-        Self {
-            kind: kind.unwrap_or(Cow::Borrowed("unknown")),
-            time: seconds.map_or_else(|| time_of_receipt(received_at), rfc3339),
-            unix_seconds: seconds.unwrap_or_else(|| received_at.as_second().try_into().unwrap_or(0)),
-            chat: nested(sender)
-                .filter(said)
-                .or_else(|| chat.and_then(text).filter(said))
-                .or_else(|| from.and_then(text).filter(said))
-                .or_else(|| nested(avatar).filter(said)),
-        }
-    }
-}
-
-fn is_kind(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
-}
-
-/// The civil calendar, because a `Timestamp` ends a day before the year 9999 does.
-fn rfc3339(seconds: u64) -> String {
-    let since = SignedDuration::from_secs(i64::try_from(seconds.min(LAST_SECOND)).unwrap_or(0));
-    let moment = civil::date(1970, 1, 1).at(0, 0, 0, 0).saturating_add(since);
-    format!("{moment}Z")
-}
-
-fn time_of_receipt(received_at: Timestamp) -> String {
-    received_at.round(Unit::Millisecond).unwrap_or(received_at).to_string()
-}
-
-fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    // Borrowed where there are no escapes; a lone surrogate or another type is no text.
-    serde_json::from_str::<&str>(raw.get())
-        .map(Cow::Borrowed)
-        .or_else(|_| serde_json::from_str::<String>(raw.get()).map(Cow::Owned))
-        .ok()
-}
-
-/// The members of these names in one pass; of a repeated name the last, as most parsers do it.
-/// What is no JSON object has no members.
-fn members<'a, const N: usize>(json: &'a [u8], names: [&'static str; N]) -> [Option<&'a RawValue>; N] {
-    struct Members<const N: usize>([&'static str; N]);
-
-    impl<'de, const N: usize> Visitor<'de> for Members<N> {
-        type Value = [Option<&'de RawValue>; N];
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut found = [None; N];
-            while let Some(Name(name)) = map.next_key()? {
-                match self.0.iter().position(|wanted| wanted.as_bytes() == &*name) {
-                    Some(index) => found[index] = Some(map.next_value()?),
-                    None => drop(map.next_value::<IgnoredAny>()?),
-                }
-            }
-            Ok(found)
-        }
-    }
-
-    serde_json::Deserializer::from_slice(json).deserialize_map(Members(names)).unwrap_or([None; N])
-}
-
-/// A member's name as bytes: as text, a name with a lone surrogate would end the look.
-struct Name<'a>(Cow<'a, [u8]>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameVisitor;
-
-        impl<'de> Visitor<'de> for NameVisitor {
-            type Value = Name<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a name")
-            }
-
-            fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(name)))
-            }
-
-            fn visit_bytes<E>(self, name: &[u8]) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(name.to_vec())))
-            }
-        }
-
-        deserializer.deserialize_bytes(NameVisitor)
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 
@@ -329,43 +209,6 @@ mod tests {
             (reversed.body().as_ref(), reversed.receipt().to_string().as_str()),
             (&b"null"[..], "18446744073709551615")
         );
-    }
-
-    #[test]
-    fn facts_are_read_leniently() {
-        let facts = |body: &str| {
-            let notification = notification(body);
-            let Facts { kind, chat, .. } = notification.facts();
-            (kind.into_owned(), chat.map(Cow::into_owned))
-        };
-        let unknown = || "unknown".to_owned();
-        assert_eq!(
-            facts(r#"{"typeWebhook":"incomingCall","from":"7@c.us"}"#),
-            ("incomingCall".into(), Some("7@c.us".into()))
-        );
-        assert_eq!(facts(r#"{"typeWebhook":"a","typeWebhook":"b\u002dc","\ud800":0}"#), ("b-c".into(), None));
-        assert_eq!(facts(r#"{"senderData":{"chatId":""},"chatId":5,"from":"x"}"#), (unknown(), Some("x".into())));
-        assert_eq!(facts(r#"{"senderData":[],"avatarInfo":{"chatId":"a"}}"#), (unknown(), Some("a".into())));
-        assert_eq!(facts(r#"{"senderData":{"chatId":"1"},"chatId":"2"}"#), (unknown(), Some("1".into())));
-        assert_eq!(facts(r#"{"chatId":"2","from":"3"}"#), (unknown(), Some("2".into())));
-        for odd in ["", "a.b", "a b", "é", &"x".repeat(65)] {
-            assert_eq!(facts(&format!(r#"{{"typeWebhook":"{odd}"}}"#)), (unknown(), None), "{odd}");
-        }
-        assert_eq!(facts(&format!(r#"{{"typeWebhook":"{}"}}"#, "x".repeat(64))).0.len(), 64);
-        assert_eq!(facts(r#"{"typeWebhook":"\ud800"}"#).0, "unknown");
-        assert_eq!(facts("null"), (unknown(), None));
-    }
-
-    #[test]
-    fn the_time_is_the_bodys_or_that_of_receipt() {
-        let time = |timestamp: &str| notification(&format!(r#"{{"timestamp":{timestamp}}}"#)).facts().time;
-        assert_eq!(time("0"), "1970-01-01T00:00:00Z");
-        assert_eq!(time("1763118257"), "2025-11-14T11:04:17Z");
-        assert_eq!(time("253402300799"), "9999-12-31T23:59:59Z");
-        for odd in ["253402300800", "-1", "1.5", "1e9", "\"1763118257\"", "null", "[]"] {
-            let received = time(odd).parse::<Timestamp>().expect("RFC 3339");
-            assert!(Timestamp::now().duration_since(received).abs() < SignedDuration::from_secs(60), "{odd}");
-        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::notification::InstanceId;
@@ -35,18 +35,88 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// The kinds of notification that are told apart: bodies say what they like, and a label must be bounded.
+const KINDS: [&str; 12] = [
+    "incomingMessageReceived",
+    "outgoingMessageReceived",
+    "outgoingAPIMessageReceived",
+    "outgoingMessageStatus",
+    "stateInstanceChanged",
+    "statusInstanceChanged",
+    "deviceInfo",
+    "incomingCall",
+    "outgoingCall",
+    "incomingBlock",
+    "quotaExceeded",
+    OTHER,
+];
+
+/// The states of an account that are told apart.
+const STATES: [&str; 9] = [
+    "authorized",
+    "notAuthorized",
+    "blocked",
+    "starting",
+    "suspended",
+    "yellowCard",
+    "sleepMode",
+    "pendingPassword",
+    OTHER,
+];
+
+const OTHER: &str = "other";
+
+/// Where a word is listed; what is not known comes last.
+fn listed(words: &[&str], word: &str) -> usize {
+    words.iter().position(|known| *known == word).unwrap_or(words.len() - 1)
+}
+
+/// Notifications of each kind.
+#[derive(Debug, Default)]
+pub(crate) struct ByKind([Number; KINDS.len()]);
+
+impl ByKind {
+    pub fn increase(&self, kind: &str) {
+        self.0[listed(&KINDS, kind)].increase();
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Number::get).sum()
+    }
+
+    /// The kinds of which there were any.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        KINDS.into_iter().zip(self.0.iter().map(Number::get)).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// What came of a poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Notification,
+    Empty,
+    Error,
+}
+
+impl Outcome {
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Notification, "notification"), (Self::Empty, "empty"), (Self::Error, "error")];
+}
+
 /// What one instance has done since its bridge was started.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceStatus {
-    /// Polls that brought a notification, brought none, or failed.
-    pub polls_notification: Number,
-    pub polls_empty: Number,
-    pub polls_error: Number,
+    /// By [`Outcome`].
+    pub polls: [Number; 3],
     /// Those that were dealt with; a stale head of an overlapped poll is not.
-    pub received: Number,
-    pub published: Number,
+    pub received: ByKind,
+    pub published: ByKind,
+    /// Received, and neither deleted nor given up yet: 0 or 1.
+    pub in_flight: Number,
     pub redelivered: Number,
-    pub publish_errors: Number,
+    /// Not stored for certain, and unknown whether it was stored.
+    pub publish_refused: Number,
+    pub publish_unknown: Number,
     pub deletes_confirmed: Number,
     pub deletes_unconfirmed: Number,
     pub dead_too_large: Number,
@@ -58,9 +128,11 @@ pub(crate) struct InstanceStatus {
     pub last_notification: Number,
     pub last_success: Number,
     /// When it last asked, or was answered; Unix seconds.
-    pub polled: Number,
+    pub asked: Number,
     /// Whether the last answer was none.
     pub unanswered: AtomicBool,
+    /// 0, or what its last `stateInstanceChanged` said, counted in [`STATES`] from 1.
+    state: Number,
 }
 
 impl InstanceStatus {
@@ -69,6 +141,27 @@ impl InstanceStatus {
         let status = Arc::default();
         registry().insert(instance, Arc::downgrade(&status));
         status
+    }
+
+    /// A poll was answered, or failed.
+    pub fn polled(&self, outcome: Outcome, took: Duration) {
+        self.polls[outcome as usize].increase();
+        POLLS[outcome as usize].observe(took);
+    }
+
+    /// What the account has become, by its own word.
+    pub fn set_state(&self, state: &str) {
+        self.state.set(listed(&STATES, state) as u64 + 1);
+    }
+
+    /// The state of the account, once a notification has told it.
+    pub fn state(&self) -> Option<&'static str> {
+        let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
+        STATES.get(place).copied()
+    }
+
+    pub fn publish_errors(&self) -> u64 {
+        self.publish_refused.get() + self.publish_unknown.get()
     }
 
     pub fn dead_lettered(&self) -> u64 {
@@ -106,6 +199,8 @@ pub(crate) struct SinkStatus {
     pub storing_since: Number,
     /// From handing over to stored.
     pub publish_seconds: Histogram,
+    /// From the time in a notification to stored.
+    pub end_to_end_seconds: Histogram,
 }
 
 impl SinkStatus {
@@ -127,7 +222,8 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
         kind,
         up: AtomicBool::new(false),
         storing_since: Number::default(),
-        publish_seconds: Histogram::default(),
+        publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
+        end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
     })
 }
 
@@ -136,26 +232,39 @@ pub(crate) fn the_sink() -> Option<&'static SinkStatus> {
     SINK.get()
 }
 
-/// Upper ends of the buckets, in seconds.
-const ENDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, f64::INFINITY];
+/// How long polls took, by [`Outcome`]: of all instances together.
+pub(crate) static POLLS: LazyLock<[Histogram; 3]> = LazyLock::new(|| {
+    std::array::from_fn(|_| Histogram::new(&[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0]))
+});
 
 /// How long things took.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Histogram {
-    buckets: [Number; ENDS.len()],
-    nanoseconds: AtomicU64,
+    /// Upper ends of the buckets, in seconds; one more takes the rest.
+    ends: &'static [f64],
+    buckets: Box<[Number]>,
+    microseconds: AtomicU64,
 }
 
 impl Histogram {
+    fn new(ends: &'static [f64]) -> Self {
+        Self {
+            ends,
+            buckets: std::iter::repeat_with(Number::default).take(ends.len() + 1).collect(),
+            microseconds: AtomicU64::new(0),
+        }
+    }
+
     pub fn observe(&self, took: Duration) {
-        let bucket = ENDS.iter().position(|end| took.as_secs_f64() <= *end).unwrap_or(ENDS.len() - 1);
+        let bucket = self.ends.iter().position(|end| took.as_secs_f64() <= *end).unwrap_or(self.ends.len());
         self.buckets[bucket].increase();
-        self.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.microseconds.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Sum in seconds, and of each bucket its upper end and its own count.
     pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
-        let sum = Duration::from_nanos(self.nanoseconds.load(Relaxed)).as_secs_f64();
-        (sum, ENDS.into_iter().zip(self.buckets.iter().map(Number::get)).collect())
+        let sum = Duration::from_micros(self.microseconds.load(Relaxed)).as_secs_f64();
+        let ends = self.ends.iter().copied().chain([f64::INFINITY]);
+        (sum, ends.zip(self.buckets.iter().map(Number::get)).collect())
     }
 }

@@ -1,31 +1,29 @@
 //! The numbers of [`crate::status`] as Prometheus reads them. No histogram has an `instance`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use crate::condition::{self, Condition};
-use crate::status::{self, InstanceStatus, Number};
-
-const PREFIX: &str = "green_api_bridge";
+use crate::condition;
+use crate::status::{self, ByKind, Histogram, InstanceStatus, Number, Outcome, SinkStatus};
 
 /// Everything, in the text form of `OpenMetrics`.
 pub(super) fn encode() -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Everything));
+    registry.sub_registry_with_prefix("green_api_bridge").register_collector(Box::new(Bridge));
+    registry.register_collector(Box::new(Process));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
     Ok(out)
 }
 
-#[derive(Debug)]
-struct Everything;
-
+type Instances = Vec<(String, Arc<InstanceStatus>)>;
 type Read = fn(&InstanceStatus) -> &Number;
 
 /// Counters of an instance, told apart by a further label.
@@ -36,28 +34,16 @@ struct Counters {
     values: &'static [(&'static str, Read)],
 }
 
-const COUNTERS: [Counters; 6] = [
+const COUNTERS: [Counters; 4] = [
     Counters {
         name: "polls",
         help: "Answers to receiveNotification",
         label: "outcome",
         values: &[
-            ("notification", |status| &status.polls_notification),
-            ("empty", |status| &status.polls_empty),
-            ("error", |status| &status.polls_error),
+            (Outcome::ALL[0].1, |status| &status.polls[0]),
+            (Outcome::ALL[1].1, |status| &status.polls[1]),
+            (Outcome::ALL[2].1, |status| &status.polls[2]),
         ],
-    },
-    Counters {
-        name: "notifications_received",
-        help: "Notifications received, redeliveries included",
-        label: "",
-        values: &[("", |status| &status.received)],
-    },
-    Counters {
-        name: "notifications_published",
-        help: "Notifications stored by the sink for good",
-        label: "",
-        values: &[("", |status| &status.published)],
     },
     Counters {
         name: "deletes",
@@ -86,13 +72,28 @@ const COUNTERS: [Counters; 6] = [
     },
 ];
 
-impl Collector for Everything {
+const GAUGES: [(&str, &str, Read); 3] = [
+    ("in_flight_notifications", "Notifications received, and neither deleted nor given up yet", |status| {
+        &status.in_flight
+    }),
+    ("last_success_timestamp_seconds", "When a notification was last stored and deleted", |status| {
+        &status.last_success
+    }),
+    ("last_notification_timestamp_seconds", "When a notification was last received", |status| {
+        &status.last_notification
+    }),
+];
+
+#[derive(Debug)]
+struct Bridge;
+
+impl Collector for Bridge {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let instances: Vec<(String, _)> =
+        let encoder = &mut encoder;
+        let instances: Instances =
             status::instances().into_iter().map(|(instance, status)| (instance.to_string(), status)).collect();
         for Counters { name, help, label, values } in COUNTERS {
-            let name = format!("{PREFIX}_{name}");
-            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (instance, status) in &instances {
                 for (value, read) in values {
                     let labels = [("instance", instance.as_str()), (label, value)];
@@ -101,39 +102,74 @@ impl Collector for Everything {
                 }
             }
         }
-        let gauges: [(&str, &str, Read); 2] = [
-            ("last_success_timestamp_seconds", "When a notification was last stored and deleted", |status| {
-                &status.last_success
-            }),
-            ("last_notification_timestamp_seconds", "When a notification was last received", |status| {
-                &status.last_notification
-            }),
-        ];
-        for (name, help, read) in gauges {
-            let name = format!("{PREFIX}_{name}");
-            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+        for (name, help, read) in GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (instance, status) in &instances {
-                let value = i64::try_from(read(status).get()).unwrap_or(i64::MAX);
-                family.encode_family(&[("instance", instance.as_str())])?.encode_gauge(&value)?;
+                family.encode_family(&[("instance", instance.as_str())])?.encode_gauge(&signed(read(status).get()))?;
             }
         }
-        conditions(&mut encoder)?;
-        sink(&mut encoder, &instances)?;
-        process(&mut encoder)
+        let help = "Notifications received, redeliveries included";
+        by_kind(encoder, "notifications_received", help, &instances, None, |status| &status.received)?;
+        let help = "Notifications stored by the sink for good";
+        let sink = status::the_sink();
+        let kind = sink.map(|sink| ("sink", sink.kind));
+        by_kind(encoder, "notifications_published", help, &instances, kind, |status| &status.published)?;
+        states(encoder, &instances)?;
+        conditions(encoder)?;
+        let polls = Outcome::ALL.into_iter().zip(&*status::POLLS);
+        let polls = polls.map(|((_, outcome), seconds)| (("outcome", outcome), seconds));
+        histograms(encoder, "poll_duration_seconds", "From asking to the answer of receiveNotification", polls)?;
+        if let Some(sink) = sink {
+            of_sink(encoder, sink, &instances)?;
+        }
+        let revision = option_env!("BRIDGE_REVISION").unwrap_or("unknown");
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision), ("librdkafka", librdkafka())];
+        gauge(encoder, "build_info", "What is running", &build, 1)
     }
 }
 
 const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], f64>> = None;
 
+/// Only the kinds that there were: all of them for each of thousands would say nothing.
+fn by_kind(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    instances: &Instances,
+    more: Option<(&str, &str)>,
+    read: fn(&InstanceStatus) -> &ByKind,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (instance, status) in instances {
+        for (kind, count) in read(status).each() {
+            let labels: Vec<_> =
+                [("instance", instance.as_str())].into_iter().chain(more).chain([("type", kind)]).collect();
+            family.encode_family(&labels.as_slice())?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
+    }
+    Ok(())
+}
+
+fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Result {
+    let help = "1 for the state of the account that its last stateInstanceChanged told";
+    let mut family = encoder.encode_descriptor("instance_state", help, None, MetricType::Gauge)?;
+    for (instance, status) in instances {
+        if let Some(state) = status.state() {
+            family.encode_family(&[("instance", instance.as_str()), ("state", state)])?.encode_gauge(&1_i64)?;
+        }
+    }
+    Ok(())
+}
+
 /// Of the sink with an empty `instance`. Only what is entered: 13 lines for each of thousands would
 /// say nothing.
 fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let name = format!("{PREFIX}_condition");
     let help = "1 while an instance, or with no instance the sink, is in a condition";
-    let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+    let mut family = encoder.encode_descriptor("condition", help, None, MetricType::Gauge)?;
     for (instance, present) in condition::present() {
         let instance = instance.map(|instance| instance.to_string()).unwrap_or_default();
-        for condition in present.into_iter().map(|condition: Condition| condition.to_string()) {
+        for condition in present {
+            let condition = condition.to_string();
             let labels = [("instance", instance.as_str()), ("condition", condition.as_str())];
             family.encode_family(&labels)?.encode_gauge(&1_i64)?;
         }
@@ -141,58 +177,77 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn sink(encoder: &mut DescriptorEncoder<'_>, instances: &[(String, std::sync::Arc<InstanceStatus>)]) -> fmt::Result {
-    let Some(sink) = status::the_sink() else { return Ok(()) };
-    let labels = [("sink", sink.kind)];
-    gauge(encoder, "sink_up", "1 while the sink is connected and owned", &labels, i64::from(sink.works()))?;
-    let name = format!("{PREFIX}_publish_errors");
-    let errors: u64 = instances.iter().map(|(_, status)| status.publish_errors.get()).sum();
-    encoder
-        .encode_descriptor(&name, "Notifications that were not stored at once", None, MetricType::Counter)?
-        .encode_family(&labels)?
-        .encode_counter(&errors, NO_EXEMPLAR)?;
-    let name = format!("{PREFIX}_publish_duration_seconds");
-    let (sum, buckets) = sink.publish_seconds.read();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    encoder
-        .encode_descriptor(&name, "From handing a notification over to stored for good", None, MetricType::Histogram)?
-        .encode_family(&labels)?
-        .encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)
+fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &Instances) -> fmt::Result {
+    let label = ("sink", sink.kind);
+    gauge(encoder, "sink_up", "1 while the sink is connected and owned", &[label], i64::from(sink.works()))?;
+    let help = "Notifications that were not stored at once";
+    let mut family = encoder.encode_descriptor("publish_errors", help, None, MetricType::Counter)?;
+    let errors: [(&str, Read); 2] =
+        [("refused", |status| &status.publish_refused), ("unknown", |status| &status.publish_unknown)];
+    for (kind, read) in errors {
+        let count: u64 = instances.iter().map(|(_, status)| read(status).get()).sum();
+        family.encode_family(&[label, ("error_type", kind)])?.encode_counter(&count, NO_EXEMPLAR)?;
+    }
+    let help = "From handing a notification over to stored for good";
+    histograms(encoder, "publish_duration_seconds", help, [(label, &sink.publish_seconds)])?;
+    let help = "From the timestamp of a notification, in whole seconds, to stored for good";
+    histograms(encoder, "end_to_end_latency_seconds", help, [(label, &sink.end_to_end_seconds)])
 }
 
-fn process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let version = [("version", env!("CARGO_PKG_VERSION")), ("librdkafka", librdkafka())];
-    gauge(encoder, "build_info", "What is running", &version, 1)?;
-    #[cfg(target_os = "linux")]
-    if let Ok(process) = procfs::process::Process::myself()
-        && let Ok(stat) = process.stat()
-    {
-        let numbers = [
-            ("process_resident_memory_bytes", "Memory in use", stat.rss.saturating_mul(procfs::page_size())),
-            ("process_open_fds", "Open files and connections", process.fd_count().unwrap_or(0) as u64),
-            ("process_threads", "Threads", u64::try_from(stat.num_threads).unwrap_or(0)),
-        ];
-        for (name, help, value) in numbers {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
-        }
-        let seconds = std::time::Duration::from_millis(1000 * (stat.utime + stat.stime) / procfs::ticks_per_second());
-        encoder
-            .encode_descriptor("process_cpu_seconds", "Processor time used", None, MetricType::Counter)?
-            .encode_counter(&seconds.as_secs_f64(), NO_EXEMPLAR)?;
+fn histograms<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    each: impl IntoIterator<Item = ((&'static str, &'static str), &'a Histogram)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for (label, histogram) in each {
+        let (sum, buckets) = histogram.read();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        family.encode_family(&[label])?.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
     }
     Ok(())
+}
+
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    #[cfg_attr(not(target_os = "linux"), expect(unused, reason = "only Linux tells"))]
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        #[cfg(target_os = "linux")]
+        if let Ok(process) = procfs::process::Process::myself()
+            && let Ok(stat) = process.stat()
+        {
+            let memory = stat.rss.saturating_mul(procfs::page_size());
+            let threads = u64::try_from(stat.num_threads).unwrap_or(0);
+            let files = process.fd_count().unwrap_or(0) as u64;
+            gauge(&mut encoder, "process_resident_memory_bytes", "Memory in use", &[], signed(memory))?;
+            gauge(&mut encoder, "process_open_fds", "Open files and connections", &[], signed(files))?;
+            gauge(&mut encoder, "process_threads", "Threads", &[], signed(threads))?;
+            let ticks = stat.utime + stat.stime;
+            let used = std::time::Duration::from_millis(1000 * ticks / procfs::ticks_per_second());
+            encoder
+                .encode_descriptor("process_cpu_seconds", "Processor time used", None, MetricType::Counter)?
+                .encode_counter(&used.as_secs_f64(), NO_EXEMPLAR)?;
+        }
+        Ok(())
+    }
 }
 
 fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    labels: &impl EncodeLabelSet,
+    labels: &[(&str, &str)],
     value: i64,
 ) -> fmt::Result {
-    let name = format!("{PREFIX}_{name}");
-    encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?.encode_family(labels)?.encode_gauge(&value)
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    if labels.is_empty() { family.encode_gauge(&value) } else { family.encode_family(&labels)?.encode_gauge(&value) }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(feature = "kafka")]

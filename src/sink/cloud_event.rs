@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::notification::{Facts, Notification};
+use crate::notification::Notification;
 
 /// The media type of every body.
 pub(super) const CONTENT_TYPE: &str = "application/json";
@@ -52,13 +52,9 @@ pub(super) struct DeadLetter {
     pub destination: String,
 }
 
-/// The attributes of a notification, in the order in which they are written. `facts` are its own.
-pub(super) fn attributes<'a>(
-    notification: &Notification,
-    facts: &'a Facts<'_>,
-    place: &'a Place,
-) -> Vec<(&'static str, Cow<'a, str>)> {
-    let instance = notification.instance();
+/// The attributes of a notification, in the order in which they are written.
+pub(super) fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
+    let (instance, facts) = (notification.instance(), notification.facts());
     let mut attributes = vec![
         ("specversion", Cow::Borrowed("1.0")),
         ("id", notification.id().to_string().into()),
@@ -84,6 +80,6 @@ pub(super) fn attributes<'a>(
 
 /// Fills in what a topic or a routing key may be made of.
 #[cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "lines go to one place"))]
-pub(super) fn fill(template: &str, notification: &Notification, facts: &Facts<'_>) -> String {
-    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &facts.kind)
+pub(super) fn fill(template: &str, notification: &Notification) -> String {
+    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }

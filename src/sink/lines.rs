@@ -56,8 +56,7 @@ pub(super) fn examine(path: &Path) -> Result<String, String> {
 
 /// Appends the line of a notification, line feed included.
 pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place) -> serde_json::Result<()> {
-    let facts = notification.facts();
-    let attributes = cloud_event::attributes(notification, &facts, place);
+    let attributes = cloud_event::attributes(notification, place);
     line.push(b'{');
     for (name, value) in attributes.iter().chain([&("datacontenttype", CONTENT_TYPE.into())]) {
         serde_json::to_writer(&mut *line, name)?;

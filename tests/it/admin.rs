@@ -74,11 +74,16 @@ async fn everything_that_happened_can_be_read() {
         metrics = text(&address, "/metrics").await;
     }
     for line in [
-        format!(r#"green_api_bridge_notifications_published_total{{instance="{ID}"}} 5"#),
-        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}"}} 5"#),
+        format!(
+            r#"green_api_bridge_notifications_published_total{{instance="{ID}",sink="file",type="incomingCall"}} 5"#
+        ),
+        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}",type="incomingCall"}} 5"#),
+        format!(r#"green_api_bridge_in_flight_notifications{{instance="{ID}"}} 0"#),
         format!(r#"green_api_bridge_polls_total{{instance="{ID}",outcome="notification"}} "#),
         r#"green_api_bridge_sink_up{sink="file"} 1"#.into(),
         r#"green_api_bridge_publish_duration_seconds_count{sink="file"} 15"#.into(),
+        r#"green_api_bridge_end_to_end_latency_seconds_count{sink="file"} 15"#.into(),
+        r#"green_api_bridge_poll_duration_seconds_count{outcome="notification"} "#.into(),
         "process_resident_memory_bytes ".into(),
         "# EOF".into(),
     ] {
@@ -90,29 +95,38 @@ async fn everything_that_happened_can_be_read() {
 }
 
 /// Name, type and labels of every metric: dashboards and alerts of others rely on them.
-const METRICS: [(&str, &str, &[&str]); 17] = [
-    ("green_api_bridge_polls", "counter", &["instance", "outcome"]),
-    ("green_api_bridge_notifications_received", "counter", &["instance"]),
-    ("green_api_bridge_notifications_published", "counter", &["instance"]),
-    ("green_api_bridge_deletes", "counter", &["instance", "outcome"]),
-    ("green_api_bridge_redeliveries", "counter", &["instance"]),
-    ("green_api_bridge_dead_lettered", "counter", &["instance", "reason"]),
-    ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["instance"]),
-    ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["instance"]),
-    ("green_api_bridge_condition", "gauge", &["instance", "condition"]),
-    ("green_api_bridge_sink_up", "gauge", &["sink"]),
-    ("green_api_bridge_publish_errors", "counter", &["sink"]),
-    ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),
-    ("green_api_bridge_build_info", "gauge", &["version", "librdkafka"]),
+const METRICS: [(&str, &str, &[&str]); 21] = [
     ("process_resident_memory_bytes", "gauge", &[]),
     ("process_open_fds", "gauge", &[]),
     ("process_threads", "gauge", &[]),
     ("process_cpu_seconds", "counter", &[]),
+    ("green_api_bridge_polls", "counter", &["instance", "outcome"]),
+    ("green_api_bridge_deletes", "counter", &["instance", "outcome"]),
+    ("green_api_bridge_redeliveries", "counter", &["instance"]),
+    ("green_api_bridge_dead_lettered", "counter", &["instance", "reason"]),
+    ("green_api_bridge_in_flight_notifications", "gauge", &["instance"]),
+    ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["instance"]),
+    ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["instance"]),
+    ("green_api_bridge_notifications_received", "counter", &["instance", "type"]),
+    ("green_api_bridge_notifications_published", "counter", &["instance", "sink", "type"]),
+    ("green_api_bridge_instance_state", "gauge", &["instance", "state"]),
+    ("green_api_bridge_condition", "gauge", &["instance", "condition"]),
+    ("green_api_bridge_poll_duration_seconds", "histogram", &["outcome"]),
+    ("green_api_bridge_sink_up", "gauge", &["sink"]),
+    ("green_api_bridge_publish_errors", "counter", &["sink", "error_type"]),
+    ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),
+    ("green_api_bridge_end_to_end_latency_seconds", "histogram", &["sink"]),
+    ("green_api_bridge_build_info", "gauge", &["version", "revision", "librdkafka"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
-    let (scene, address) = (Scene::fleet(3, &numbered(2)).await, free_address());
+    // What no document knows must not become a label.
+    let odd = [
+        r#"{"typeWebhook":"somethingElse","timestamp":0}"#.to_owned(),
+        r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"inAnotherWorld"}"#.to_owned(),
+    ];
+    let (scene, address) = (Scene::fleet(3, &odd).await, free_address());
     scene.emulator.set_token(&scene.instances[2], "another");
     let bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
     bridge.wait_for_log("token_refused");
@@ -133,8 +147,8 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
             let is_bounded = match label {
                 "instance" => value.is_empty() || scene.instances.iter().any(|id| id == value),
                 "le" => value == "+Inf" || value.parse::<f64>().is_ok(),
-                "version" | "librdkafka" => value.len() < 20,
-                _ => value.chars().all(|character| character.is_ascii_lowercase() || character == '_'),
+                "version" | "revision" | "librdkafka" => value.len() < 41,
+                _ => value.chars().all(|character| character.is_ascii_alphabetic() || character == '_'),
             };
             assert!(is_bounded, "{line}");
         }
@@ -142,8 +156,89 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
         assert_eq!(&names, wanted, "{line}");
         assert!(!(kind == &"histogram" && names.contains(&"instance")), "{line}");
     }
+    for line in [
+        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}",type="other"}} 1"#),
+        format!(r#"green_api_bridge_instance_state{{instance="{ID}",state="other"}} 1"#),
+        format!(r#"green_api_bridge_polls_total{{instance="{ID}",outcome="error"}} 0"#),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    let refused = format!(r#"green_api_bridge_polls_total{{instance="{}",outcome="error"}} 0"#, scene.instances[2]);
+    assert!(!metrics.contains(&refused), "{metrics}");
+    let readme = include_str!("../../README.md");
+    for (name, kind, labels) in METRICS {
+        let shown = if kind == "counter" { format!("{name}_total") } else { name.into() };
+        let row = match shown.strip_prefix("green_api_bridge_") {
+            Some(shown) => format!("\n| `{shown}` | {kind} | `{}` |", labels.join("`, `")),
+            None => format!("`{shown}`"),
+        };
+        assert!(readme.contains(&row), "{row} is not in the README");
+    }
     let of_an_instance = metrics.lines().filter(|line| line.contains(&format!(r#"instance="{ID}""#))).count();
     assert!(of_an_instance < 20, "{of_an_instance} series for each of thousands");
+}
+
+/// What `/metrics` says once it has this line.
+async fn metrics_with(address: &str, line: &str) -> String {
+    let begun = Instant::now();
+    loop {
+        let metrics = text(address, "/metrics").await;
+        if metrics.contains(line) {
+            return metrics;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{line} is not in\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_an_account_and_the_age_of_a_notification_are_those_that_it_tells() {
+    let (scene, address) = (Scene::new().await, free_address());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let changed = |state: &str, age: u64| {
+        let timestamp = now - age;
+        format!(r#"{{"typeWebhook":"stateInstanceChanged","stateInstance":"{state}","timestamp":{timestamp}}}"#)
+    };
+    let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    readiness(&address, 200).await;
+    let state = |state: &str| format!(r#"green_api_bridge_instance_state{{instance="{ID}",state="{state}"}} 1"#);
+    assert!(!text(&address, "/metrics").await.contains("green_api_bridge_instance_state{"), "nothing has told it");
+    let ages = [("starting", 200), ("authorized", 7200), ("notAuthorized", 100_000)];
+    scene.push(ages.map(|(state, age)| changed(state, age)).iter().map(String::as_str));
+    let metrics = metrics_with(&address, &state("notAuthorized")).await;
+    assert!(!metrics.contains(&state("authorized")), "{metrics}");
+    scene.drained();
+    let stored = r#"green_api_bridge_end_to_end_latency_seconds_count{sink="file"} 3"#;
+    let metrics = metrics_with(&address, stored).await;
+    let buckets = metrics.lines().filter_map(|line| {
+        let (end, count) =
+            line.strip_prefix("green_api_bridge_end_to_end_latency_seconds_bucket{le=\"")?.split_once('"')?;
+        Some((end, count.rsplit_once(' ')?.1))
+    });
+    let steps = [("60.0", "0"), ("300.0", "1"), ("3600.0", "1"), ("21600.0", "2"), ("64800.0", "2"), ("+Inf", "3")];
+    let told: Vec<(&str, &str)> = buckets.filter(|(end, _)| steps.iter().any(|(wanted, _)| wanted == end)).collect();
+    assert_eq!(told, steps);
+    let sum = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"green_api_bridge_end_to_end_latency_seconds_sum{sink="file"} "#));
+    let sum: f64 = sum.unwrap().parse().unwrap();
+    // Nothing is kept for more than a day, whatever it says.
+    assert!((93_800.0..93_900.0).contains(&sum), "{sum}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_is_in_flight_until_its_delete_is_answered() {
+    let (scene, address) = (Scene::new().await, free_address());
+    scene.emulator.turn(ID, |knobs| knobs.delay_ms = 1_000);
+    let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
+    readiness(&address, 200).await;
+    let in_flight = |count: u8| format!(r#"green_api_bridge_in_flight_notifications{{instance="{ID}"}} {count}"#);
+    metrics_with(&address, &in_flight(0)).await;
+    scene.push(["{}"]);
+    metrics_with(&address, &in_flight(1)).await;
+    let deleted = format!(r#"green_api_bridge_deletes_total{{instance="{ID}",outcome="confirmed"}} 1"#);
+    let metrics = metrics_with(&address, &deleted).await;
+    assert!(metrics.contains(&in_flight(0)), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,15 +265,16 @@ async fn what_is_not_ready_is_named_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_not_logged_in_is_a_condition_and_no_unreadiness() {
-    let (scene, address) = (Scene::new().await, free_address());
-    scene.emulator.set_token(ID, "another");
+    let (scene, address) = (Scene::fleet(2, &[]).await, free_address());
+    scene.emulator.set_token(&scene.instances[1], "another");
     let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
     readiness(&address, 200).await;
+    scene.push([r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"notAuthorized"}"#]);
     let mut status = String::new();
-    while !status.contains("token_refused") {
+    while !["token_refused", "instance_not_authorized"].iter().all(|condition| status.contains(condition)) {
         status = text(&address, "/status").await;
     }
-    assert_eq!(health(&address), 0);
+    assert_eq!((readiness(&address, 200).await["ready"].as_bool(), health(&address)), (Some(true), 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,7 +185,8 @@ async fn a_condition_of_the_sink_is_not_counted_as_an_instance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alert_names_the_instance_and_not_the_address() {
-    let (scene, address, topics) = (Scene::fleet(3, &numbered(1)).await, free_address(), Topics::new());
+    let changed = r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"authorized"}"#.to_owned();
+    let (scene, address, topics) = (Scene::fleet(3, &[changed]).await, free_address(), Topics::new());
     scene.emulator.set_token(&scene.instances[1], "another");
     let topic = format!("{}.notifications", topics.name);
     foreign_client("create_kafka.py", &[&topics.servers, &topic, "max.message.bytes=20000"]);

@@ -163,7 +163,7 @@ impl Amqp {
         let notification = job.notification();
         let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
         let destination = || {
-            let routing_key = cloud_event::fill(&self.config.routing_key.value, notification, &notification.facts());
+            let routing_key = cloud_event::fill(&self.config.routing_key.value, notification);
             format!("{}/{routing_key}", self.config.exchange)
         };
         let marked = job.action() == Action::Publish { marked: true };

@@ -53,10 +53,9 @@ impl<'a> Batch<'a> {
 
     /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
     pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), Failure> {
-        let facts = notification.facts();
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
-        for (name, value) in cloud_event::attributes(notification, &facts, place) {
+        for (name, value) in cloud_event::attributes(notification, place) {
             match name {
                 "id" => properties = properties.with_message_id(short(&value)),
                 "type" => properties = properties.with_type(short(&value)),
@@ -69,16 +68,15 @@ impl<'a> Batch<'a> {
             .with_headers(headers)
             .with_content_type(CONTENT_TYPE.into())
             .with_delivery_mode(PERSISTENT)
-            .with_timestamp(facts.unix_seconds)
+            .with_timestamp(notification.facts().unix_seconds)
             .with_app_id("green-api-bridge".into());
         let id = properties.message_id().clone().unwrap_or_default();
         // Without `mandatory` the broker confirms what it throws away.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, routing_key) = match place.dead_letter {
-            None => (
-                short(&self.config.exchange),
-                short(&cloud_event::fill(&self.config.routing_key.value, notification, &facts)),
-            ),
+            None => {
+                (short(&self.config.exchange), short(&cloud_event::fill(&self.config.routing_key.value, notification)))
+            }
             // The default exchange routes to the queue of that name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };

@@ -288,7 +288,7 @@ impl Kafka {
     }
 
     fn topic(&self, notification: &Notification) -> String {
-        cloud_event::fill(&self.config.topic.value, notification, &notification.facts())
+        cloud_event::fill(&self.config.topic.value, notification)
     }
 
     fn place(&self, job: &Job, dead: Option<Reason>) -> Place {

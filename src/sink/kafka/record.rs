@@ -19,18 +19,17 @@ pub(super) struct Record {
 
 /// The record of a notification, its body shared. A dead letter goes to its own topic.
 pub(super) fn of(notification: &Notification, place: &Place, config: &config::Kafka) -> Record {
-    let facts = notification.facts();
     let mut headers = OwnedHeaders::new_with_capacity(12);
-    for (name, value) in cloud_event::attributes(notification, &facts, place) {
+    for (name, value) in cloud_event::attributes(notification, place) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });
     }
     headers = headers.insert(Header { key: "content-type", value: Some(CONTENT_TYPE) });
     let topic = match place.dead_letter {
-        None => cloud_event::fill(&config.topic.value, notification, &facts),
+        None => cloud_event::fill(&config.topic.value, notification),
         Some(_) => config.dead_letter_topic.value.clone(),
     };
-    let key = match (config.key, facts.chat) {
-        (Key::Chat, Some(chat)) => chat.into_owned(),
+    let key = match (config.key, &notification.facts().chat) {
+        (Key::Chat, Some(chat)) => chat.clone(),
         (Key::Instance | Key::Chat, _) => notification.instance().to_string(),
     };
     Record { topic, partition: None, key, value: notification.body().clone(), headers }

@@ -1,0 +1,187 @@
+//! What a look into a body tells.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp, Unit, civil};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// What consumers route and sort by, read off a body.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The `typeWebhook`, or `unknown` when it is absent or not `[A-Za-z0-9_-]{1,64}`.
+    pub kind: String,
+    /// RFC 3339, UTC: the body's `timestamp` in seconds when it lies in the years 1970 to 9999,
+    /// otherwise the time of receipt.
+    pub time: String,
+    /// Seconds since 1970 of the same moment.
+    pub unix_seconds: u64,
+    /// The chat that it belongs to, for `key: chat`: personal data, not for headers or logs.
+    pub chat: Option<String>,
+    /// The `stateInstance` of a `stateInstanceChanged`.
+    pub state: Option<String>,
+}
+
+/// 9999-12-31T23:59:59Z.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+impl Facts {
+    /// Never fails: what is not there, or not of the expected form, counts as absent.
+    pub(super) fn of(body: &[u8], received_at: Timestamp) -> Self {
+        let [kind, timestamp, sender, chat, from, avatar, state] =
+            members(body, ["typeWebhook", "timestamp", "senderData", "chatId", "from", "avatarInfo", "stateInstance"]);
+        let kind = kind.and_then(text).filter(|kind| is_kind(kind)).unwrap_or_else(|| "unknown".into());
+        let state = state.filter(|_| kind == "stateInstanceChanged").and_then(text);
+        let seconds = timestamp.and_then(|raw| raw.get().parse().ok()).filter(|seconds| *seconds <= LAST_SECOND);
+        let nested = |raw: Option<&RawValue>| {
+            let [chat] = members(raw?.get().as_bytes(), ["chatId"]);
+            chat.and_then(text)
+        };
+        let said = |text: &String| !text.is_empty();
+        Self {
+            kind,
+            time: seconds.map_or_else(|| time_of_receipt(received_at), rfc3339),
+            unix_seconds: seconds.unwrap_or_else(|| received_at.as_second().try_into().unwrap_or(0)),
+            chat: nested(sender)
+                .filter(said)
+                .or_else(|| chat.and_then(text).filter(said))
+                .or_else(|| from.and_then(text).filter(said))
+                .or_else(|| nested(avatar).filter(said)),
+            state,
+        }
+    }
+}
+
+/// Whether a body names its time or its message. Two of equal bytes are then one notification.
+pub(crate) fn names_itself(body: &[u8]) -> bool {
+    members(body, ["timestamp", "idMessage"]).iter().any(Option::is_some)
+}
+
+fn is_kind(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// The civil calendar, because a `Timestamp` ends a day before the year 9999 does.
+fn rfc3339(seconds: u64) -> String {
+    let since = SignedDuration::from_secs(i64::try_from(seconds.min(LAST_SECOND)).unwrap_or(0));
+    let moment = civil::date(1970, 1, 1).at(0, 0, 0, 0).saturating_add(since);
+    format!("{moment}Z")
+}
+
+fn time_of_receipt(received_at: Timestamp) -> String {
+    received_at.round(Unit::Millisecond).unwrap_or(received_at).to_string()
+}
+
+/// A lone surrogate or another type is no text.
+fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// The members of these names in one pass; of a repeated name the last, as most parsers do it.
+/// What is no JSON object has no members.
+fn members<'a, const N: usize>(json: &'a [u8], names: [&'static str; N]) -> [Option<&'a RawValue>; N] {
+    struct Members<const N: usize>([&'static str; N]);
+
+    impl<'de, const N: usize> Visitor<'de> for Members<N> {
+        type Value = [Option<&'de RawValue>; N];
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut found = [None; N];
+            while let Some(Name(name)) = map.next_key()? {
+                match self.0.iter().position(|wanted| wanted.as_bytes() == &*name) {
+                    Some(index) => found[index] = Some(map.next_value()?),
+                    None => drop(map.next_value::<IgnoredAny>()?),
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    serde_json::Deserializer::from_slice(json).deserialize_map(Members(names)).unwrap_or([None; N])
+}
+
+/// A member's name as bytes: as text, a name with a lone surrogate would end the look.
+struct Name<'a>(Cow<'a, [u8]>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+
+        impl<'de> Visitor<'de> for NameVisitor {
+            type Value = Name<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a name")
+            }
+
+            fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_bytes<E>(self, name: &[u8]) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_vec())))
+            }
+        }
+
+        deserializer.deserialize_bytes(NameVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_leniently() {
+        let facts = |body: &str| {
+            let Facts { kind, chat, .. } = Facts::of(body.as_bytes(), Timestamp::now());
+            (kind, chat)
+        };
+        let unknown = || "unknown".to_owned();
+        assert_eq!(
+            facts(r#"{"typeWebhook":"incomingCall","from":"7@c.us"}"#),
+            ("incomingCall".into(), Some("7@c.us".into()))
+        );
+        assert_eq!(facts(r#"{"typeWebhook":"a","typeWebhook":"b\u002dc","\ud800":0}"#), ("b-c".into(), None));
+        assert_eq!(facts(r#"{"senderData":{"chatId":""},"chatId":5,"from":"x"}"#), (unknown(), Some("x".into())));
+        assert_eq!(facts(r#"{"senderData":[],"avatarInfo":{"chatId":"a"}}"#), (unknown(), Some("a".into())));
+        assert_eq!(facts(r#"{"senderData":{"chatId":"1"},"chatId":"2"}"#), (unknown(), Some("1".into())));
+        assert_eq!(facts(r#"{"chatId":"2","from":"3"}"#), (unknown(), Some("2".into())));
+        for odd in ["", "a.b", "a b", "é", &"x".repeat(65)] {
+            assert_eq!(facts(&format!(r#"{{"typeWebhook":"{odd}"}}"#)), (unknown(), None), "{odd}");
+        }
+        assert_eq!(facts(&format!(r#"{{"typeWebhook":"{}"}}"#, "x".repeat(64))).0.len(), 64);
+        assert_eq!(facts(r#"{"typeWebhook":"\ud800"}"#).0, "unknown");
+        assert_eq!(facts("null"), (unknown(), None));
+    }
+
+    #[test]
+    fn the_time_is_the_bodys_or_that_of_receipt() {
+        let time =
+            |timestamp: &str| Facts::of(format!(r#"{{"timestamp":{timestamp}}}"#).as_bytes(), Timestamp::now()).time;
+        assert_eq!(time("0"), "1970-01-01T00:00:00Z");
+        assert_eq!(time("1763118257"), "2025-11-14T11:04:17Z");
+        assert_eq!(time("253402300799"), "9999-12-31T23:59:59Z");
+        for odd in ["253402300800", "-1", "1.5", "1e9", "\"1763118257\"", "null", "[]"] {
+            let received = time(odd).parse::<Timestamp>().expect("RFC 3339");
+            assert!(Timestamp::now().duration_since(received).abs() < SignedDuration::from_secs(60), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_state_tells_the_state() {
+        let state = |kind: &str, state: &str| {
+            let body = format!(r#"{{"stateInstance":{state},"typeWebhook":"{kind}"}}"#);
+            Facts::of(body.as_bytes(), Timestamp::now()).state
+        };
+        assert_eq!(state("stateInstanceChanged", r#""blocked""#).as_deref(), Some("blocked"));
+        assert_eq!((state("incomingCall", r#""blocked""#), state("stateInstanceChanged", "1")), (None, None));
+    }
+}
