@@ -1,20 +1,27 @@
-//! The broker may block publishers, when its memory or its disk runs low: then no confirm comes, the
-//! client sends nothing any more, and no heartbeat fails. That is waited out, and told.
+//! What a connection is told beside the answers. The broker may block publishers, when its memory or
+//! its disk runs low: then no confirm comes, the client sends nothing any more, and no heartbeat
+//! fails. That is waited out, and told. And it may close a channel, and says why.
 
 use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use lapin::{Connection, Event};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::{Stream, StreamExt};
 
 use super::PATIENCE;
 use crate::condition::{Condition, Conditions};
 use crate::sink::owner::Failure;
 
-/// What a connection is told about being blocked.
+/// Why a channel was closed is known as soon as that it was, or this much later.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// What a connection is told about being blocked, and about its end.
 pub(super) struct Alarms {
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
     blocked: bool,
+    /// Why the broker closed something, or the connection ended.
+    reason: Option<String>,
     conditions: Conditions,
 }
 
@@ -25,11 +32,11 @@ impl Alarms {
     }
 
     fn told(events: impl Stream<Item = Event> + Send + 'static) -> Self {
-        Self { events: Box::pin(events), blocked: false, conditions: Conditions::default() }
+        Self { events: Box::pin(events), blocked: false, reason: None, conditions: Conditions::default() }
     }
 
     /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
-    /// Nothing else is published meanwhile.
+    /// Nothing else is published meanwhile. A failure tells the broker's reason.
     pub(super) async fn patiently<T>(
         &mut self,
         answer: impl Future<Output = Result<T, Failure>>,
@@ -39,7 +46,10 @@ impl Alarms {
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => return answer,
+                answer = &mut answer => return match answer {
+                    Err(Failure::Unavailable(cause)) => Err(Failure::Unavailable(self.with_reason(cause).await)),
+                    other => other,
+                },
                 Some(event) = self.events.next() => {
                     self.learn(&event);
                     deadline = Instant::now() + PATIENCE;
@@ -62,8 +72,27 @@ impl Alarms {
                 self.blocked = false;
                 self.conditions.leave_all();
             }
-            // The rest ends what is waited for.
+            Event::Error(error) => {
+                self.reason.get_or_insert_with(|| error.to_string());
+            }
             _ => {}
+        }
+    }
+
+    /// Whoever uses a closed channel is told no more than that, unless it was waiting when it happened.
+    async fn with_reason(&mut self, cause: String) -> String {
+        let ending = async {
+            while self.reason.is_none()
+                && let Some(event) = self.events.next().await
+            {
+                self.learn(&event);
+            }
+        };
+        // Not everything that fails has one.
+        let _known_or_late = timeout(MOMENT, ending).await;
+        match &self.reason {
+            Some(reason) if !cause.contains(reason) => format!("{cause}: {reason}"),
+            _ => cause,
         }
     }
 }
@@ -72,6 +101,8 @@ impl Alarms {
 mod tests {
     use std::time::Duration;
 
+    use lapin::ErrorKind;
+    use lapin::protocol::{AMQPError, AMQPSoftError};
     use tokio::time::sleep;
     use tokio_stream::iter;
 
@@ -86,6 +117,23 @@ mod tests {
             Ok(())
         };
         Alarms::told(iter(events)).patiently(answer).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_tells_once_why_the_broker_closed_the_channel() {
+        let closed = || {
+            let error = AMQPError::new(AMQPSoftError::NOTFOUND.into(), "NOT_FOUND - no exchange".into());
+            Event::Error(ErrorKind::ProtocolError(error).into())
+        };
+        let told = async |events: Vec<Event>, cause: &str| {
+            let failed = async { Err::<(), _>(Failure::Unavailable(cause.into())) };
+            Alarms::told(iter(events)).patiently(failed).await.unwrap_err().to_string()
+        };
+        let reason = "protocol error: AMQP soft error: NOT-FOUND: NOT_FOUND - no exchange";
+        let unblocked = Event::ConnectionUnblocked;
+        assert_eq!(told(vec![unblocked, closed()], "publish: closed").await, format!("publish: closed: {reason}"));
+        assert_eq!(told(vec![closed()], &format!("confirm: {reason}")).await, format!("confirm: {reason}"));
+        assert_eq!(told(vec![], "connecting: refused").await, "connecting: refused");
     }
 
     #[tokio::test(start_paused = true)]
