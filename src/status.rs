@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::condition::Conditions;
 use crate::notification::InstanceId;
 
 /// A number that only grows, or is set.
@@ -201,13 +202,24 @@ pub(crate) struct SinkStatus {
     pub publish_seconds: Histogram,
     /// From the time in a notification to stored.
     pub end_to_end_seconds: Histogram,
+    conditions: Mutex<Conditions>,
 }
 
 impl SinkStatus {
     /// Whether it stores what it is given, without getting stuck.
     pub fn works(&self) -> bool {
+        self.up.load(Relaxed) && !self.is_stuck()
+    }
+
+    /// Whether it has been storing the same for 10 s.
+    pub fn is_stuck(&self) -> bool {
         let since = self.storing_since.get();
-        self.up.load(Relaxed) && (since == 0 || now().saturating_sub(since) <= STUCK_SECS)
+        since != 0 && now().saturating_sub(since) > STUCK_SECS
+    }
+
+    /// What it waits for. Locked when that changes, never on the way of a notification.
+    pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,6 +236,7 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
         storing_since: Number::default(),
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
+        conditions: Mutex::default(),
     })
 }
 

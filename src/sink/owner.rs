@@ -124,6 +124,7 @@ impl Client {
                 }
             }
         })?;
+        tokio::spawn(watch_over(status));
         Ok(Self { status, requests })
     }
 }
@@ -143,17 +144,16 @@ fn serve<O: Owner>(
     requests: &mut mpsc::UnboundedReceiver<Request>,
     status: &SinkStatus,
 ) -> Result<(), SinkError> {
-    let mut conditions = Conditions::default();
     let mut pauses = Pauses::new();
     for ownership in 0.. {
         let mut owner = loop {
             let pause = match acquire() {
                 Ok(owner) => break owner,
-                Err(failure) => pause_after(failure, &mut conditions, &mut pauses)?,
+                Err(failure) => pause_after(failure, &mut status.conditions(), &mut pauses)?,
             };
             thread::sleep(pause);
         };
-        conditions.leave_all();
+        status.conditions().leave_all();
         status.up.store(true, Relaxed);
         let failure = loop {
             let Some(mut jobs) = gather(requests, &owner, ownership) else { return Ok(()) };
@@ -162,6 +162,7 @@ fn serve<O: Owner>(
             }
             status.storing_since.set_to_now();
             let stored = owner.store(&mut jobs);
+            status.up.store(stored.is_ok(), Relaxed);
             status.storing_since.set(0);
             if let Err(failure) = stored {
                 for job in jobs {
@@ -171,9 +172,8 @@ fn serve<O: Owner>(
             }
             pauses = Pauses::new();
         };
-        status.up.store(false, Relaxed);
         drop(owner);
-        let pause = pause_after(failure, &mut conditions, &mut pauses)?;
+        let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
         thread::sleep(pause);
     }
     Ok(())
@@ -196,6 +196,24 @@ fn gather(requests: &mut mpsc::UnboundedReceiver<Request>, owner: &impl Owner, o
         next = (jobs.len() < GROUP).then(|| requests.try_recv().ok()).flatten();
     }
     Some(jobs)
+}
+
+/// Says when the sink is stuck, and when it no longer is: its own thread is what is stuck then.
+async fn watch_over(status: &'static SinkStatus) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut told = false;
+    loop {
+        every.tick().await;
+        let mut conditions = status.conditions();
+        if status.is_stuck() {
+            if !conditions.contains(Condition::SinkUnavailable) {
+                conditions.enter(Condition::SinkUnavailable, &"storing has taken more than 10 s so far");
+                told = true;
+            }
+        } else if std::mem::take(&mut told) && status.up.load(Relaxed) {
+            conditions.leave(Condition::SinkUnavailable);
+        }
+    }
 }
 
 fn pause_after(failure: Failure, conditions: &mut Conditions, pauses: &mut Pauses) -> Result<Duration, SinkError> {

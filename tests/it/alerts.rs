@@ -138,7 +138,7 @@ async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
     let topics = Topics::at(broker.address("BRIDGE_TEST_KAFKA"));
     let bodies = numbered(200);
     let (scene, address) = (Scene::fleet(20, &bodies[..100]).await, free_address());
-    let _bridge = start(&scene, &topics.sink(""), &address);
+    let bridge = start(&scene, &topics.sink(""), &address);
     let prometheus = Prometheus::start(scene.folder.path(), &address);
     eventually("it works", || scene.queued() <= 1_000);
     assert_eq!(readiness(&address, 200).await["sink"], true);
@@ -150,6 +150,8 @@ async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
     assert_eq!((&told["ready"], &told["sink"]), (&false.into(), &false.into()), "{told}");
     assert!(told["waiting_for"].to_string().contains("the sink is not connected"), "{told}");
     assert_eq!(health(&address), 1);
+    bridge.wait_for_log("sink_unavailable");
+    println!("the log tells {:?} after Kafka ended", killed.elapsed());
     prometheus.wait_for(SINK_DOWN, |raised| !raised.is_empty()).await;
     println!("{SINK_DOWN} is true {:?} after Kafka ended", killed.elapsed());
     let status: Value = serde_json::from_str(&text(&address, "/status").await).unwrap();

@@ -69,6 +69,9 @@ async fn suffers(outages: &[Outage]) {
         scene.drained();
         println!("{outage:?} for {lasted:?}: 2000 notifications drained {:?} after its begin", begun.elapsed());
         assert_exactly_once(&scene, &topics, &bodies);
+        if matches!(outage, Outage::Frozen | Outage::Silent) {
+            bridge.wait_for_log("sink_unavailable");
+        }
         drop(bridge);
     }
 }

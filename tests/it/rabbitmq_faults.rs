@@ -93,6 +93,23 @@ async fn each_fault_of_a_broker_under_load_is_survived_and_costs_at_most_marked_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_long_is_told_before_it_is_given_up() {
+    let broker = Broker::start("rabbitmq");
+    let (scene, names) = (Scene::fleet(INSTANCES, &numbered(5)).await, broker.address("BRIDGE_TEST_AMQP"));
+    let names = Names::at(format!("{names}?heartbeat=60"));
+    let bridge = scene.start_with("bridge", &names.sink(", queue_type: classic"));
+    scene.drained();
+    broker.pause();
+    scene.push_to_all(&numbered(10)[5..]);
+    bridge.wait_for_log("storing has taken more than 10 s so far");
+    broker.resume();
+    scene.drained();
+    bridge.wait_for_log("condition is over");
+    assert_eq!(bridge.log().matches("owning the AMQP sink").count(), 1, "it is no reason to connect anew");
+    assert_kept(&scene, &names.read(INSTANCES * 10), &numbered(10), marks_due(&scene, &bridge.log()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bridge_and_broker_killed_together_lose_nothing() {
     let (broker, mut random, begun) = (Broker::start("rabbitmq"), seeded(), Instant::now());
     let kills = times(2, 20);

@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::{Stream, StreamExt};
 
 use super::PATIENCE;
-use crate::condition::{Condition, Conditions};
+use crate::condition::Condition;
 use crate::sink::owner::Failure;
+use crate::status;
 
 /// Why a channel was closed is known as soon as that it was, or this much later.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -22,7 +23,6 @@ pub(super) struct Alarms {
     blocked: bool,
     /// Why the broker closed something, or the connection ended.
     reason: Option<String>,
-    conditions: Conditions,
 }
 
 impl Alarms {
@@ -32,7 +32,7 @@ impl Alarms {
     }
 
     fn told(events: impl Stream<Item = Event> + Send + 'static) -> Self {
-        Self { events: Box::pin(events), blocked: false, reason: None, conditions: Conditions::default() }
+        Self { events: Box::pin(events), blocked: false, reason: None }
     }
 
     /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
@@ -66,11 +66,15 @@ impl Alarms {
             Event::ConnectionBlocked(reason) => {
                 self.blocked = true;
                 let cause = format!("the broker blocks publishers: {reason}");
-                self.conditions.enter(Condition::SinkUnavailable, &cause);
+                if let Some(sink) = status::the_sink() {
+                    sink.conditions().enter(Condition::SinkUnavailable, &cause);
+                }
             }
             Event::ConnectionUnblocked => {
                 self.blocked = false;
-                self.conditions.leave_all();
+                if let Some(sink) = status::the_sink() {
+                    sink.conditions().leave_all();
+                }
             }
             Event::Error(error) => {
                 self.reason.get_or_insert_with(|| error.to_string());
