@@ -104,9 +104,7 @@ impl Admin {
             received: status.received.total(),
             published: status.published.total(),
             redelivered: status.redelivered.get(),
-            retries: status.publish_errors()
-                + status.polls[Outcome::Error as usize].get()
-                + status.deletes_unconfirmed.get(),
+            retries: status.publish_errors() + status.polls(Outcome::Error).get() + status.deletes_unconfirmed.get(),
             dead_lettered: status.dead_lettered(),
         };
         let instances: Vec<InstanceShown> = status::instances().into_iter().map(shown).collect();

@@ -19,6 +19,8 @@ const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 const AT_RISK_SECS: u64 = 18 * 60 * 60;
 /// So many deletes of ours in a row show that nobody else is reading.
 const UNDISTURBED: u32 = 20;
+/// How old the heads are is looked at this often: bodies' times may go back and forth.
+const LOOK: Duration = Duration::from_secs(1);
 /// An idle queue is asked this often how many notifications it holds.
 const COUNT: Duration = Duration::from_secs(600);
 
@@ -31,6 +33,7 @@ pub(crate) struct Health {
     /// For whoever asks.
     pub(crate) status: Arc<InstanceStatus>,
     pauses: Pauses,
+    looked: Option<Instant>,
     counted: Option<Instant>,
     /// Whether something waited when the queue was last asked.
     hinted: bool,
@@ -49,6 +52,7 @@ impl Health {
             conditions: Conditions::of(instance),
             status: InstanceStatus::of(instance),
             pauses: Pauses::new(),
+            looked: None,
             counted: None,
             hinted: false,
             waiting_since: None,
@@ -75,9 +79,13 @@ impl Health {
         self.status.received.increase(&facts.kind);
         self.status.in_flight.set(1);
         self.status.last_notification.set_to_now();
-        self.waiting_since = Some(facts.unix_seconds);
-        self.hinted = false;
-        self.look_at_retention(now());
+        let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
+        if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            self.waiting_since = Some(facts.unix_seconds);
+            self.hinted = false;
+            self.look_at_retention(now());
+        }
         if let Some(state) = &facts.state {
             self.status.set_state(state);
             self.logged_out = LOGGED_OUT.into_iter().find(|known| known == state);

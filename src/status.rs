@@ -100,15 +100,21 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Notification, "notification"), (Self::Empty, "empty"), (Self::Error, "error")];
+    pub const ALL: [Self; 3] = [Self::Notification, Self::Empty, Self::Error];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Notification => "notification",
+            Self::Empty => "empty",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// What one instance has done since its bridge was started.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceStatus {
-    /// By [`Outcome`].
-    pub polls: [Number; 3],
+    polls: [Number; Outcome::ALL.len()],
     /// Those that were dealt with; a stale head of an overlapped poll is not.
     pub received: ByKind,
     pub published: ByKind,
@@ -147,7 +153,11 @@ impl InstanceStatus {
     /// A poll was answered, or failed.
     pub fn polled(&self, outcome: Outcome, took: Duration) {
         self.polls[outcome as usize].increase();
-        POLLS[outcome as usize].observe(took);
+        poll_seconds(outcome).observe(took);
+    }
+
+    pub fn polls(&self, outcome: Outcome) -> &Number {
+        &self.polls[outcome as usize]
     }
 
     /// What the account has become, by its own word.
@@ -245,10 +255,15 @@ pub(crate) fn the_sink() -> Option<&'static SinkStatus> {
     SINK.get()
 }
 
-/// How long polls took, by [`Outcome`]: of all instances together.
-pub(crate) static POLLS: LazyLock<[Histogram; 3]> = LazyLock::new(|| {
-    std::array::from_fn(|_| Histogram::new(&[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0]))
-});
+/// How long polls of this outcome took, of all instances together.
+pub(crate) fn poll_seconds(outcome: Outcome) -> &'static Histogram {
+    static POLLS: LazyLock<[Histogram; Outcome::ALL.len()]> = LazyLock::new(|| {
+        // Up to the longest that a server may be asked to wait.
+        const ENDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
+        std::array::from_fn(|_| Histogram::new(ENDS))
+    });
+    &POLLS[outcome as usize]
+}
 
 /// How long things took.
 #[derive(Debug)]
@@ -279,5 +294,24 @@ impl Histogram {
         let sum = Duration::from_micros(self.microseconds.load(Relaxed)).as_secs_f64();
         let ends = self.ends.iter().copied().chain([f64::INFINITY]);
         (sum, ends.zip(self.buckets.iter().map(Number::get)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kinds_are_those_that_consumers_are_told_of() {
+        let schema = include_str!("../deploy/asyncapi/notification.schema.json");
+        let told = schema.lines().filter_map(|line| line.trim().strip_prefix(r#""const": ""#)?.strip_suffix('"'));
+        assert_eq!(told.chain([OTHER]).collect::<Vec<_>>(), KINDS);
+    }
+
+    #[test]
+    fn a_histogram_puts_each_into_the_first_bucket_that_it_fits() {
+        let histogram = Histogram::new(&[1.0, 2.0]);
+        [500, 1_000, 1_001, 2_000, 9_000].map(Duration::from_millis).iter().for_each(|took| histogram.observe(*took));
+        assert_eq!(histogram.read(), (13.501, vec![(1.0, 2), (2.0, 2), (f64::INFINITY, 1)]));
     }
 }

@@ -40,9 +40,9 @@ const COUNTERS: [Counters; 4] = [
         help: "Answers to receiveNotification",
         label: "outcome",
         values: &[
-            (Outcome::ALL[0].1, |status| &status.polls[0]),
-            (Outcome::ALL[1].1, |status| &status.polls[1]),
-            (Outcome::ALL[2].1, |status| &status.polls[2]),
+            (Outcome::Notification.name(), |status| status.polls(Outcome::Notification)),
+            (Outcome::Empty.name(), |status| status.polls(Outcome::Empty)),
+            (Outcome::Error.name(), |status| status.polls(Outcome::Error)),
         ],
     },
     Counters {
@@ -116,8 +116,7 @@ impl Collector for Bridge {
         by_kind(encoder, "notifications_published", help, &instances, kind, |status| &status.published)?;
         states(encoder, &instances)?;
         conditions(encoder)?;
-        let polls = Outcome::ALL.into_iter().zip(&*status::POLLS);
-        let polls = polls.map(|((_, outcome), seconds)| (("outcome", outcome), seconds));
+        let polls = Outcome::ALL.map(|outcome| (("outcome", outcome.name()), status::poll_seconds(outcome)));
         histograms(encoder, "poll_duration_seconds", "From asking to the answer of receiveNotification", polls)?;
         if let Some(sink) = sink {
             of_sink(encoder, sink, &instances)?;
