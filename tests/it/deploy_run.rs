@@ -110,7 +110,8 @@ impl Consumer {
 
     /// What it has printed: instance, sequence, and kind of each notification.
     fn lines(&self) -> Vec<[String; 3]> {
-        let text = fs::read_to_string(&self.output).unwrap();
+        // Those in Java parse no body, and print the type of the CloudEvent.
+        let text = fs::read_to_string(&self.output).unwrap().replace("com.green-api.", "");
         let words =
             |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().expect("three words");
         // The last one may be half there.
@@ -219,7 +220,7 @@ fn notifications_flow_in_the_profile_rabbitmq() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumers_of_rabbitmq_drop_what_they_have_seen() {
-    for name in ["rabbitmq.py", "rabbitmq.js"] {
+    for name in ["rabbitmq.py", "rabbitmq.js", "RabbitMQ.java"] {
         let (scene, names) = (Scene::fleet(2, &[]).await, Names::new());
         scene.push([r#"{"typeWebhook":"first"}"#]);
         // Stored, and killed before it is deleted: it will be stored twice.
