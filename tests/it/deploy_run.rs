@@ -9,9 +9,10 @@ use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 use serde_json::Value;
 
 use crate::deploy::{file, yaml};
+use crate::kafka_topics::Topics;
 use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene};
-use crate::support::{Broker, Worker, command, eventually, from_test_run, run};
+use crate::support::{Broker, Worker, command, eventually, foreign_client, from_test_run, run};
 
 /// An instance beside [`ID`].
 const OTHER: &str = "1101000002";
@@ -183,20 +184,34 @@ fn compose_takes_the_file() {
 fn assert_in_order(lines: &[[String; 3]], instance: &str) {
     for (number, [idinstance, sequence, kind]) in (1..).zip(lines) {
         assert_eq!((idinstance.as_str(), sequence.as_str()), (instance, format!("{number:020}").as_str()));
-        assert!(kind.ends_with("incomingMessageReceived"), "{kind}");
+        assert_eq!(kind, "incomingMessageReceived");
     }
 }
 
+/// Each in a group of its own.
+fn of_kafka(servers: &str, topic: &str, folder: &Path) -> [Consumer; 3] {
+    ["kafka.py", "kafka.js", "Kafka.java"]
+        .map(|name| Consumer::start(name, &[servers, topic, &format!("{topic}.{name}")], folder))
+}
+
 #[test]
-fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_and_java() {
+fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_node_and_java() {
     // Of its own: these are the default names, under which only one bridge may run.
     let (broker, folder) = (Broker::start("kafka"), tempfile::tempdir().unwrap());
     let servers = broker.address("BRIDGE_TEST_KAFKA");
     let _services = start_profile("kafka", ("kafka:19092", servers.clone()), folder.path());
-    let consumers = ["kafka.py", "Kafka.java"]
-        .map(|name| Consumer::start(name, &[&servers, "green-api.notifications", name], folder.path()));
-    for consumer in &consumers {
+    for consumer in &of_kafka(&servers, "green-api.notifications", folder.path()) {
         assert_in_order(&consumer.first(5), "1101000001");
+    }
+}
+
+#[test]
+fn the_consumers_of_kafka_never_see_what_was_aborted() {
+    let (topics, folder) = (Topics::new(), tempfile::tempdir().unwrap());
+    foreign_client("create_kafka.py", &[&topics.servers, &topics.name]);
+    foreign_client("abort_kafka.py", &[&topics.servers, &topics.name, ID]);
+    for consumer in &of_kafka(&topics.servers, &topics.name, folder.path()) {
+        assert_in_order(&consumer.first(4), ID);
     }
 }
 
