@@ -21,11 +21,13 @@ pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &Cancella
     let mut stopping = false;
     loop {
         tokio::select! {
-            outcome = &mut fleet => return outcome,
+            // A fleet without instances ends in the same moment.
+            biased;
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 tell(&NotifyState::Stopping);
             }
+            outcome = &mut fleet => return outcome,
             _ = beat.tick(), if watchdog.is_some() => tell(&NotifyState::Watchdog),
         }
     }
