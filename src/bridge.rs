@@ -71,6 +71,7 @@ impl<'a> Bridge<'a> {
                         sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
+                    Err(SinkError::Renewed) => break,
                     Err(SinkError::Reopen(cause)) => {
                         self.health.status.publish_unknown.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
@@ -90,13 +91,8 @@ impl<'a> Bridge<'a> {
 
     /// A lane of the sink; waits for it. `None` when it is time to stop.
     async fn open(&mut self) -> Option<Result<(Box<dyn Lane>, Memory), SinkError>> {
-        let mut opening = pin!(self.stop.run_until_cancelled(self.sink.open(self.queue.instance())));
-        loop {
-            if let Ok(opened) = timeout(WORRY, &mut opening).await {
-                return opened;
-            }
-            self.health.kept_from_looking();
-        }
+        let opening = self.stop.run_until_cancelled(self.sink.open(self.queue.instance()));
+        worrying(&mut self.health, opening).await
     }
 
     /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop.
@@ -129,10 +125,15 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    async fn publish(&self, lane: &mut dyn Lane, doubt: &mut Doubt, head: &Notification) -> Result<Stored, SinkError> {
+    async fn publish(
+        &mut self,
+        lane: &mut dyn Lane,
+        doubt: &mut Doubt,
+        head: &Notification,
+    ) -> Result<Stored, SinkError> {
         match doubt.head(head.fingerprint()) {
             Verdict::Publish { marked } => {
-                let stored = lane.publish(head, marked).await?;
+                let stored = worrying(&mut self.health, lane.publish(head, marked)).await?;
                 if !stored.is_dead_letter() {
                     self.health.published(head);
                 }
@@ -141,7 +142,7 @@ impl<'a> Bridge<'a> {
             Verdict::DeleteOnly => {
                 self.health.status.redelivered.increase();
                 info!(instance = %head.instance(), receipt = %head.receipt(), "delivered again, already stored: only deleting");
-                lane.already_stored(head).await
+                worrying(&mut self.health, lane.already_stored(head)).await
             }
         }
     }
@@ -211,6 +212,17 @@ impl<'a> Bridge<'a> {
         {
             warn!(instance = %self.queue.instance(), %error, "the token cannot be read again");
         }
+    }
+}
+
+/// Waits for the sink as long as it takes; meanwhile nobody looks at the queue.
+async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T {
+    let mut waiting = pin!(waiting);
+    loop {
+        if let Ok(done) = timeout(WORRY, &mut waiting).await {
+            return done;
+        }
+        health.kept_from_looking();
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Health {
     /// The head as it was last received, if it must still be there: no delete of ours can have hit it.
     expected: Option<Fingerprint>,
     undisturbed: u32,
+    /// The last head, whatever became of it.
+    last: Option<Fingerprint>,
     /// One of [`LOGGED_OUT`], if that is what the account said last.
     logged_out: Option<&'static str>,
 }
@@ -58,6 +60,7 @@ impl Health {
             waiting_since: None,
             expected: None,
             undisturbed: 0,
+            last: None,
             logged_out: None,
         }
     }
@@ -88,8 +91,11 @@ impl Health {
         }
         if let Some(state) = &facts.state {
             self.status.set_state(state);
-            self.logged_out = LOGGED_OUT.into_iter().find(|known| known == state);
-            self.recovered();
+            let logged_out = LOGGED_OUT.into_iter().find(|known| known == state);
+            if self.logged_out != logged_out {
+                self.logged_out = logged_out;
+                self.leave_upstream();
+            }
         }
         let vanished = self.expected.is_some_and(|expected| expected != head.fingerprint());
         // Old ones vanish by themselves.
@@ -97,7 +103,8 @@ impl Health {
             self.undisturbed = 0;
             self.conditions.enter(Condition::ForeignReader, &"the head of the queue vanished without a delete of ours");
         }
-        if self.expected.replace(head.fingerprint()) != Some(head.fingerprint()) {
+        self.expected = Some(head.fingerprint());
+        if self.last.replace(head.fingerprint()) != Some(head.fingerprint()) {
             // The queue moves on, whatever its answers to deletes say.
             self.pauses = Pauses::new();
         }
@@ -217,13 +224,18 @@ impl Health {
     /// An answer shows that nothing upstream keeps us.
     pub(crate) fn recovered(&mut self) {
         self.status.unanswered.store(false, Relaxed);
+        self.leave_upstream();
+        self.pauses = Pauses::new();
+    }
+
+    /// In no upstream condition, but for the one that no answer shows.
+    fn leave_upstream(&mut self) {
         match self.logged_out {
             None => self.conditions.leave_upstream(),
             Some(state) => {
                 self.conditions.enter(Condition::InstanceNotAuthorized, &format_args!("its state is {state}"));
             }
         }
-        self.pauses = Pauses::new();
     }
 }
 
@@ -251,6 +263,28 @@ mod tests {
         assert!(!is_at_risk(&health));
         health.empty(Some(3));
         assert!(!is_at_risk(&health), "since just now");
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
+        let head = |body: &str| {
+            let envelope = bytes::Bytes::from(format!(r#"{{"receiptId":1,"body":{body}}}"#));
+            Notification::from_envelope("81".parse().unwrap(), &envelope).unwrap()
+        };
+        let stuck = head(r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}"#);
+        let ends: [fn(&mut Health); 2] = [|health| health.deleted(Deleted::Unconfirmed, true), Health::lost_sight];
+        for ended in ends {
+            let mut health = Health::of("81".parse().unwrap());
+            let mut pauses = Vec::new();
+            for _ in 0..9 {
+                health.received(&stuck);
+                ended(&mut health);
+                pauses.push(health.pause().as_secs());
+            }
+            assert!(pauses[0] < 2 && pauses[8] == 60, "{pauses:?}");
+            health.received(&head("{}"));
+            assert!(health.pause().as_secs() < 2, "the queue moves on");
+        }
     }
 
     #[test]

@@ -206,8 +206,8 @@ pub(crate) struct SinkStatus {
     pub kind: &'static str,
     /// Whether it is owned and connected, as far as is known.
     pub up: AtomicBool,
-    /// Since when it is storing what it stores now; Unix seconds, 0 when it is idle.
-    pub storing_since: Number,
+    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
+    pub busy_since: Number,
     /// From handing over to stored.
     pub publish_seconds: Histogram,
     /// From the time in a notification to stored.
@@ -221,9 +221,9 @@ impl SinkStatus {
         self.up.load(Relaxed) && !self.is_stuck()
     }
 
-    /// Whether it has been storing the same for 10 s.
+    /// Whether it has waited for the same answer for 10 s.
     pub fn is_stuck(&self) -> bool {
-        let since = self.storing_since.get();
+        let since = self.busy_since.get();
         since != 0 && now().saturating_sub(since) > STUCK_SECS
     }
 
@@ -243,7 +243,7 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
     SINK.get_or_init(|| SinkStatus {
         kind,
         up: AtomicBool::new(false),
-        storing_since: Number::default(),
+        busy_since: Number::default(),
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
         conditions: Mutex::default(),

@@ -228,8 +228,11 @@ pub enum SinkError {
     /// It was not stored, for certain. Try it again on this lane, after a pause.
     #[error("the sink refused the notification: {0}")]
     Refused(String),
-    /// Whether it was stored is unknown, or the ownership has changed. Throw the head away, open
+    /// It was not stored, because the lane belongs to an earlier ownership. Throw the head away, open
     /// the lane anew and receive again.
+    #[error("the sink's ownership was renewed")]
+    Renewed,
+    /// Whether it was stored is unknown. Throw the head away, open the lane anew and receive again.
     #[error("the sink has to be opened again: {0}")]
     Reopen(String),
     /// Another bridge took over: stop the process, and do not start it again.

@@ -21,10 +21,18 @@ use crate::status::{self, SinkStatus};
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
 
+/// How often an idle sink is looked at.
+const LOOK_SECS: u64 = 5;
+
 /// Storage under one ownership.
 pub(super) trait Owner {
     /// What is remembered of an instance.
     fn memory(&self, instance: InstanceId) -> Memory;
+
+    /// Whether the ownership still stands, asked now and then while there is nothing to store.
+    fn look(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Stores all of them, at most one per instance, and answers each. Those left unanswered when
     /// it fails are told to reopen.
@@ -96,6 +104,7 @@ impl Job {
 }
 
 enum Request {
+    Look,
     Open(InstanceId, oneshot::Sender<Result<(u64, Memory), SinkError>>),
     Store(Job),
 }
@@ -116,22 +125,32 @@ impl Client {
         let (requests, mut waiting) = mpsc::unbounded_channel();
         let status = status::sink(name);
         thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            let _gone = Gone(status);
             let end = serve(&mut acquire, &mut waiting, status);
-            status.up.store(false, Relaxed);
             if let Err(end) = end {
                 while let Some(request) = waiting.blocking_recv() {
                     request.refuse(end.clone());
                 }
             }
         })?;
-        tokio::spawn(watch_over(status));
+        tokio::spawn(watch_over(status, requests.downgrade()));
         Ok(Self { status, requests })
+    }
+}
+
+/// However the thread ends, the sink is down.
+struct Gone(&'static SinkStatus);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.up.store(false, Relaxed);
     }
 }
 
 impl Request {
     fn refuse(self, error: SinkError) {
         match self {
+            Self::Look => {}
             Self::Open(_, reply) => drop(reply.send(Err(error))),
             Self::Store(job) => job.fail(error),
         }
@@ -156,14 +175,14 @@ fn serve<O: Owner>(
         status.conditions().leave_all();
         status.up.store(true, Relaxed);
         let failure = loop {
-            let Some(mut jobs) = gather(requests, &owner, ownership) else { return Ok(()) };
-            if jobs.is_empty() {
+            let Some((mut jobs, look)) = gather(requests, &owner, ownership) else { return Ok(()) };
+            if jobs.is_empty() && !look {
                 continue;
             }
-            status.storing_since.set_to_now();
-            let stored = owner.store(&mut jobs);
+            status.busy_since.set_to_now();
+            let stored = if jobs.is_empty() { owner.look() } else { owner.store(&mut jobs) };
             status.up.store(stored.is_ok(), Relaxed);
-            status.storing_since.set(0);
+            status.busy_since.set(0);
             if let Err(failure) = stored {
                 for job in jobs {
                     job.fail(SinkError::Reopen(failure.to_string()));
@@ -179,35 +198,46 @@ fn serve<O: Owner>(
     Ok(())
 }
 
-/// Waits for something to store, then takes all that waits. Opens lanes on the way; `None` when
-/// all lanes are gone.
-fn gather(requests: &mut mpsc::UnboundedReceiver<Request>, owner: &impl Owner, ownership: u64) -> Option<Vec<Job>> {
-    let mut jobs = Vec::new();
+/// Waits for something to store, then takes all that waits, and whether to look. Opens lanes on the
+/// way; `None` when all lanes are gone.
+fn gather(
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+    owner: &impl Owner,
+    ownership: u64,
+) -> Option<(Vec<Job>, bool)> {
+    let (mut jobs, mut look) = (Vec::new(), false);
     let mut next = Some(requests.blocking_recv()?);
     while let Some(request) = next {
         match request {
+            Request::Look => look = true,
             Request::Open(instance, reply) => drop(reply.send(Ok((ownership, owner.memory(instance))))),
             // A head may be published only under the ownership under which it was received.
             Request::Store(job) if job.ownership != ownership => {
-                job.fail(SinkError::Reopen("the ownership was renewed".into()));
+                job.fail(SinkError::Renewed);
             }
             Request::Store(job) => jobs.push(job),
         }
         next = (jobs.len() < GROUP).then(|| requests.try_recv().ok()).flatten();
     }
-    Some(jobs)
+    Some((jobs, look))
 }
 
-/// Says when the sink is stuck, and when it no longer is: its own thread is what is stuck then.
-async fn watch_over(status: &'static SinkStatus) {
+/// Says when the sink is stuck, and when it no longer is: its own thread is what is stuck then. And
+/// has it look, because without notifications nobody would see that the broker is gone.
+async fn watch_over(status: &'static SinkStatus, requests: mpsc::WeakUnboundedSender<Request>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     let mut told = false;
-    loop {
+    for second in 1_u64.. {
         every.tick().await;
+        let Some(requests) = requests.upgrade() else { return };
+        if second.is_multiple_of(LOOK_SECS) && status.up.load(Relaxed) && status.busy_since.get() == 0 {
+            // Refused only when the thread is gone.
+            drop(requests.send(Request::Look));
+        }
         let mut conditions = status.conditions();
         if status.is_stuck() {
             if !conditions.contains(Condition::SinkUnavailable) {
-                conditions.enter(Condition::SinkUnavailable, &"storing has taken more than 10 s so far");
+                conditions.enter(Condition::SinkUnavailable, &"no answer for more than 10 s");
                 told = true;
             }
         } else if std::mem::take(&mut told) && status.up.load(Relaxed) {

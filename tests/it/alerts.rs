@@ -12,6 +12,7 @@ use crate::deploy::file;
 use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_poison::noise;
 use crate::kafka_topics::Topics;
+use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene, numbered};
 use crate::support::{Broker, Worker, eventually, foreign_client, is_long, run};
 
@@ -216,4 +217,26 @@ async fn an_alert_names_the_instance_and_not_the_address() {
     prometheus.wait_for("GreenApiBridgeDeadLetters", |raised| raised.iter().any(|(instance, _)| instance == ID)).await;
     drop(bridge);
     prometheus.wait_for("GreenApiBridgeDown", |raised| raised.iter().any(|(instance, _)| *instance == address)).await;
+}
+
+/// Not a single notification comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_dies_while_nothing_happens_is_noticed() {
+    let brokers = [Broker::start("kafka"), Broker::start("rabbitmq")];
+    let kafka = Topics::at(brokers[0].address("BRIDGE_TEST_KAFKA")).sink("");
+    let rabbitmq = Names::at(brokers[1].address("BRIDGE_TEST_AMQP")).sink(", queue_type: classic");
+    for (broker, sink) in brokers.iter().zip([kafka, rabbitmq]) {
+        let (scene, address) = (Scene::new().await, free_address());
+        let bridge = start(&scene, &sink, &address);
+        readiness(&address, 200).await;
+        broker.kill();
+        let killed = Instant::now();
+        assert_eq!(readiness(&address, 503).await["sink"], false);
+        println!("/readyz {:?} after the broker ended", killed.elapsed());
+        bridge.wait_for_log("sink_unavailable");
+        broker.start_again();
+        readiness_within(&address, 200, Duration::from_secs(120)).await;
+        scene.push(["{}"]);
+        scene.drained();
+    }
 }

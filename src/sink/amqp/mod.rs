@@ -65,6 +65,10 @@ impl Owner for Amqp {
         Memory::Unknown
     }
 
+    fn look(&mut self) -> Result<(), Failure> {
+        self.link.patiently(connection::prove_ownership(&self.channel, &self.config))
+    }
+
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         // The broker would close the channel over it, under everything else that is in flight.
         let too_large = |job: &mut Job| job.action() != Action::Prove && job.notification().body().len() > LARGEST_BODY;

@@ -159,6 +159,10 @@ impl Owner for Kafka {
         }
     }
 
+    fn look(&mut self) -> Result<(), Failure> {
+        self.topics.reach()
+    }
+
     /// All in one transaction. When records are refused it is aborted, the others are stored
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {

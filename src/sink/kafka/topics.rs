@@ -5,6 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
 use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 
@@ -87,6 +88,11 @@ impl Topics {
         }
     }
 
+    /// Whether any broker answers.
+    pub(super) fn reach(&self) -> Result<(), Failure> {
+        self.metadata(&self.ledger).map(drop)
+    }
+
     /// How many partitions the topic has now, if the broker tells.
     pub(super) fn partitions(&self, topic: &str) -> Option<i32> {
         let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
@@ -121,14 +127,17 @@ impl Topics {
         answer.ok()?.get(name)?.value.clone()
     }
 
+    fn metadata(&self, topic: &str) -> Result<Metadata, Failure> {
+        self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| match unreachable::why(&self.client) {
+            None => Failure::Unavailable(format!("topic {topic}: {error}")),
+            Some(why) => Failure::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
+        })
+    }
+
     fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Ensured, Failure> {
         let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
         let unavailable = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("topic {topic}: {why}"));
-        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE);
-        let metadata = metadata.map_err(|error| match unreachable::why(&self.client) {
-            None => unavailable(&error),
-            Some(why) => Failure::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
-        })?;
+        let metadata = self.metadata(topic)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         if let Some(found) = found {
             return Ok(Ensured::Exists { partitions: i32::try_from(found.partitions().len()).unwrap_or(1) });
