@@ -1,8 +1,9 @@
 //! The log: on standard error, because standard output carries data only.
 
 use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
 
-use tracing::Metadata;
+use tracing::{Metadata, error};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -33,11 +34,41 @@ pub fn start(log: &Log) {
     let started =
         tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(is_ours))).try_init();
     // Only a second call in one process fails, and the first one's log goes on.
-    drop(started);
+    if started.is_ok() {
+        std::panic::set_hook(Box::new(told_without_text));
+    }
+}
+
+/// The text of a panic may quote a notification.
+fn told_without_text(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(tracing::field::display);
+    error!(place, "a panic: this is a defect, please report it");
 }
 
 /// The clients of HTTP and the brokers write URLs, passwords and whole bodies into lines of their
 /// own, at any level: those are never shown, whatever `RUST_LOG` asks for.
 fn is_ours(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_CRATE_NAME"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::panic::{catch_unwind, set_hook, take_hook};
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_without_its_text() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let lines = tracing_subscriber::fmt().json().with_writer(Arc::new(log.reopen().unwrap())).finish();
+        let before = take_hook();
+        set_hook(Box::new(told_without_text));
+        let panicked = tracing::subscriber::with_default(lines, || catch_unwind(|| panic!("a private message")));
+        set_hook(before);
+        let told = fs::read_to_string(log.path()).unwrap();
+        assert!(panicked.is_err() && told.contains("this is a defect") && told.contains("telemetry.rs:"), "{told}");
+        assert!(!told.contains("private"), "{told}");
+    }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Instance, instance_files};
 use crate::fleet::Change;
@@ -89,7 +89,10 @@ impl Watch {
                 let found = self.look();
                 (self, found)
             });
-            let Ok((watch, found)) = looked.await else { return };
+            let Ok((watch, found)) = looked.await else {
+                error!("files of instances are no longer watched: this is a defect, please report it");
+                return;
+            };
             self = watch;
             for change in found {
                 if changes.send(change).await.is_err() {
@@ -112,7 +115,7 @@ impl Watch {
         let paths = match instance_files(&folder) {
             Ok(paths) => paths,
             Err(error) => {
-                // Nothing is stopped because a mount is gone for a moment.
+                // Nothing is stopped because the folder cannot be read for a moment.
                 warn!(folder = %folder.display(), %error, "instances_dir cannot be read");
                 return changes;
             }

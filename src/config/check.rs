@@ -121,6 +121,9 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
         found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
     }
+    if kafka.transactional_id.is_empty() {
+        found.add(kafka.topic.referenced, "`transactional_id` is empty: it names this bridge at the brokers");
+    }
     if kafka.topic.value.starts_with('{') {
         found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
     }

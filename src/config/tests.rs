@@ -158,10 +158,11 @@ sink:
     topic: '{instance}'
     properties: {transactional.id: x}
     create_topics: {partitions: 0}
+    transactional_id: ''
 ";
     assert_eq!(
         mistakes(text),
-        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
+        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `transactional_id` is empty: it names this bridge at the brokers\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
     );
 }
 

@@ -162,10 +162,11 @@ fn the_compose_file_holds_together() {
         }
     }
     // Prometheus asks the bridges by these names and the port they listen on.
-    let targets = yaml("deploy/prometheus/prometheus.yml");
-    for target in targets["scrape_configs"][0]["static_configs"][0]["targets"].as_array().unwrap() {
-        let (name, port) = target.as_str().unwrap().split_once(':').unwrap();
-        assert_eq!(services[name]["environment"]["BRIDGE_ADMIN_LISTEN"], format!("0.0.0.0:{port}"));
+    let prometheus = yaml("deploy/prometheus/prometheus.yml");
+    let targets = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
+    for name in targets["names"].as_array().unwrap() {
+        let listens = &services[name.as_str().unwrap()]["environment"]["BRIDGE_ADMIN_LISTEN"];
+        assert_eq!(listens, &format!("0.0.0.0:{}", targets["port"]));
     }
 }
 
