@@ -74,6 +74,8 @@ pub(crate) type Lane = usize;
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     instances: BTreeMap<InstanceId, Tally>,
+    /// Lanes whose beginning is gone.
+    cut: HashSet<Lane>,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +88,8 @@ struct Tally {
     ids: HashSet<String>,
     /// Epoch and sequence.
     places: HashSet<(u64, u64)>,
-    /// The last place in each lane.
+    /// The first sequence, and the last place, in each lane.
+    first: HashMap<Lane, u64>,
     last: HashMap<Lane, (u64, u64)>,
     /// Of each epoch.
     ranges: BTreeMap<u64, Range>,
@@ -120,6 +123,12 @@ impl Audit {
         tally.remembered = Some(Remembered { sequence, still_growing });
     }
 
+    /// The beginning of a lane is gone, by retention say: what comes before its first message may have been there.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has more than one lane"))]
+    pub fn cut(&mut self, lane: Lane) {
+        self.cut.insert(lane);
+    }
+
     /// The next message of a lane.
     pub fn message(&mut self, message: &Published, lane: Lane, body: &[u8]) {
         let tally = self.instances.entry(message.instance).or_default();
@@ -130,6 +139,7 @@ impl Audit {
         let new_id = tally.ids.insert(message.id.clone());
         let new_place = tally.places.insert(place);
         tally.there(message.epoch, message.sequence);
+        tally.first.entry(lane).or_insert(message.sequence);
         // Only what has neither a time nor an id may come twice with equal bytes.
         let is_copy = !new_id && (!new_place || names_itself(body));
         if is_copy {
@@ -156,7 +166,7 @@ impl Audit {
         let findings = |(id, tally): (InstanceId, Tally)| Findings {
             id,
             published: tally.published,
-            lost: tally.lost(from_the_beginning),
+            lost: tally.lost(from_the_beginning, &self.cut),
             doubled: tally.doubled,
             marked: tally.marked,
             reordered: tally.reordered,
@@ -175,7 +185,9 @@ impl Tally {
         range.last = range.last.max(sequence);
     }
 
-    fn lost(&self, from_the_beginning: bool) -> u64 {
+    fn lost(&self, from_the_beginning: bool, cut: &HashSet<Lane>) -> u64 {
+        let begin =
+            self.first.iter().filter(|(lane, _)| cut.contains(lane)).map(|(_, first)| *first).max().unwrap_or(1);
         let mut ranges = self.ranges.clone();
         // A memory has one epoch only.
         if let Some(Remembered { sequence, still_growing }) = self.remembered {
@@ -184,7 +196,7 @@ impl Tally {
         }
         let oldest = ranges.keys().next().copied();
         let lost = |(epoch, range): (&u64, &Range)| {
-            let first = if from_the_beginning || oldest != Some(*epoch) { 1 } else { range.first };
+            let first = if from_the_beginning || oldest != Some(*epoch) { 1 } else { range.first.max(begin) };
             let there = self.places.iter().filter(|(of, place)| of == epoch && (first..=range.last).contains(place));
             let wanted = (range.last + 1).saturating_sub(first);
             wanted.saturating_sub(u64::try_from(there.count()).unwrap_or(u64::MAX))
@@ -273,6 +285,13 @@ mod tests {
     fn a_start_that_may_have_been_taken_away_is_no_loss() {
         let report = of(&[5, 6, 8]).report(false);
         assert_eq!((report.ok, report.instances[0].lost), (false, 1));
+        let mut slower = Audit::default();
+        slower.cut(0);
+        slower.message(&message(3, &[("deadletterreason", "refused")]), 1, BODY);
+        for sequence in [7, 8, 10] {
+            slower.message(&message(sequence, &[]), 0, BODY);
+        }
+        assert_eq!(slower.report(false).instances[0].lost, 1, "a dead letter outlives what came after it");
         let mut later = of(&[5, 6]);
         later.message(&message(2, &[("id", "x"), ("epoch", "10")]), 0, BODY);
         assert_eq!(later.report(false).instances[0].lost, 1, "a consumer takes the oldest first");

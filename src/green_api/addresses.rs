@@ -6,8 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::timeout;
 
 const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long the system may take when there is a last answer: one that is cut off from its resolver takes longer than
+/// a connection may.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Asks the system, one question per name at a time. When the system does not know any more, the
 /// last answer goes on to be used.
@@ -32,7 +36,12 @@ impl Resolve for Addresses {
             let is_fresh = known.as_ref().is_some_and(|(asked, _)| asked.elapsed() < REMEMBERED);
             if !is_fresh {
                 // The port is the URL's.
-                match (tokio::net::lookup_host((name.as_str(), 0)).await, &mut *known) {
+                let asking = tokio::net::lookup_host((name.as_str(), 0));
+                let answer = match *known {
+                    Some(_) => timeout(PATIENCE, asking).await.unwrap_or_else(|late| Err(late.into())),
+                    None => asking.await,
+                };
+                match (answer, &mut *known) {
                     (Ok(found), _) => *known = Some((Instant::now(), found.collect())),
                     (Err(_), Some((asked, _))) => *asked = Instant::now(),
                     (Err(error), None) => return Err(error.into()),

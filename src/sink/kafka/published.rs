@@ -71,9 +71,12 @@ fn read(
 ) -> KafkaResult<bool> {
     let mut list = TopicPartitionList::new();
     let mut from_the_beginning = true;
-    for partition in partitions {
+    for (partition, lane) in partitions.iter().zip(lane..) {
         let (low, _) = consumer.fetch_watermarks(topic, *partition, REQUEST)?;
-        from_the_beginning &= low == 0;
+        if low > 0 {
+            from_the_beginning = false;
+            audit.cut(lane);
+        }
         list.add_partition_offset(topic, *partition, Offset::Beginning)?;
     }
     consumer.assign(&list)?;
