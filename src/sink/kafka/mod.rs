@@ -108,7 +108,7 @@ impl Acquisition {
             ledger,
             topics,
             topic_memory: self.topic_memory.clone(),
-            known_topics: HashMap::new(),
+            known_topics: self.topic_memory.known(),
             doubtful_topics: self.topic_memory.doubtful(),
             looked: Instant::now(),
             look: client::metadata_refresh(&client),
@@ -267,6 +267,7 @@ impl Kafka {
             Ensured::Unusable(why) => Err(why),
             Ensured::Exists { partitions } => {
                 let count = self.topic_memory.used(topic, partitions);
+                self.topic_memory.know(topic, count);
                 self.known_topics.insert(topic.to_owned(), count);
                 Ok(count)
             }
@@ -278,9 +279,11 @@ impl Kafka {
         if self.looked.elapsed() < self.look {
             return;
         }
+        let there = self.topics.partitions_of(&self.known_topics.keys().map(String::as_str).collect::<Vec<_>>());
         for (topic, used) in &mut self.known_topics {
-            if let Some(there) = self.topics.partitions(topic) {
-                *used = self.topic_memory.used(topic, there);
+            if let Some(there) = there.get(topic) {
+                *used = self.topic_memory.used(topic, *there);
+                self.topic_memory.know(topic, *used);
             }
         }
         self.looked = Instant::now();

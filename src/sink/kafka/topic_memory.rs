@@ -18,6 +18,9 @@ struct Topics {
     /// How many partitions are used, as long as the process runs: partitions that are added would
     /// otherwise move keys, and a reader could see a later notification first.
     used: HashMap<String, Used>,
+    /// Those that were found as they should be, and how many of their partitions are used: thousands of topics need
+    /// not be looked at again for every new producer.
+    known: HashMap<String, i32>,
     /// Those that were lately missing or forbidden.
     doubtful: HashSet<String>,
 }
@@ -56,9 +59,21 @@ impl TopicMemory {
         used.count
     }
 
+    /// The topic is as it should be.
+    pub(super) fn know(&self, topic: &str, count: i32) {
+        self.topics().known.insert(topic.to_owned(), count);
+    }
+
+    /// All that are.
+    pub(super) fn known(&self) -> HashMap<String, i32> {
+        self.topics().known.clone()
+    }
+
     /// The topic was found missing or forbidden, or is one of several of which one is.
     pub(super) fn doubt(&self, topic: &str) {
-        self.topics().doubtful.insert(topic.to_owned());
+        let mut topics = self.topics();
+        topics.known.remove(topic);
+        topics.doubtful.insert(topic.to_owned());
     }
 
     /// Something was stored in the topic.

@@ -1,5 +1,6 @@
 //! Topics: created when they are missing and the config says so, otherwise required.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -93,11 +94,14 @@ impl Topics {
         self.metadata(&self.ledger).map(drop)
     }
 
-    /// How many partitions the topic has now, if the broker tells.
-    pub(super) fn partitions(&self, topic: &str) -> Option<i32> {
-        let metadata = self.admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none())?;
-        i32::try_from(found.partitions().len()).ok()
+    /// How many partitions the topics have now, as far as the broker tells: one request, however many there are.
+    pub(super) fn partitions_of(&self, topics: &[&str]) -> HashMap<String, i32> {
+        let only = if let [topic] = topics { Some(*topic) } else { None };
+        let Ok(metadata) = self.admin.inner().fetch_metadata(only, PATIENCE) else { return HashMap::new() };
+        let found = metadata.topics().iter().filter(|found| found.error().is_none());
+        found
+            .filter_map(|found| Some((found.name().to_owned(), i32::try_from(found.partitions().len()).ok()?)))
+            .collect()
     }
 
     /// A ledger that is easier lost than what it remembers is a way to duplicates.
@@ -157,7 +161,9 @@ impl Topics {
                 Ok(_) => info!(topic, partitions, "created a topic"),
                 // Somebody else was faster, maybe with other settings.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
-                    return Ok(Ensured::Exists { partitions: self.partitions(topic).unwrap_or(partitions) });
+                    return Ok(Ensured::Exists {
+                        partitions: self.partitions_of(&[topic]).remove(topic).unwrap_or(partitions),
+                    });
                 }
                 Err((_, error)) => return unusable(&format!("cannot be created: {error}")),
             }
