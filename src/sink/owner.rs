@@ -29,7 +29,7 @@ pub(super) trait Owner {
     /// What is remembered of an instance.
     fn memory(&self, instance: InstanceId) -> Memory;
 
-    /// Whether the ownership still stands, asked now and then while there is nothing to store.
+    /// Whether it can still store, asked now and then while there is nothing to store.
     fn look(&mut self) -> Result<(), Failure> {
         Ok(())
     }
@@ -180,7 +180,8 @@ fn serve<O: Owner>(
                 continue;
             }
             status.busy_since.set_to_now();
-            let stored = if jobs.is_empty() { owner.look() } else { owner.store(&mut jobs) };
+            let only_looks = jobs.is_empty();
+            let stored = if only_looks { owner.look() } else { owner.store(&mut jobs) };
             status.up.store(stored.is_ok(), Relaxed);
             status.busy_since.set(0);
             if let Err(failure) = stored {
@@ -189,7 +190,9 @@ fn serve<O: Owner>(
                 }
                 break failure;
             }
-            pauses = Pauses::new();
+            if !only_looks {
+                pauses = Pauses::new();
+            }
         };
         drop(owner);
         let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
