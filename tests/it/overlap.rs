@@ -38,7 +38,11 @@ async fn what_an_overlapped_receive_brings_is_published_only_after_the_delete_is
     assert_eq!(scene.bodies(), ["1"], "published while its predecessor's delete was unanswered");
     scene.drained();
     assert_eq!(scene.bodies(), ["1", "2"]);
-    assert_eq!(scene.count(EventKind::Received), 2, "it did not have to be received again");
+    // On a busy machine the first may have come again, beside its delete.
+    let journal = scene.journal();
+    let second = journal.iter().filter(|event| event.event == EventKind::Pushed).nth(1).unwrap();
+    let receives = journal.iter().filter(|event| event.event == EventKind::Received && event.sha256 == second.sha256);
+    assert_eq!(receives.count(), 1, "it did not have to be received again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
