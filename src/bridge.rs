@@ -62,9 +62,11 @@ impl<'a> Bridge<'a> {
             // Received while the delete before it was unanswered. It never outlives its lane.
             let mut overlapped = None;
             while let Some(head) = self.next_head(overlapped.take()).await {
-                self.health.received(&head);
-                let stored = match self.publish(&mut *lane, doubt, &head).await {
-                    Ok(stored) => stored,
+                let verdict = doubt.judge(head.fingerprint(), head.facts().has_identity);
+                self.health.received(&head, verdict);
+                let stored = match self.publish(&mut *lane, verdict, &head).await {
+                    Ok(Some(stored)) => stored,
+                    Ok(None) => continue,
                     Err(SinkError::Refused(cause)) => {
                         self.health.status.publish_refused.increase();
                         self.health.refused(&cause);
@@ -84,6 +86,9 @@ impl<'a> Bridge<'a> {
                 doubt.stored(head.fingerprint(), stored.sequence());
                 fault::reached("stored");
                 overlapped = self.delete(stored, doubt).await;
+                if let Some(pause) = self.health.pause_after_repeat() {
+                    sleep_unless(self.stop, pause).await;
+                }
             }
         }
         Ok(())
@@ -125,24 +130,31 @@ impl<'a> Bridge<'a> {
         None
     }
 
+    /// What is to be done with the head before its delete; `None` when that is not to be sent.
     async fn publish(
         &mut self,
         lane: &mut dyn Lane,
-        doubt: &mut Doubt,
+        verdict: Verdict,
         head: &Notification,
-    ) -> Result<Stored, SinkError> {
-        match doubt.head(head.fingerprint()) {
+    ) -> Result<Option<Stored>, SinkError> {
+        match verdict {
             Verdict::Publish { marked } => {
                 let stored = worrying(&mut self.health, lane.publish(head, marked)).await?;
-                if !stored.is_dead_letter() {
-                    self.health.published(head);
-                }
-                Ok(stored)
+                self.health.published(head, &stored);
+                Ok(Some(stored))
             }
-            Verdict::DeleteOnly => {
+            Verdict::DeleteOnly { was_confirmed } => {
                 self.health.status.redelivered.increase();
-                info!(instance = %head.instance(), receipt = %head.receipt(), "delivered again, already stored: only deleting");
-                worrying(&mut self.health, lane.already_stored(head)).await
+                info!(instance = %head.instance(), receipt = %head.receipt(), was_confirmed, "delivered again, already stored: only deleting");
+                let stored = worrying(&mut self.health, lane.already_stored(head)).await?;
+                if was_confirmed {
+                    self.health.redelivered();
+                }
+                Ok(Some(stored))
+            }
+            Verdict::ReceiveAgain { receives } => {
+                sleep_unless(self.stop, Duration::from_secs(receives.into())).await;
+                Ok(None)
             }
         }
     }
@@ -153,7 +165,7 @@ impl<'a> Bridge<'a> {
         let asked = Instant::now();
         self.health.status.asked.set_to_now();
         let is_redelivery = !doubt.may_overlap();
-        let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT {
+        let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT || self.health.is_slow() {
             let answer = delete_once(&self.queue, stored).await;
             if is_confirmed(&answer) {
                 self.health.confirmed();
@@ -183,7 +195,7 @@ impl<'a> Bridge<'a> {
         let mut head = None;
         if let Some(received) = next {
             head = self.received(asked, received).await;
-            head = head.filter(|head| self.keeps(head, doubt, was_answered));
+            head = head.filter(|head| self.accept_overlapped(head, doubt, was_answered));
         }
         doubt.deleted(answer);
         head
@@ -191,8 +203,8 @@ impl<'a> Bridge<'a> {
 
     /// Whether to keep the head of an overlapped receive. A stale one, beside a delete that was
     /// answered, gained nothing: where that is the rule, one thing is asked at a time.
-    fn keeps(&mut self, head: &Notification, doubt: &mut Doubt, answered: bool) -> bool {
-        let keeps = doubt.keeps(head.fingerprint());
+    fn accept_overlapped(&mut self, head: &Notification, doubt: &mut Doubt, answered: bool) -> bool {
+        let keeps = doubt.accept_overlapped(head.fingerprint());
         if keeps {
             self.stale = self.stale.saturating_sub(1);
         } else if answered {

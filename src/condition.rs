@@ -30,6 +30,10 @@ pub enum Condition {
     Throttled,
     /// No usable answer: unreachable, restarting, or an error of the server.
     UpstreamUnavailable,
+    /// Answers that are no notification, one after the other.
+    UnreadableAnswer,
+    /// What was published and deleted comes again and again.
+    StuckHead,
     /// The sink cannot be reached, or refuses.
     SinkUnavailable,
     /// Another bridge owns the sink.
@@ -44,7 +48,7 @@ pub enum Condition {
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::WebhookUrlSet,
         Self::TokenRefused,
         Self::WrongHost,
@@ -53,6 +57,8 @@ impl Condition {
         Self::QuotaExceeded,
         Self::Throttled,
         Self::UpstreamUnavailable,
+        Self::UnreadableAnswer,
+        Self::StuckHead,
         Self::SinkUnavailable,
         Self::WaitingForOwnership,
         Self::ForeignReader,
@@ -61,7 +67,7 @@ impl Condition {
     ];
 
     /// Those that an answer of Green API shows; a better answer ends whichever it was.
-    const UPSTREAM: [Self; 8] = [
+    const UPSTREAM: [Self; 9] = [
         Self::WebhookUrlSet,
         Self::TokenRefused,
         Self::WrongHost,
@@ -70,6 +76,7 @@ impl Condition {
         Self::QuotaExceeded,
         Self::Throttled,
         Self::UpstreamUnavailable,
+        Self::UnreadableAnswer,
     ];
 
     fn bit(self) -> u16 {
@@ -90,6 +97,14 @@ impl Condition {
             Self::QuotaExceeded => "the plan's quota is used up: it renews on the 1st, or change the plan",
             Self::Throttled => "too many requests: is something else using this instance?",
             Self::UpstreamUnavailable => "no usable answer from Green API: check `api_url` and the network if it lasts",
+            Self::UnreadableAnswer => {
+                "Green API answers with something that is no notification, and the queue waits behind it: check that \
+                 nothing between here and there changes answers, otherwise ask its support with the digest"
+            }
+            Self::StuckHead => {
+                "Green API confirms deletes and hands out the same notifications again, so the bridge slows down: reboot \
+                 the instance from the console, or ask its support"
+            }
             Self::SinkUnavailable => {
                 "the sink is not available: nothing is lost, notifications wait upstream for 24 hours"
             }
@@ -118,6 +133,8 @@ impl fmt::Display for Condition {
             Self::QuotaExceeded => "quota_exceeded",
             Self::Throttled => "throttled",
             Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::UnreadableAnswer => "unreadable_answer",
+            Self::StuckHead => "stuck_head",
             Self::SinkUnavailable => "sink_unavailable",
             Self::WaitingForOwnership => "waiting_for_ownership",
             Self::ForeignReader => "foreign_reader",
@@ -273,7 +290,7 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "webhook_url_set token_refused wrong_host instance_not_authorized instance_expired quota_exceeded throttled \
-             upstream_unavailable sink_unavailable waiting_for_ownership foreign_reader retention_at_risk dead_letters"
+             upstream_unavailable unreadable_answer stuck_head sink_unavailable waiting_for_ownership foreign_reader retention_at_risk dead_letters"
         );
     }
 }

@@ -31,8 +31,21 @@ pub enum Verdict {
         marked: bool,
     },
     /// It has been published before: prove ownership, delete it, publish nothing.
-    DeleteOnly,
+    DeleteOnly {
+        /// Whether the queue has confirmed its delete before, and hands it out all the same.
+        was_confirmed: bool,
+    },
+    /// It may be a read that lags behind the delete, so its receipt may by now be that of another
+    /// notification: neither publish nor delete it, pause, receive again.
+    ReceiveAgain {
+        /// How many times it was received since the last delete: 1 or 2.
+        receives: u8,
+    },
 }
+
+/// A head that the queue hands out although its delete was confirmed is judged from this receive
+/// on. Reads lag by at most two receives, so this one shows what is really there.
+const CONCLUSIVE_RECEIVE: u8 = 3;
 
 /// How a delete ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,8 +71,14 @@ enum Last {
     /// Nobody knows which it was, and this first head has been judged: it stays marked however
     /// often it is tried, because a mark is never taken back; any other head is new.
     FirstHead(Fingerprint),
-    /// It is gone from the queue: every head is new, even one with equal bytes.
-    Clean,
+    /// It is gone from the queue, as far as the queue tells. Remembered until the next one is stored,
+    /// because reads may lag: see [`Verdict::ReceiveAgain`].
+    Clean {
+        /// None when nothing was published that anybody knows of.
+        last: Option<Fingerprint>,
+        /// How many times a head with its fingerprint was received since the last delete.
+        receives: u8,
+    },
     /// Its first delete is unanswered: a head with its fingerprint may be itself, handed out just
     /// before it was deleted, or a new one of equal bytes.
     Pending(Fingerprint),
@@ -67,12 +86,18 @@ enum Last {
     InDoubt(Fingerprint),
 }
 
+impl Last {
+    fn clean(last: Option<Fingerprint>) -> Self {
+        Self::Clean { last, receives: 0 }
+    }
+}
+
 impl Doubt {
     /// The state of a lane that was just opened for the first time.
     #[must_use]
     pub fn new(memory: Memory) -> Self {
         let (last, sequence) = match memory {
-            Memory::Nothing => (Last::Clean, None),
+            Memory::Nothing => (Last::clean(None), None),
             Memory::Published { sequence, fingerprint } => (Last::InDoubt(fingerprint), Some(sequence)),
             Memory::Unknown => (Last::Unknown, None),
         };
@@ -106,26 +131,50 @@ impl Doubt {
     /// fingerprint of the last may have been handed out before that was deleted, or be new. It is
     /// thrown away, neither published nor deleted, and the next receive tells.
     #[must_use]
-    pub fn keeps(&mut self, head: Fingerprint) -> bool {
-        let is_another = self.last != Last::Pending(head);
-        if is_another {
+    pub fn accept_overlapped(&mut self, head: Fingerprint) -> bool {
+        match self.last {
+            Last::Pending(last) if last == head => false,
             // The last is gone, whatever its delete will be answered.
-            self.last = Last::Clean;
+            Last::Pending(last) => {
+                self.last = Last::clean(Some(last));
+                true
+            }
+            _ => true,
         }
-        is_another
     }
 
-    /// Judges the head of the queue. Judging it again is allowed.
+    /// Judges the head of the queue, once for every receive that brought it. `has_identity` tells
+    /// whether its body identifies itself: then equal bytes are the same notification.
     #[must_use]
-    pub fn head(&mut self, head: Fingerprint) -> Verdict {
+    pub fn judge(&mut self, head: Fingerprint, has_identity: bool) -> Verdict {
         match self.last {
-            Last::InDoubt(last) | Last::Pending(last) if last == head => return Verdict::DeleteOnly,
+            Last::InDoubt(last) | Last::Pending(last) if last == head => {
+                return Verdict::DeleteOnly { was_confirmed: false };
+            }
+            Last::Clean { last: Some(last), receives } if last == head => {
+                return self.judge_confirmed(head, has_identity, receives.saturating_add(1));
+            }
             Last::Unknown => self.last = Last::FirstHead(head),
             Last::FirstHead(first) if first == head => {}
             // Another head than the last: the last is gone.
-            Last::FirstHead(_) | Last::Clean | Last::Pending(_) | Last::InDoubt(_) => self.last = Last::Clean,
+            Last::FirstHead(_) => self.last = Last::clean(None),
+            Last::Pending(last) | Last::InDoubt(last) => self.last = Last::clean(Some(last)),
+            Last::Clean { .. } => {}
         }
         Verdict::Publish { marked: self.last == Last::FirstHead(head) }
+    }
+
+    /// A head with the fingerprint of the last, whose delete was confirmed.
+    fn judge_confirmed(&mut self, head: Fingerprint, has_identity: bool, receives: u8) -> Verdict {
+        self.last = Last::Clean { last: Some(head), receives };
+        if receives < CONCLUSIVE_RECEIVE {
+            Verdict::ReceiveAgain { receives }
+        } else if has_identity {
+            self.last = Last::InDoubt(head);
+            Verdict::DeleteOnly { was_confirmed: true }
+        } else {
+            Verdict::Publish { marked: true }
+        }
     }
 
     /// The head is stored for good and its delete is about to be sent. `sequence` is its place,
@@ -142,7 +191,7 @@ impl Doubt {
     pub fn deleted(&mut self, answer: Deleted) {
         if let Last::Pending(last) | Last::InDoubt(last) = self.last {
             self.last = match answer {
-                Deleted::Confirmed => Last::Clean,
+                Deleted::Confirmed => Last::clean(Some(last)),
                 Deleted::Unconfirmed => Last::InDoubt(last),
             };
         }
@@ -159,35 +208,63 @@ mod tests {
 
     const PLAIN: Verdict = Verdict::Publish { marked: false };
     const MARKED: Verdict = Verdict::Publish { marked: true };
+    const DELETE_ONLY: Verdict = Verdict::DeleteOnly { was_confirmed: false };
+    const DELETE_AGAIN: Verdict = Verdict::DeleteOnly { was_confirmed: true };
+    const AGAIN: [Verdict; 2] = [Verdict::ReceiveAgain { receives: 1 }, Verdict::ReceiveAgain { receives: 2 }];
 
     fn print(text: &str) -> Fingerprint {
         Fingerprint::of(text.as_bytes())
     }
 
-    #[test]
-    fn a_mark_is_never_taken_back_and_covers_only_the_first_head() {
-        let mut doubt = Doubt::new(Memory::Unknown);
-        assert_eq!([doubt.head(print("a")), doubt.head(print("a"))], [MARKED, MARKED]);
-        assert_eq!([doubt.head(print("b")), doubt.head(print("a"))], [PLAIN, PLAIN]);
+    fn judge(doubt: &mut Doubt, text: &str) -> Verdict {
+        doubt.judge(print(text), true)
+    }
+
+    /// Stored and deleted under this sequence.
+    fn clean(doubt: &mut Doubt, text: &str, sequence: u64) {
+        doubt.stored(print(text), Some(sequence));
+        doubt.deleted(Deleted::Confirmed);
     }
 
     #[test]
-    fn after_a_confirmed_delete_equal_bytes_are_new() {
+    fn a_mark_is_never_taken_back_and_covers_only_the_first_head() {
+        let mut doubt = Doubt::new(Memory::Unknown);
+        assert_eq!(["a", "a"].map(|text| judge(&mut doubt, text)), [MARKED, MARKED]);
+        assert_eq!(["b", "a"].map(|text| judge(&mut doubt, text)), [PLAIN, PLAIN]);
+    }
+
+    #[test]
+    fn after_a_confirmed_delete_only_the_third_receive_of_equal_bytes_is_judged() {
         let mut doubt = Doubt::new(Memory::Nothing);
-        assert_eq!(doubt.head(print("a")), PLAIN);
-        doubt.stored(print("a"), Some(1));
-        doubt.deleted(Deleted::Confirmed);
-        assert_eq!(doubt.head(print("a")), PLAIN);
+        for sequence in 1..4 {
+            clean(&mut doubt, "a", sequence);
+            assert_eq!(["a", "a", "a"].map(|text| judge(&mut doubt, text)), [AGAIN[0], AGAIN[1], DELETE_AGAIN]);
+            assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY, "in doubt until it is answered");
+        }
+        clean(&mut doubt, "a", 4);
+        let anonymous = [(); 4].map(|()| doubt.judge(print("a"), false));
+        assert_eq!(anonymous, [AGAIN[0], AGAIN[1], MARKED, MARKED], "without an identity it is new, and stays marked");
+    }
+
+    #[test]
+    fn the_last_one_is_remembered_until_the_next_is_stored() {
+        let mut doubt = Doubt::new(Memory::Nothing);
+        clean(&mut doubt, "a", 1);
+        assert_eq!(["a", "b", "a", "a"].map(|text| judge(&mut doubt, text)), [AGAIN[0], PLAIN, AGAIN[1], DELETE_AGAIN]);
+        let mut doubt = Doubt::new(Memory::Nothing);
+        clean(&mut doubt, "a", 1);
+        clean(&mut doubt, "b", 2);
+        assert_eq!(judge(&mut doubt, "a"), PLAIN);
     }
 
     #[test]
     fn after_any_other_answer_equal_bytes_are_a_redelivery_until_another_head_is_seen() {
         let mut doubt = Doubt::new(Memory::Published { sequence: 4, fingerprint: print("a") });
-        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
+        assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY);
         doubt.stored(print("a"), None);
         doubt.deleted(Deleted::Unconfirmed);
-        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
-        assert_eq!([doubt.head(print("b")), doubt.head(print("a"))], [PLAIN, PLAIN]);
+        assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY);
+        assert_eq!(["b", "a"].map(|text| judge(&mut doubt, text)), [PLAIN, AGAIN[0]]);
     }
 
     #[test]
@@ -196,38 +273,41 @@ mod tests {
         assert!(!doubt.may_overlap());
         doubt.stored(print("a"), Some(1));
         assert!(doubt.may_overlap());
-        assert!(!doubt.keeps(print("a")));
+        assert!(!doubt.accept_overlapped(print("a")));
         doubt.deleted(Deleted::Unconfirmed);
-        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
+        assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY);
         doubt.stored(print("a"), None);
         assert!(!doubt.may_overlap(), "in doubt nothing overlaps");
         doubt.deleted(Deleted::Confirmed);
         doubt.stored(print("b"), Some(2));
-        assert!(doubt.keeps(print("c")));
+        assert!(!doubt.accept_overlapped(print("b")));
+        doubt.deleted(Deleted::Confirmed);
+        assert_eq!(judge(&mut doubt, "b"), AGAIN[0], "what was thrown away does not count");
+        doubt.stored(print("c"), Some(3));
+        assert!(doubt.accept_overlapped(print("d")));
         doubt.deleted(Deleted::Unconfirmed);
-        assert_eq!([doubt.head(print("c")), doubt.head(print("b"))], [PLAIN, PLAIN], "b is gone for certain");
+        assert_eq!(["d", "c"].map(|text| judge(&mut doubt, text)), [PLAIN, AGAIN[0]], "c is gone for certain");
     }
 
     #[test]
     fn a_lane_opened_again_starts_over_only_if_the_sequence_moved() {
-        let clean = || {
+        let fifth = || {
             let mut doubt = Doubt::new(Memory::Published { sequence: 4, fingerprint: print("x") });
-            assert_eq!(doubt.head(print("a")), PLAIN);
-            doubt.stored(print("a"), Some(5));
-            doubt.deleted(Deleted::Confirmed);
+            assert_eq!(judge(&mut doubt, "a"), PLAIN);
+            clean(&mut doubt, "a", 5);
             doubt
         };
-        let mut doubt = clean();
+        let mut doubt = fifth();
         doubt.reopened(Memory::Published { sequence: 5, fingerprint: print("a") });
-        assert_eq!(doubt.head(print("a")), PLAIN, "the second of two equal ones, of which the commit failed");
-        let mut doubt = clean();
+        assert_eq!(judge(&mut doubt, "a"), AGAIN[0], "what is known holds");
+        let mut doubt = fifth();
         doubt.reopened(Memory::Published { sequence: 6, fingerprint: print("a") });
-        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly, "the second of two equal ones was committed");
-        let mut doubt = clean();
+        assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY, "the second of two equal ones was committed");
+        let mut doubt = fifth();
         doubt.reopened(Memory::Unknown);
-        assert_eq!(doubt.head(print("a")), MARKED);
+        assert_eq!(judge(&mut doubt, "a"), MARKED);
         let mut doubt = Doubt::new(Memory::Nothing);
         doubt.reopened(Memory::Published { sequence: 1, fingerprint: print("a") });
-        assert_eq!(doubt.head(print("a")), Verdict::DeleteOnly);
+        assert_eq!(judge(&mut doubt, "a"), DELETE_ONLY);
     }
 }

@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::condition::{Condition, Conditions};
-use crate::doubt::Deleted;
+use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
+use crate::repeats::Repeats;
 use crate::sink::Stored;
 use crate::status::{self, InstanceStatus, now};
 
@@ -33,6 +34,7 @@ pub(crate) struct Health {
     /// For whoever asks.
     pub(crate) status: Arc<InstanceStatus>,
     pauses: Pauses,
+    repeats: Repeats,
     looked: Option<Instant>,
     counted: Option<Instant>,
     /// Whether something waited when the queue was last asked.
@@ -54,6 +56,7 @@ impl Health {
             conditions: Conditions::of(instance),
             status: InstanceStatus::of(instance),
             pauses: Pauses::new(),
+            repeats: Repeats::default(),
             looked: None,
             counted: None,
             hinted: false,
@@ -76,8 +79,8 @@ impl Health {
         self.status.in_flight.set(0);
     }
 
-    /// The queue has this head.
-    pub(crate) fn received(&mut self, head: &Notification) {
+    /// The queue has this head, which is judged so.
+    pub(crate) fn received(&mut self, head: &Notification, verdict: Verdict) {
         let facts = head.facts();
         self.status.received.increase(&facts.kind);
         self.status.in_flight.set(1);
@@ -97,16 +100,26 @@ impl Health {
                 self.leave_upstream();
             }
         }
-        let vanished = self.expected.is_some_and(|expected| expected != head.fingerprint());
+        match verdict {
+            // A read that lags tells nothing of the head that is there.
+            Verdict::ReceiveAgain { .. } => {}
+            // Maybe a read that lags far behind.
+            Verdict::Publish { .. } if self.repeats.contains(head.fingerprint()) => self.expected = None,
+            Verdict::Publish { .. } | Verdict::DeleteOnly { .. } => self.expect(head.fingerprint()),
+        }
+        if self.last.replace(head.fingerprint()) != Some(head.fingerprint()) {
+            // The queue moves on, whatever its answers to deletes say.
+            self.pauses = Pauses::new();
+        }
+    }
+
+    /// From now on this head must be there until a delete of ours hits it.
+    fn expect(&mut self, head: Fingerprint) {
+        let vanished = self.expected.replace(head).is_some_and(|expected| expected != head);
         // Old ones vanish by themselves.
         if vanished && !self.conditions.contains(Condition::RetentionAtRisk) {
             self.undisturbed = 0;
             self.conditions.enter(Condition::ForeignReader, &"the head of the queue vanished without a delete of ours");
-        }
-        self.expected = Some(head.fingerprint());
-        if self.last.replace(head.fingerprint()) != Some(head.fingerprint()) {
-            // The queue moves on, whatever its answers to deletes say.
-            self.pauses = Pauses::new();
         }
     }
 
@@ -124,6 +137,7 @@ impl Health {
     /// that may lie in both directions: it only starts a clock, and only as long as nothing comes.
     pub(crate) fn empty(&mut self, waiting: Option<u64>) {
         self.recovered();
+        self.conditions.leave(Condition::StuckHead);
         self.hinted = waiting.map_or(self.hinted, |waiting| waiting > 0);
         if self.hinted {
             self.may_wait(now());
@@ -146,9 +160,14 @@ impl Health {
         }
     }
 
-    /// The sink took it, to where it belongs, and not before.
-    pub(crate) fn published(&self, head: &Notification) {
+    /// The sink took it, and not before.
+    pub(crate) fn published(&mut self, head: &Notification, stored: &Stored) {
         let facts = head.facts();
+        self.repeats.published(head.fingerprint(), facts.has_identity);
+        self.judge_repeats();
+        if stored.is_dead_letter() {
+            return;
+        }
         self.status.published.increase(&facts.kind);
         if let Some(sink) = status::the_sink() {
             let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
@@ -156,6 +175,31 @@ impl Health {
             let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
             sink.end_to_end_seconds.observe(age);
         }
+    }
+
+    /// The head is deleted again, although its delete was confirmed.
+    pub(crate) fn redelivered(&mut self) {
+        self.repeats.redelivered();
+        self.judge_repeats();
+    }
+
+    fn judge_repeats(&mut self) {
+        if self.repeats.is_stuck() {
+            let cause = &"what was published and deleted comes again and again";
+            self.conditions.enter(Condition::StuckHead, cause);
+        } else {
+            self.conditions.leave(Condition::StuckHead);
+        }
+    }
+
+    /// Whether the queue repeats itself, so that nothing is gained by asking fast.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.repeats.is_slow()
+    }
+
+    /// How long to wait before the next receive when it does.
+    pub(crate) fn pause_after_repeat(&mut self) -> Option<Duration> {
+        self.repeats.pause()
     }
 
     /// The sink refused it for now.
@@ -277,12 +321,12 @@ mod tests {
             let mut health = Health::of("81".parse().unwrap());
             let mut pauses = Vec::new();
             for _ in 0..9 {
-                health.received(&stuck);
+                health.received(&stuck, Verdict::DeleteOnly { was_confirmed: false });
                 ended(&mut health);
                 pauses.push(health.pause().as_secs());
             }
             assert!(pauses[0] < 2 && pauses[8] == 60, "{pauses:?}");
-            health.received(&head("{}"));
+            health.received(&head("{}"), Verdict::Publish { marked: false });
             assert!(health.pause().as_secs() < 2, "the queue moves on");
         }
     }

@@ -15,6 +15,7 @@ pub mod green_api;
 mod health;
 pub mod notification;
 pub mod pauses;
+mod repeats;
 pub mod sink;
 mod status;
 mod systemd;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 mod facts;
 
 pub use self::facts::Facts;
-pub(crate) use self::facts::names_itself;
+pub(crate) use self::facts::has_identity;
 
 /// The number of a Green API instance: one account, one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
@@ -50,7 +50,7 @@ impl fmt::Display for ReceiptId {
 
 /// The SHA-256 of a body: the identity of a notification within its instance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 32]);
+pub struct Fingerprint(pub(crate) [u8; 32]);
 
 impl Fingerprint {
     /// The fingerprint of these exact bytes.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use crate::notification::{InstanceId, names_itself};
+use crate::notification::{InstanceId, has_identity};
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -141,7 +141,7 @@ impl Audit {
         tally.there(message.epoch, message.sequence);
         tally.first.entry(lane).or_insert(message.sequence);
         // Only what has neither a time nor an id may come twice with equal bytes.
-        let is_copy = !new_id && (!new_place || names_itself(body));
+        let is_copy = !new_id && (!new_place || has_identity(body));
         if is_copy {
             tally.doubled += u64::from(!message.marked);
         } else {

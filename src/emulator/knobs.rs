@@ -37,6 +37,10 @@ pub struct Knobs {
     pub concurrent_receivers: ConcurrentReceivers,
     /// Whether a receive answers with the head of the moment it arrived at, deleted since or not.
     pub stale_heads: bool,
+    /// For how long after a delete receives still return what it deleted.
+    pub receive_lag_ms: u64,
+    /// Whether deletes of the head are answered `true` and delete nothing.
+    pub head_stays: bool,
     /// Every so many receives of a filled queue answer as if it were empty; 0 for none.
     pub false_empty_every: u32,
     /// Every so many notifications are queued twice; 0 for none.
@@ -79,6 +83,8 @@ impl Default for Knobs {
             delete_requires_receive: true,
             concurrent_receivers: ConcurrentReceivers::AllGetHead,
             stale_heads: false,
+            receive_lag_ms: 0,
+            head_stays: false,
             false_empty_every: 0,
             duplicate_every: 0,
             error_body_format: ErrorBodyFormat::Path,

@@ -53,6 +53,8 @@ pub enum EventKind {
     Expired,
     /// A notification was handed out and not deleted, where that loses it.
     Lost,
+    /// The delete of the head was answered `true` and had no effect.
+    DeleteIgnored,
     /// The queue was cleared.
     Cleared,
     /// The instance was rebooted.
@@ -100,6 +102,8 @@ pub(super) struct Instance {
     /// What `setSettings` said, and when it applies.
     coming: Option<(u64, Settings)>,
     queue: VecDeque<Queued>,
+    /// What receives still return until then, although it is deleted.
+    lagging: Option<(u64, u64, Notification)>,
     last_receipt: u64,
     last_generated: u64,
     pushes: u32,
@@ -139,6 +143,7 @@ impl Instance {
             settings: new_settings(),
             coming: None,
             queue: VecDeque::new(),
+            lagging: None,
             last_receipt: 0,
             last_generated: 0,
             pushes: 0,
@@ -184,6 +189,11 @@ impl Instance {
         self.settle(now_ms);
         if self.knobs.redelivery == Redelivery::Never && self.queue.front().is_some_and(|head| head.receipt.is_some()) {
             self.drop_head(now_ms, EventKind::Lost);
+        }
+        self.lagging.take_if(|(until_ms, ..)| *until_ms <= now_ms);
+        if let Some((_, receipt, deleted)) = self.lagging.clone() {
+            self.record(now_ms, EventKind::Received, Some(receipt), Some(&deleted.sha256));
+            return Head::There(receipt, deleted.body);
         }
         let next_receipt = self.next_receipt();
         let Some(head) = self.queue.front_mut() else { return Head::Nothing { until_ms: None } };
@@ -232,6 +242,13 @@ impl Instance {
         if self.queue.front().is_some_and(|head| head.receipt.is_none()) {
             self.last_receipt += 1;
         }
+        if self.knobs.head_stays {
+            self.record(now_ms, EventKind::DeleteIgnored, receipt, None);
+            return true;
+        }
+        let (lag_ms, head) = (self.knobs.receive_lag_ms, self.queue.front());
+        let lagging = head.zip(receipt).filter(|_| lag_ms > 0);
+        self.lagging = lagging.map(|(head, receipt)| (now_ms + lag_ms, receipt, head.notification.clone()));
         self.drop_head(now_ms, EventKind::Deleted);
         if let Some(event) = self.journal.last_mut() {
             event.receipt_id = receipt;

@@ -22,6 +22,9 @@ pub struct Facts {
     pub chat: Option<String>,
     /// The `stateInstance` of a `stateInstanceChanged`.
     pub state: Option<String>,
+    /// Whether the body identifies itself, by a non-empty `idMessage` or an integer `timestamp`: two
+    /// of equal bytes are then one notification.
+    pub has_identity: bool,
 }
 
 /// 9999-12-31T23:59:59Z.
@@ -30,8 +33,10 @@ const LAST_SECOND: u64 = 253_402_300_799;
 impl Facts {
     /// Never fails: what is not there, or not of the expected form, counts as absent.
     pub(super) fn of(body: &[u8], received_at: Timestamp) -> Self {
-        let [kind, timestamp, sender, chat, from, avatar, state] =
-            members(body, ["typeWebhook", "timestamp", "senderData", "chatId", "from", "avatarInfo", "stateInstance"]);
+        let [kind, timestamp, sender, chat, from, avatar, state, message] = members(
+            body,
+            ["typeWebhook", "timestamp", "senderData", "chatId", "from", "avatarInfo", "stateInstance", "idMessage"],
+        );
         let kind = kind.and_then(text).filter(|kind| is_kind(kind)).unwrap_or_else(|| "unknown".into());
         let state = state.filter(|_| kind == "stateInstanceChanged").and_then(text);
         let seconds = timestamp.and_then(|raw| raw.get().parse().ok()).filter(|seconds| *seconds <= LAST_SECOND);
@@ -50,13 +55,26 @@ impl Facts {
                 .or_else(|| from.and_then(text).filter(said))
                 .or_else(|| nested(avatar).filter(said)),
             state,
+            has_identity: is_identity(message, timestamp),
         }
     }
 }
 
-/// Whether a body names its time or its message. Two of equal bytes are then one notification.
-pub(crate) fn names_itself(body: &[u8]) -> bool {
-    members(body, ["timestamp", "idMessage"]).iter().any(Option::is_some)
+/// Whether a body identifies itself: see [`Facts::has_identity`].
+pub(crate) fn has_identity(body: &[u8]) -> bool {
+    let [message, timestamp] = members(body, ["idMessage", "timestamp"]);
+    is_identity(message, timestamp)
+}
+
+fn is_identity(message: Option<&RawValue>, timestamp: Option<&RawValue>) -> bool {
+    // Any number of digits, but no fraction and no exponent.
+    let is_integer = |raw: &RawValue| {
+        let digits = raw.get().strip_prefix('-').unwrap_or(raw.get());
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // What is no text, a lone surrogate say, is still not empty.
+    let is_text = |raw: &RawValue| raw.get().starts_with('"') && raw.get() != "\"\"";
+    message.is_some_and(is_text) || timestamp.is_some_and(is_integer)
 }
 
 fn is_kind(text: &str) -> bool {
@@ -173,6 +191,25 @@ mod tests {
             let received = time(odd).parse::<Timestamp>().expect("RFC 3339");
             assert!(Timestamp::now().duration_since(received).abs() < SignedDuration::from_secs(60), "{odd}");
         }
+    }
+
+    #[test]
+    fn a_body_identifies_itself_by_its_message_or_its_time() {
+        for body in [r#"{"idMessage":"x"}"#, r#"{"timestamp":0}"#, r#"{"timestamp":-1,"idMessage":7}"#] {
+            assert!(has_identity(body.as_bytes()), "{body}");
+        }
+        for body in [
+            "{}",
+            "null",
+            r#"{"idMessage":""}"#,
+            r#"{"idMessage":7,"timestamp":"7"}"#,
+            r#"{"timestamp":1.5}"#,
+            r#"{"timestamp":1e3}"#,
+            r#"{"timestamp":null,"nested":{"idMessage":"x"}}"#,
+        ] {
+            assert!(!has_identity(body.as_bytes()), "{body}");
+        }
+        assert!(Facts::of(br#"{"idMessage":"x"}"#, Timestamp::now()).has_identity);
     }
 
     #[test]

@@ -98,6 +98,9 @@ mod rabbitmq_verify;
 /// The README stays true.
 #[cfg(feature = "emulator")]
 mod readme;
+/// Notifications that come again although their deletes were confirmed.
+#[cfg(feature = "emulator")]
+mod repeats;
 /// An emulated instance and the bridge under test.
 #[cfg(feature = "emulator")]
 mod scene;

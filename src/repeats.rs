@@ -1,0 +1,120 @@
+//! Heads that come again although they were published and their deletes confirmed. What to do with
+//! each is decided in [`crate::doubt`]; this only slows down, because a queue that goes in circles
+//! would otherwise do so as fast as it can.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::notification::Fingerprint;
+use crate::pauses::Pauses;
+
+/// So many of the last published are remembered.
+const RECENT: usize = 16;
+/// From this one in a row on, there is a pause after each.
+const SLOW_FROM: u32 = 3;
+/// From this one in a row on, somebody should know.
+const STUCK_FROM: u32 = 5;
+
+/// What was published lately, and how often in a row it came again.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    recent: VecDeque<Fingerprint>,
+    in_a_row: u32,
+    pauses: Pauses,
+}
+
+impl Repeats {
+    /// Whether this is one of the last published.
+    pub(crate) fn contains(&self, head: Fingerprint) -> bool {
+        self.recent.contains(&head)
+    }
+
+    /// The last published came again after its delete was confirmed, and is deleted again.
+    pub(crate) fn redelivered(&mut self) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+    }
+
+    /// It was published. One that has an identity and was published before is another such repeat;
+    /// anything else shows that the queue moves on.
+    pub(crate) fn published(&mut self, head: Fingerprint, has_identity: bool) {
+        if self.contains(head) {
+            if has_identity {
+                self.redelivered();
+            }
+            self.recent.retain(|other| *other != head);
+        } else {
+            self.in_a_row = 0;
+            self.pauses = Pauses::new();
+        }
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(head);
+    }
+
+    /// Whether to slow down.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.in_a_row >= SLOW_FROM
+    }
+
+    /// Whether the queue does not get on.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.in_a_row >= STUCK_FROM
+    }
+
+    /// How long to wait before the next receive: grows with each repeat in a row.
+    pub(crate) fn pause(&mut self) -> Option<Duration> {
+        self.is_slow().then(|| self.pauses.after_failure())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(number: u8) -> Fingerprint {
+        Fingerprint::of(&[number])
+    }
+
+    #[test]
+    fn the_third_repeat_in_a_row_slows_down_and_the_fifth_is_stuck() {
+        let states = |mut repeat: Box<dyn FnMut(&mut Repeats)>| {
+            let mut repeats = Repeats::default();
+            (1..=2).for_each(|number| repeats.published(print(number), true));
+            let states: Vec<_> = (0..6)
+                .map(|_| {
+                    repeat(&mut repeats);
+                    (repeats.pause().is_some(), repeats.is_stuck())
+                })
+                .collect();
+            repeats.published(print(3), true);
+            assert!(!repeats.is_slow(), "another one shows that the queue moves on");
+            states
+        };
+        let slow = [(false, false), (false, false), (true, false), (true, false), (true, true), (true, true)];
+        assert_eq!(states(Box::new(Repeats::redelivered)), slow);
+        let mut number = 0;
+        assert_eq!(
+            states(Box::new(move |repeats| {
+                number += 1;
+                repeats.published(print(1 + number % 2), true);
+            })),
+            slow,
+            "A, B, A, B"
+        );
+        assert_eq!(states(Box::new(|repeats| repeats.published(print(1), false))), [(false, false); 6]);
+    }
+
+    #[test]
+    fn sixteen_are_remembered() {
+        let mut repeats = Repeats::default();
+        (1..=17).for_each(|number| repeats.published(print(number), true));
+        assert_eq!([1, 2, 17].map(|number| repeats.contains(print(number))), [false, true, true]);
+    }
+
+    #[test]
+    fn the_pauses_grow_with_each_repeat() {
+        let mut repeats = Repeats::default();
+        (0..SLOW_FROM).for_each(|_| repeats.redelivered());
+        let pauses: Vec<_> = (0..8).map(|_| repeats.pause().map_or(0, |pause| pause.as_secs())).collect();
+        assert!(pauses[0] < 2 && pauses[7] == 60, "{pauses:?}");
+    }
+}
