@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use green_api_bridge::config::{Amqp, Kafka, Sink as SinkConfig};
-use green_api_bridge::notification::{InstanceId, Notification};
+use green_api_bridge::notification::{Answer, InstanceId};
 use green_api_bridge::sink::{self, Sink};
 use tokio::task::JoinSet;
 
@@ -98,7 +98,7 @@ async fn publish(sink: &Arc<dyn Sink>, instances: usize, each: usize) -> Vec<Dur
             for number in 0..each {
                 let envelope =
                     format!(r#"{{"receiptId":1,"body":{{"idMessage":"{number}","text":"{}"}}}}"#, "x".repeat(500));
-                let notification = Notification::from_envelope(instance, &Bytes::from(envelope)).unwrap();
+                let notification = Answer::read(instance, &Bytes::from(envelope)).head().unwrap();
                 let begun = Instant::now();
                 drop(lane.publish(&notification, false).await.unwrap());
                 times.push(begun.elapsed());

@@ -17,6 +17,7 @@ use crate::health::Health;
 use crate::notification::Notification;
 use crate::sink::{Lane, Sink, SinkError, Stored};
 use crate::status::{InstanceStatus, Outcome};
+use crate::unreadable::Unreadable;
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
 /// may answer empty at once instead of waiting.
@@ -34,6 +35,7 @@ pub struct Bridge<'a> {
     sink: &'a dyn Sink,
     stop: &'a CancellationToken,
     health: Health,
+    unreadable: Unreadable,
     /// Counts stale heads up and useful ones down; at the limit nothing overlaps until a restart.
     stale: u8,
 }
@@ -43,7 +45,7 @@ impl<'a> Bridge<'a> {
     #[must_use]
     pub fn new(queue: Queue, sink: &'a dyn Sink, stop: &'a CancellationToken) -> Self {
         let health = Health::of(queue.instance());
-        Self { queue, sink, stop, health, stale: 0 }
+        Self { queue, sink, stop, health, unreadable: Unreadable::default(), stale: 0 }
     }
 
     /// Receive → publish → delete, one notification after the other, until it is told to stop.
@@ -115,8 +117,17 @@ impl<'a> Bridge<'a> {
     /// What an answer brought, after the pause that it asks for.
     async fn received(&mut self, asked: Instant, answer: Result<Received, Problem>) -> Option<Notification> {
         match answer {
-            Ok(Received::Head(head)) => return Some(head),
+            Ok(Received::Head(head)) => {
+                self.unreadable.ended();
+                return Some(head);
+            }
+            Ok(Received::NoBody(rest, _)) if self.unreadable.is_conclusive(rest.fingerprint()) => return Some(rest),
+            Ok(Received::Unreadable(problem)) => {
+                let condition = self.unreadable.unreadable();
+                self.wait_out(&problem.in_condition(condition)).await;
+            }
             Ok(Received::Empty) => {
+                self.unreadable.ended();
                 let waiting = if self.health.wants_count() {
                     self.stop.run_until_cancelled(self.queue.waiting()).await.and_then(Result::ok)
                 } else {
@@ -125,7 +136,7 @@ impl<'a> Bridge<'a> {
                 self.health.empty(waiting);
                 sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
             }
-            Err(problem) => self.wait_out(&problem).await,
+            Ok(Received::NoBody(_, problem)) | Err(problem) => self.wait_out(&problem).await,
         }
         None
     }
@@ -245,7 +256,7 @@ async fn receive_once(queue: &Queue, status: &InstanceStatus) -> Result<Received
     let outcome = match &answer {
         Ok(Received::Head(_)) => Outcome::Notification,
         Ok(Received::Empty) => Outcome::Empty,
-        Err(_) => Outcome::Error,
+        Ok(Received::NoBody(..) | Received::Unreadable(_)) | Err(_) => Outcome::Error,
     };
     status.polled(outcome, asked.elapsed());
     answer

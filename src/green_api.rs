@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::condition::Condition;
 use crate::doubt::Deleted;
-use crate::notification::{InstanceId, Notification, ReceiptId};
+use crate::notification::{self, Fingerprint, InstanceId, Notification, ReceiptId};
 use crate::pauses::Pace;
 use crate::sink::Stored;
 use crate::token::{TokenSource, UnreadableSecret};
@@ -95,6 +95,11 @@ pub enum Received {
     Head(Notification),
     /// Nothing, as far as the server says.
     Empty,
+    /// A receipt without a readable body. It is a disturbance on the way, and to be received again;
+    /// or what the queue really holds, when the same comes again and again.
+    NoBody(Notification, Problem),
+    /// Anything else.
+    Unreadable(Problem),
 }
 
 /// A request that did not get what it asked for. Its text names neither token nor URL, and never
@@ -108,6 +113,13 @@ pub struct Problem {
     pub condition: Condition,
     /// How long the server asked to be left alone.
     pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// The same, concluded to be of another condition.
+    pub(crate) fn in_condition(self, condition: Condition) -> Self {
+        Self { condition, ..self }
+    }
 }
 
 struct Answer {
@@ -145,7 +157,7 @@ impl Queue {
     /// sent, as the service allows. May be dropped.
     ///
     /// # Errors
-    /// Whatever is not a notification and does not mean an empty queue.
+    /// Whatever is no answer of the queue, or larger than 64 MiB.
     pub async fn receive(&self) -> Result<Received, Problem> {
         let call = Call::Receive;
         let seconds = self.api.receive_timeout.as_secs();
@@ -156,11 +168,22 @@ impl Queue {
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Empty => Ok(Received::Empty),
-            Meaning::Success => Notification::from_envelope(self.instance, &answer.body).map(Received::Head).map_err(
-                |_may_quote_the_body| {
-                    self.problem(call, Condition::UpstreamUnavailable, "the answer is no notification")
-                },
-            ),
+            Meaning::Success => {
+                // Of what is private only this may be told.
+                let unreadable = |what: &str| {
+                    let (length, digest) = (answer.body.len(), Fingerprint::of(&answer.body));
+                    let detail = format!("the answer {what}: {length} bytes, SHA-256 {digest}");
+                    self.problem(call, Condition::UpstreamUnavailable, &detail)
+                };
+                Ok(match notification::Answer::read(self.instance, &answer.body) {
+                    notification::Answer::Empty => Received::Empty,
+                    notification::Answer::Head(head) => Received::Head(head),
+                    notification::Answer::NoBody(rest) => {
+                        Received::NoBody(rest, unreadable("has a receipt and no readable body"))
+                    }
+                    notification::Answer::Unreadable => Received::Unreadable(unreadable("is no notification")),
+                })
+            }
             other => Err(self.trouble(call, other, &answer)),
         }
     }
@@ -262,12 +285,20 @@ impl Queue {
         let unavailable = |error: reqwest::Error| self.problem(call, Condition::UpstreamUnavailable, &cause(error));
         let mut response = request.send().await.map_err(unavailable)?;
         let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
+        let too_large = || {
+            let is_head = call == Call::Receive && (200..=299).contains(&status);
+            let condition = if is_head { Condition::UnreadableAnswer } else { Condition::UpstreamUnavailable };
+            self.problem(call, condition, "the answer is larger than 64 MiB")
+        };
+        if response.content_length().is_some_and(|length| length > LARGEST_ANSWER as u64) {
+            return Err(too_large());
+        }
         let first = response.chunk().await.map_err(unavailable)?.unwrap_or_default();
         let mut whole = None::<BytesMut>;
         while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
             let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
             if whole.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(self.problem(call, Condition::UpstreamUnavailable, "the answer is larger than 64 MiB"));
+                return Err(too_large());
             }
             whole.extend_from_slice(&chunk);
         }

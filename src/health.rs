@@ -286,6 +286,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notification::Answer;
 
     const HOUR: u64 = 60 * 60;
 
@@ -313,7 +314,7 @@ mod tests {
     fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
         let head = |body: &str| {
             let envelope = bytes::Bytes::from(format!(r#"{{"receiptId":1,"body":{body}}}"#));
-            Notification::from_envelope("81".parse().unwrap(), &envelope).unwrap()
+            Answer::read("81".parse().unwrap(), &envelope).head().unwrap()
         };
         let stuck = head(r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}"#);
         let ends: [fn(&mut Health); 2] = [|health| health.deleted(Deleted::Unconfirmed, true), Health::lost_sight];

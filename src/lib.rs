@@ -21,5 +21,6 @@ mod status;
 mod systemd;
 pub mod telemetry;
 pub mod token;
+mod unreadable;
 pub mod verify;
 pub mod watch;

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::JsonSchema;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+mod envelope;
 mod facts;
 
+use self::envelope::Envelope;
 pub use self::facts::Facts;
 pub(crate) use self::facts::has_identity;
 
@@ -94,6 +96,7 @@ pub struct Notification {
     body: Bytes,
     fingerprint: Fingerprint,
     facts: Arc<Facts>,
+    is_malformed: bool,
 }
 
 /// The body is a private message: only its size is shown.
@@ -108,25 +111,55 @@ impl fmt::Debug for Notification {
     }
 }
 
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(rename = "receiptId")]
-    receipt: ReceiptId,
-    // A plain `Option` would take the body `null` for no body.
-    #[serde(borrow)]
-    body: &'a RawValue,
+/// What an answer of `receiveNotification` holds.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Nothing is queued, as far as the answer tells.
+    Empty,
+    /// A notification.
+    Head(Notification),
+    /// A receipt and no readable body, because the answer ends early, goes on behind its end, or has
+    /// none. The notification's body is the answer itself without the receipt's value, so that the
+    /// same one is known again under another receipt.
+    NoBody(Notification),
+    /// Neither.
+    Unreadable,
+}
+
+impl Answer {
+    /// Reads an answer by structure alone: a body is whatever stands in its place, and shares the
+    /// answer's bytes.
+    #[must_use]
+    pub fn read(instance: InstanceId, answer: &Bytes) -> Self {
+        let envelope = Envelope::read(answer);
+        match (envelope.receipt, envelope.body) {
+            _ if envelope.is_empty => Self::Empty,
+            (Some((receipt, _)), Some(body)) if envelope.is_whole => {
+                Self::Head(Notification::new(instance, receipt, answer.slice(body)))
+            }
+            (Some((receipt, value)), _) => {
+                let body = Bytes::from([&answer[..value.start], &answer[value.end..]].concat());
+                Self::NoBody(Notification::new(instance, receipt, body))
+            }
+            (None, _) => Self::Unreadable,
+        }
+    }
+
+    /// The notification that it holds whole.
+    #[must_use]
+    pub fn head(self) -> Option<Notification> {
+        match self {
+            Self::Head(head) => Some(head),
+            Self::Empty | Self::NoBody(_) | Self::Unreadable => None,
+        }
+    }
 }
 
 impl Notification {
-    /// Takes the answer of `receiveNotification` apart; the body shares its bytes.
-    ///
-    /// # Errors
-    /// When the answer is no JSON object with a whole number `receiptId` and a `body`.
-    pub fn from_envelope(instance: InstanceId, envelope: &Bytes) -> Result<Self, serde_json::Error> {
-        let Envelope { receipt, body } = serde_json::from_slice(envelope)?;
-        let body = envelope.slice_ref(body.get().as_bytes());
+    fn new(instance: InstanceId, receipt: ReceiptId, body: Bytes) -> Self {
         let facts = Arc::new(Facts::of(&body, Timestamp::now()));
-        Ok(Self { instance, receipt, fingerprint: Fingerprint::of(&body), facts, body })
+        let is_json = str::from_utf8(&body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+        Self { instance, receipt, fingerprint: Fingerprint::of(&body), facts, is_malformed: !is_json, body }
     }
 
     /// The instance whose queue it came from.
@@ -141,10 +174,16 @@ impl Notification {
         self.receipt
     }
 
-    /// The body, byte for byte as the API sent it: JSON text, whatever it says.
+    /// The body, byte for byte as the API sent it, whatever it is.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// Whether the body is not valid JSON in UTF-8: consumers, who parse it, are not to get it.
+    #[must_use]
+    pub fn is_malformed(&self) -> bool {
+        self.is_malformed
     }
 
     /// Its identity within the instance.
@@ -173,7 +212,7 @@ mod tests {
 
     fn notification(body: &str) -> Notification {
         let envelope = Bytes::from(format!(r#"{{"receiptId":7,"body":{body}}}"#));
-        Notification::from_envelope(InstanceId(1_101_000_001), &envelope).expect(body)
+        Answer::read(InstanceId(1_101_000_001), &envelope).head().expect(body)
     }
 
     #[test]
@@ -198,17 +237,33 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_needs_a_receipt_and_a_body() {
-        for envelope in ["{}", r#"{"receiptId":1}"#, r#"{"body":{}}"#, r#"{"receiptId":-1,"body":{}}"#, "[]", "", "{"] {
-            let envelope = Bytes::from(envelope);
-            assert!(Notification::from_envelope(InstanceId(1), &envelope).is_err(), "{envelope:?}");
+    fn an_answer_is_one_of_four() {
+        let read = |answer: &'static [u8]| Answer::read(InstanceId(1), &Bytes::from_static(answer));
+        assert!(matches!(read(b" null"), Answer::Empty));
+        for answer in [&b"[]"[..], b"{\"body\":{}}", b"<html>", b"{\"receiptId\":-1,\"body\":{}}", b"{\"receiptId\":1"]
+        {
+            assert!(matches!(read(answer), Answer::Unreadable), "{answer:?}");
         }
-        let reversed = Bytes::from(r#" {"body": null, "more": {}, "receiptId": 18446744073709551615 } "#);
-        let reversed = Notification::from_envelope(InstanceId(1), &reversed).expect("valid");
-        assert_eq!(
-            (reversed.body().as_ref(), reversed.receipt().to_string().as_str()),
-            (&b"null"[..], "18446744073709551615")
-        );
+        for (answer, rest) in [
+            (&b"{\"receiptId\":12}"[..], &b"{\"receiptId\":}"[..]),
+            (b"{\"receiptId\":12,\"body\":{\"a\":", b"{\"receiptId\":,\"body\":{\"a\":"),
+            (b"{\"receiptId\":12,\"body\":{}}}", b"{\"receiptId\":,\"body\":{}}}"),
+        ] {
+            let Answer::NoBody(found) = read(answer) else { panic!("{answer:?}") };
+            assert_eq!((found.receipt(), found.body().as_ref(), found.is_malformed()), (ReceiptId(12), rest, true));
+        }
+        let reversed = read(br#" {"body": null, "more": {}, "receiptId": 18446744073709551615 } "#).head().unwrap();
+        assert_eq!((reversed.receipt(), reversed.body().as_ref()), (ReceiptId(u64::MAX), &b"null"[..]));
+    }
+
+    #[test]
+    fn what_consumers_cannot_parse_is_malformed_and_unchanged() {
+        for body in [&b"NaN"[..], b"{\"a\":\"\xe2\x82\"}", b"{\"a\":\"\n\"}", b"{\"a\":1,}", b"01", b"\xef\xbb\xbf{}"] {
+            let answer = Bytes::from([b"{\"receiptId\":7,\"body\":", body, b"}"].concat());
+            let head = Answer::read(InstanceId(1), &answer).head().unwrap();
+            assert!(head.is_malformed() && head.body() == body, "{body:?}");
+        }
+        assert!(!notification(r#"{"\ud800":"\udfff"}"#).is_malformed());
     }
 
     #[test]

@@ -129,6 +129,7 @@ pub(crate) struct InstanceStatus {
     pub dead_too_large: Number,
     pub dead_refused: Number,
     pub dead_unroutable: Number,
+    pub dead_malformed: Number,
     /// Place of the last one in the sequence, where the sink remembers it.
     pub sequence: Number,
     /// When a notification came last, and when one was last stored and deleted; Unix seconds.
@@ -176,7 +177,7 @@ impl InstanceStatus {
     }
 
     pub fn dead_lettered(&self) -> u64 {
-        self.dead_too_large.get() + self.dead_refused.get() + self.dead_unroutable.get()
+        self.dead_too_large.get() + self.dead_refused.get() + self.dead_unroutable.get() + self.dead_malformed.get()
     }
 }
 

@@ -68,6 +68,7 @@ const COUNTERS: [Counters; 4] = [
             ("too_large", |status| &status.dead_too_large),
             ("refused", |status| &status.dead_refused),
             ("unroutable", |status| &status.dead_unroutable),
+            ("malformed", |status| &status.dead_malformed),
         ],
     },
 ];

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,6 +25,7 @@ use crate::watch::Watch;
 pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let asked_for = admin_address(config.admin.as_ref())?;
     allow_connections(config.instances.len());
+    survive_file_limit();
     let client = client(&config.api)?;
     let queues = queues_of(&client, &config.instances)?;
     let sink =
@@ -96,6 +99,14 @@ fn allow_connections(instances: usize) {
             allowed,
             wanted, "too few open files are allowed for so many instances: raise `ulimit -n` or LimitNOFILE"
         );
+    }
+}
+
+/// Writing beyond the limit on a file's size (`ulimit -f`, `LimitFSIZE`) sends a signal that ends the
+/// process by default. Once anything listens for it the write fails instead, as on a full disk.
+fn survive_file_limit() {
+    if let Err(error) = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)) {
+        warn!(%error, "cannot listen for SIGXFSZ: a limit on the size of files would end the bridge");
     }
 }
 

@@ -190,7 +190,7 @@ pub enum OnUnroutable {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// Appended to, one line a notification.
+    /// Appended to, one line a notification. A regular file: move it away to rotate it.
     pub path: PathBuf,
 }
 

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -107,8 +108,8 @@ impl Emulator {
     ///
     /// The text is handed out byte for byte and not looked at: broken JSON makes a broken answer. The notification
     /// switches of the settings are not asked.
-    pub fn push(&self, instance: &str, body: impl Into<String>) {
-        let notification = Notification::new(body.into());
+    pub fn push(&self, instance: &str, body: impl AsRef<[u8]>) {
+        let notification = Notification::new(Bytes::copy_from_slice(body.as_ref()));
         self.slot(instance).push(self.server.now_ms(), [notification]);
     }
 

@@ -5,8 +5,10 @@ use std::fmt;
 
 use crate::notification::Notification;
 
-/// The media type of every body.
-pub(super) const CONTENT_TYPE: &str = "application/json";
+/// The media type of a body.
+pub(super) fn content_type(notification: &Notification) -> &'static str {
+    if notification.is_malformed() { "application/octet-stream" } else { "application/json" }
+}
 
 /// Where in the stream of its instance a notification is published.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,8 @@ pub(super) enum Reason {
     Refused,
     /// No queue takes it.
     Unroutable,
+    /// It is no valid JSON, which consumers parse.
+    Malformed,
 }
 
 impl fmt::Display for Reason {
@@ -39,6 +43,7 @@ impl fmt::Display for Reason {
             Self::TooLarge => "too_large",
             Self::Refused => "refused",
             Self::Unroutable => "unroutable",
+            Self::Malformed => "malformed",
         })
     }
 }

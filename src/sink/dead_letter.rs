@@ -73,6 +73,7 @@ pub(super) fn log(notification: &Notification, letter: &DeadLetter, kept_in: &dy
             Reason::TooLarge => status.dead_too_large.increase(),
             Reason::Refused => status.dead_refused.increase(),
             Reason::Unroutable => status.dead_unroutable.increase(),
+            Reason::Malformed => status.dead_malformed.increase(),
         }
     }
     warn!(%instance, %receipt, id = %notification.id(), %reason, destination = %letter.destination, %kept_in, "dead letter");

@@ -58,10 +58,9 @@ pub fn guarantee(config: &config::Sink) -> &'static str {
     expect(unused_variables, reason = "files and standard output refuse nothing")
 )]
 pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
-    let no_thread = |error: std::io::Error| format!("the sink's thread cannot be started: {error}");
     match config {
-        config::Sink::File(file) => Ok(Arc::new(lines::file(file.path.clone()).map_err(no_thread)?)),
-        config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout().map_err(no_thread)?)),
+        config::Sink::File(file) => Ok(Arc::new(lines::file(file.path.clone())?)),
+        config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout()?)),
         #[cfg(feature = "kafka")]
         config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka, dead_letters)?)),
         #[cfg(feature = "amqp")]

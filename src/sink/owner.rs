@@ -87,7 +87,6 @@ impl Job {
     }
 
     /// Stored for good, as a dead letter.
-    #[cfg_attr(not(any(feature = "kafka", feature = "amqp")), expect(dead_code, reason = "files refuse nothing"))]
     pub(super) fn bury(self, sequence: Option<u64>) {
         let stored = Stored { is_dead_letter: true, ..Stored::new(&self.notification, sequence) };
         self.answer(Ok(stored));
@@ -101,6 +100,12 @@ impl Job {
         // Nobody waits any more when the process stops; then there is nobody to tell.
         drop(self.reply.send(answer));
     }
+}
+
+/// Takes out what is to be published and is no valid JSON: it is kept as a dead letter.
+#[cfg(any(feature = "kafka", feature = "amqp"))]
+pub(super) fn extract_malformed(jobs: &mut Vec<Job>) -> Vec<Job> {
+    jobs.extract_if(.., |job| job.action != Action::Prove && job.notification.is_malformed()).collect()
 }
 
 enum Request {
@@ -164,6 +169,8 @@ fn serve<O: Owner>(
     status: &SinkStatus,
 ) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
+    // Since a group could not be stored: taking ownership again does not show that the next one can be.
+    let mut doubtful = None::<Doubtful>;
     for ownership in 0.. {
         let mut owner = loop {
             let pause = match acquire() {
@@ -172,7 +179,10 @@ fn serve<O: Owner>(
             };
             thread::sleep(pause);
         };
-        status.conditions().leave_all();
+        if doubtful.is_none() {
+            status.conditions().leave_all();
+        }
+        status.conditions().leave(Condition::WaitingForOwnership);
         status.up.store(true, Relaxed);
         let failure = loop {
             let Some((mut jobs, look)) = gather(requests, &owner, ownership) else { return Ok(()) };
@@ -185,6 +195,8 @@ fn serve<O: Owner>(
             status.up.store(stored.is_ok(), Relaxed);
             status.busy_since.set(0);
             if let Err(failure) = stored {
+                // What was answered is stored, whatever failed behind it.
+                doubtful = (!jobs.is_empty()).then_some(Doubtful { looks: 0 }).or(doubtful);
                 for job in jobs {
                     job.fail(SinkError::Reopen(failure.to_string()));
                 }
@@ -193,12 +205,28 @@ fn serve<O: Owner>(
             if !only_looks {
                 pauses = Pauses::new();
             }
+            if doubtful.take_if(|doubtful| doubtful.is_over(only_looks)).is_some() {
+                status.conditions().leave_all();
+            }
         };
         drop(owner);
         let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
         thread::sleep(pause);
     }
     Ok(())
+}
+
+/// How often in a row the sink was found well after a failure to store.
+struct Doubtful {
+    looks: u32,
+}
+
+impl Doubtful {
+    /// After something was stored; or a while later, when nothing is left that would be.
+    fn is_over(&mut self, only_looked: bool) -> bool {
+        self.looks += 1;
+        !only_looked || self.looks >= 3
+    }
 }
 
 /// Waits for something to store, then takes all that waits, and whether to look. Opens lanes on the

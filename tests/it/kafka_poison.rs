@@ -115,3 +115,18 @@ async fn what_is_too_large_even_for_the_dead_letters_goes_into_the_folder() {
     assert_eq!((&kept["deadletterreason"], &kept["sequence"]), (&"too_large".into(), &format!("{:020}", 2).into()));
     assert_eq!(kept["data"], serde_json::from_str::<serde_json::Value>(&large).unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_json_becomes_one_dead_letter_between_the_good_ones() {
+    let (scene, topics, good) = (Scene::new().await, Topics::new(), numbered(2));
+    scene.push([good[0].as_str(), "NaN", "{\"a\":\"\n\"}", &good[1]]);
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    assert_eq!(topics.bodies(2), good);
+    let dead = topics.read_from("dead", 2);
+    for (letter, (body, sequence)) in dead.iter().zip([("NaN", 2), ("{\"a\":\"\n\"}", 3)]) {
+        assert_eq!((letter.body.as_str(), letter.headers["content-type"].as_str()), (body, "application/octet-stream"));
+        assert_eq!(letter.headers["ce_deadletterreason"], "malformed");
+        assert_eq!(letter.headers["ce_sequence"], format!("{sequence:020}"));
+    }
+}

@@ -33,6 +33,9 @@ mod doctor;
 /// The Green API queue as a local server.
 #[cfg(feature = "emulator")]
 mod emulator;
+/// What others may do to the file of the sink.
+#[cfg(feature = "emulator")]
+mod file;
 /// Many instances in one process.
 #[cfg(feature = "emulator")]
 mod fleet;
@@ -62,6 +65,9 @@ mod kafka_topics;
 mod line;
 /// A network to cut.
 mod network;
+/// Answers that are no notification, or hardly.
+#[cfg(feature = "emulator")]
+mod odd_answers;
 /// A receive beside the delete before it.
 #[cfg(feature = "emulator")]
 mod overlap;

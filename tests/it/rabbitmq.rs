@@ -96,6 +96,29 @@ async fn what_no_queue_takes_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_json_becomes_a_dead_letter_between_the_good_ones() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    scene.push(["1", "NaN", "2"]);
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    assert_eq!(names.read(2).iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    let dead = names.read_from("dead", 1);
+    assert_eq!((dead[0].body.as_str(), dead[0].header("deadletterreason")), ("NaN", Some("malformed")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_lag_behind_deletes_double_nothing() {
+    let (scene, names, bodies) = (Scene::new().await, Names::new(), crate::scene::numbered(4));
+    scene.emulator.turn(ID, |knobs| knobs.receive_lag_ms = 300);
+    scene.push(bodies.iter().map(String::as_str));
+    let _bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    let messages = names.read(bodies.len());
+    assert_eq!(messages.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), bodies);
+    assert_eq!(messages.iter().filter(|message| message.is_marked()).count(), 1, "the first of the ownership alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_for_the_broker_goes_into_the_folder_and_disturbs_nobody() {
     let (scene, names) = (Scene::new().await, Names::new());
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(17 << 20));

@@ -13,7 +13,7 @@ use self::connection::{Link, Nodes};
 use self::publish::Outcome;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
-use super::owner::{Action, Client, Failure, Job, Owner};
+use super::owner::{Action, Client, Failure, Job, Owner, extract_malformed};
 use super::{Sink, SinkError};
 use crate::config::{self, OnUnroutable};
 use crate::doubt::Memory;
@@ -75,6 +75,10 @@ impl Owner for Amqp {
         for job in jobs.extract_if(.., too_large) {
             self.keep(job, Reason::TooLarge);
         }
+        let mut malformed = extract_malformed(jobs);
+        let buried = self.bury(&mut malformed, Reason::Malformed);
+        jobs.append(&mut malformed);
+        buried?;
         self.settle(jobs)?;
         if !jobs.is_empty() && self.config.declare {
             // What was declared may have been deleted since.
@@ -82,7 +86,7 @@ impl Owner for Amqp {
             self.settle(jobs)?;
         }
         match self.config.on_unroutable {
-            OnUnroutable::DeadLetter => self.bury(jobs),
+            OnUnroutable::DeadLetter => self.bury(jobs, Reason::Unroutable),
             OnUnroutable::Wait => {
                 let exchange = &self.config.exchange;
                 let cause = format!("no queue takes it: bind one to the exchange {exchange}");
@@ -128,8 +132,7 @@ impl Amqp {
     }
 
     /// Publishes dead letters; into the folder goes what even their queue does not take.
-    fn bury(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
-        let reason = Reason::Unroutable;
+    fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), Failure> {
         let outcomes = self.publish(jobs, Some(reason))?;
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {

@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use super::connection::unavailable;
 use crate::config;
 use crate::notification::Notification;
-use crate::sink::cloud_event::{self, CONTENT_TYPE, Place};
+use crate::sink::cloud_event::{self, Place};
 use crate::sink::owner::Failure;
 
 const PERSISTENT: u8 = 2;
@@ -66,7 +66,7 @@ impl<'a> Batch<'a> {
         }
         let properties = properties
             .with_headers(headers)
-            .with_content_type(CONTENT_TYPE.into())
+            .with_content_type(cloud_event::content_type(notification).into())
             .with_delivery_mode(PERSISTENT)
             .with_timestamp(notification.facts().unix_seconds)
             .with_app_id("green-api-bridge".into());

@@ -17,7 +17,7 @@ use self::topic_memory::{TopicMemory, partition_of};
 use self::topics::Ensured;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
-use super::owner::{Action, Client, Failure, Job, Owner};
+use super::owner::{Action, Client, Failure, Job, Owner, extract_malformed};
 use super::{Sink, SinkError};
 use crate::config;
 use crate::doubt::Memory;
@@ -167,14 +167,21 @@ impl Owner for Kafka {
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         self.look_at_partitions();
+        let mut malformed = extract_malformed(jobs);
         let mut suspects = self.of_doubtful_topics(jobs);
         let mut outcome = self.store_together(jobs, &mut suspects);
         while outcome.is_ok()
+            && let Some(job) = malformed.pop()
+        {
+            outcome = self.store_alone(job, Route::DeadLetterTopic(Reason::Malformed), jobs);
+        }
+        while outcome.is_ok()
             && let Some(job) = suspects.pop()
         {
-            outcome = self.store_alone(job, jobs);
+            outcome = self.store_alone(job, Route::Topic, jobs);
         }
         jobs.append(&mut suspects);
+        jobs.append(&mut malformed);
         outcome
     }
 }
@@ -218,9 +225,8 @@ impl Kafka {
     /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
     /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
     /// nothing can be stored at all.
-    fn store_alone(&mut self, job: Job, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
         let mut single = vec![job];
-        let mut route = Route::Topic;
         loop {
             let refused = match self.commit(&mut single, &route) {
                 Ok(refused) => refused,

@@ -5,7 +5,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::config::{self, Key};
 use crate::notification::Notification;
-use crate::sink::cloud_event::{self, CONTENT_TYPE, Place};
+use crate::sink::cloud_event::{self, Place};
 
 /// A record to produce.
 pub(super) struct Record {
@@ -23,7 +23,7 @@ pub(super) fn of(notification: &Notification, place: &Place, config: &config::Ka
     for (name, value) in cloud_event::attributes(notification, place) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });
     }
-    headers = headers.insert(Header { key: "content-type", value: Some(CONTENT_TYPE) });
+    headers = headers.insert(Header { key: "content-type", value: Some(cloud_event::content_type(notification)) });
     let topic = match place.dead_letter {
         None => cloud_event::fill(&config.topic.value, notification),
         Some(_) => config.dead_letter_topic.value.clone(),
