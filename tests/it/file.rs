@@ -128,3 +128,28 @@ async fn what_is_no_regular_file_is_refused_without_being_opened() {
         assert!(stderr.contains("sink.file.path") && stderr.contains("no regular file"), "{stderr}");
     }
 }
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_file_between_write_and_answer_is_noticed_before_anything_is_deleted() {
+    use nix::sys::signal::Signal;
+    type Change = (&'static str, fn(&std::path::Path), std::ops::Range<usize>);
+    let changes: [Change; 4] = [
+        ("moved", |file| fs::rename(file, file.with_extension("moved")).unwrap(), 3..4),
+        ("removed", |file| fs::remove_file(file).unwrap(), 2..4),
+        ("replaced", |file| fs::rename(file.with_file_name("empty"), file).unwrap(), 2..4),
+        ("cut", |file| fs::File::options().write(true).open(file).unwrap().set_len(0).unwrap(), 2..4),
+    ];
+    for (what, change, left) in changes {
+        let (scene, bodies) = (Scene::new().await, numbered(4));
+        fs::write(scene.path("empty"), "").unwrap();
+        scene.push(bodies[..3].iter().map(String::as_str));
+        let worker = scene.start_with_fault("bridge", "{file: {path: out.jsonl}}", "SIGSTOP@written#3");
+        eventually("it stops", || worker.is_stopped());
+        change(&scene.path("out.jsonl"));
+        worker.signal(Signal::SIGCONT);
+        scene.push([bodies[3].as_str()]);
+        scene.drained();
+        assert_eq!(scene.bodies(), bodies[left], "{what}");
+    }
+}

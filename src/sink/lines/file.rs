@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::read_back::{self, Remembered};
 use super::{malformed, stored, sync_entry, write_line};
 use crate::doubt::Memory;
+use crate::fault;
 use crate::notification::InstanceId;
 use crate::sink::cloud_event::Place;
 use crate::sink::owner::{Action, Failure, Job, Owner};
@@ -107,6 +108,7 @@ impl Owner for LinesFile {
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         for _ in 0..ATTEMPTS {
             let sequences = self.write(jobs)?;
+            fault::reached("written");
             if self.is_cut()? {
                 warn!(path = %self.path.display(), "something cut the sink's file: writing the last group again");
                 continue;
