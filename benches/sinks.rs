@@ -68,8 +68,8 @@ fn name() -> String {
 
 fn kafka(servers: &str) -> SinkConfig {
     let name = name();
-    let mut kafka =
-        Kafka { bootstrap_servers: vec![servers.into()], transactional_id: name.clone(), ..Kafka::default() };
+    let mut kafka = Kafka { transactional_id: name.clone(), ..Kafka::default() };
+    kafka.bootstrap_servers[0].value = servers.into();
     kafka.topic.value = format!("{name}.notifications");
     kafka.ledger_topic.value = format!("{name}.ledger");
     kafka.dead_letter_topic.value = format!("{name}.dead");

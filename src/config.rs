@@ -13,6 +13,7 @@ use url::Url;
 use crate::notification::InstanceId;
 use crate::token::TokenSource;
 
+mod address;
 mod check;
 mod mistake;
 mod read;
@@ -20,7 +21,7 @@ mod sink;
 mod sink_url;
 
 #[cfg(feature = "amqp")]
-pub(crate) use check::amqp_uri;
+pub(crate) use address::{amqp as amqp_uri, ipv6_host};
 pub use mistake::{Mistake, Mistakes};
 pub use sink::{Amqp, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Sink, Stdout};
 pub use sink_url::parse as sink_from_url;
@@ -119,15 +120,34 @@ impl TryFrom<String> for ApiUrl {
 
     // The text is not repeated: somebody may have pasted a whole URL with the token in it.
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const FORM: &str = "must look like https://1101.api.greenapi.com, without user, query or token";
-        let url = Url::parse(&text).map_err(|_repeats_the_text| FORM)?;
-        let plain = matches!(url.scheme(), "http" | "https")
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && !url.path().contains("waInstance");
-        plain.then_some(Self(url)).ok_or(FORM)
+        address::api(&text).map(Self)
+    }
+}
+
+/// A proxy: http or https, and a host. It may hold a password, which is not shown.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ProxyUrl(Url);
+
+impl ProxyUrl {
+    /// The URL, with its password.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ProxyUrl {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        address::proxy(&text).map(Self)
+    }
+}
+
+impl std::fmt::Debug for ProxyUrl {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("ProxyUrl")
     }
 }
 
@@ -140,10 +160,9 @@ pub struct Api {
     pub receive_timeout_secs: Spanned<u64>,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// The only proxy that is ever used, `http://HOST:PORT`.
-    #[serde(deserialize_with = "proxy")]
+    /// The only proxy that is ever used, `http://HOST:PORT` or `https://USER:PASSWORD@HOST:PORT`.
     #[schemars(with = "Option<String>")]
-    pub proxy: Option<Url>,
+    pub proxy: Option<ProxyUrl>,
     /// The kinds of notification that `setup` switches on and `doctor` expects.
     #[schemars(with = "Vec<String>")]
     pub webhooks: Vec<Spanned<String>>,
@@ -274,12 +293,6 @@ pub(crate) fn listen_address(text: Option<&str>) -> Result<Option<SocketAddr>, &
             address.parse().map(Some).map_err(|_unhelpful: AddrParseError| "must look like 127.0.0.1:9464, or be off")
         }
     }
-}
-
-fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let url = text.map(|text| Url::parse(&text)).transpose();
-    url.map_err(|_repeats_the_text| serde::de::Error::custom("must look like http://HOST:PORT"))
 }
 
 #[cfg(test)]

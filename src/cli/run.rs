@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::Failure;
 use crate::admin::{Admin, DEFAULT_LISTEN};
-use crate::config::{self, Api, Config, Instance};
+use crate::config::{self, Api, Config, Instance, ProxyUrl};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::sink::{self, SinkError};
@@ -134,6 +134,6 @@ pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {
                 .map_err(|error| Failure::Configuration(format!("api.ca_file {}: {error}", path.display())))?,
         ),
     };
-    GreenApi::new(api.receive_timeout(), api.proxy.as_ref(), certificates.as_deref())
+    GreenApi::new(api.receive_timeout(), api.proxy.as_ref().map(ProxyUrl::url), certificates.as_deref())
         .map_err(|error| Failure::Configuration(format!("api: {error}: check `api.ca_file` and `api.proxy`")))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use secrecy::ExposeSecret;
 use serde_saphyr::Location;
-use url::Url;
 
+use super::address;
 use super::mistake::{Mistake, Mistakes, unknown};
 use super::{Amqp, Api, Config, Instance, Kafka, Sink};
 
@@ -121,6 +121,17 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
         found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
     }
+    let protocol = match kafka.properties.get("security.protocol") {
+        Some(given) => given.value.expose_secret(),
+        // What a file says is read at the start.
+        None if kafka.properties_files.contains_key("security.protocol") => "",
+        None => "PLAINTEXT",
+    };
+    for server in &kafka.bootstrap_servers {
+        if let Err(form) = address::kafka(&server.value, protocol) {
+            found.add(server.referenced, format!("`bootstrap_servers` {form}"));
+        }
+    }
     if kafka.transactional_id.is_empty() {
         found.add(kafka.topic.referenced, "`transactional_id` is empty: it names this bridge at the brokers");
     }
@@ -166,7 +177,7 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
 
 fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
     for uri in amqp.uri.iter().filter(|_| amqp.uri_file.is_none()) {
-        if let Err(form) = amqp_uri(uri.value.expose_secret()) {
+        if let Err(form) = address::amqp(uri.value.expose_secret()) {
             found.add(uri.referenced, format!("`uri` {form}"));
         }
     }
@@ -182,13 +193,6 @@ fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
         found.add(amqp.routing_key.referenced, "`routing_key` must have at most 150 bytes");
     }
     check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
-}
-
-/// Whether this can be a broker's address; what it must look like if not, without repeating it.
-pub(crate) fn amqp_uri(text: &str) -> Result<(), &'static str> {
-    let url = Url::parse(text);
-    let is_address = |url: Url| matches!(url.scheme(), "amqp" | "amqps") && url.has_host();
-    url.is_ok_and(is_address).then_some(()).ok_or("must look like amqps://USER:PASSWORD@HOST:5671/VHOST")
 }
 
 fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {

@@ -29,7 +29,8 @@ pub enum Sink {
 #[serde(deny_unknown_fields, default)]
 pub struct Kafka {
     /// `HOST:PORT` of some brokers.
-    pub bootstrap_servers: Vec<String>,
+    #[schemars(with = "Vec<String>", extend("default" = ["localhost:9092"]))]
+    pub bootstrap_servers: Vec<Spanned<String>>,
     /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix.
     #[schemars(with = "String")]
     pub topic: Spanned<String>,
@@ -56,7 +57,7 @@ pub struct Kafka {
 impl Default for Kafka {
     fn default() -> Self {
         Self {
-            bootstrap_servers: vec!["localhost:9092".into()],
+            bootstrap_servers: vec![unplaced("localhost:9092".into())],
             topic: unplaced("green-api.notifications".into()),
             key: Key::Instance,
             transactional_id: "green-api-bridge".into(),

@@ -1,9 +1,8 @@
 //! A sink in one word, for the command line.
 
 use secrecy::SecretString;
-use url::Url;
 
-use super::{Amqp, File, Kafka, Sink, Stdout, unplaced};
+use super::{Amqp, File, Kafka, Sink, Stdout, address, unplaced};
 
 const FORMS: &str = "expected stdout: | file:PATH | kafka://HOST:PORT[,HOST:PORT]/TOPIC | \
                      amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";
@@ -24,27 +23,35 @@ pub fn parse(text: &str) -> Result<Sink, String> {
 
 fn kafka(rest: &str) -> Option<Sink> {
     let (servers, topic) = rest.strip_prefix("//")?.split_once('/')?;
-    let bootstrap_servers: Vec<_> = servers.split(',').map(str::to_owned).collect();
-    if topic.is_empty() || bootstrap_servers.iter().any(String::is_empty) {
+    if topic.is_empty() || servers.split(',').any(str::is_empty) {
         return None;
     }
+    let bootstrap_servers = servers.split(',').map(|server| unplaced(server.to_owned())).collect();
     Some(Sink::Kafka(Kafka { bootstrap_servers, topic: unplaced(topic.to_owned()), ..Kafka::default() }))
 }
 
 /// `exchange` and `queue` are ours; whatever else stands in the query is the AMQP client's.
 fn amqp(text: &str) -> Result<Sink, String> {
-    let mut url = Url::parse(text).map_err(|_may_quote_a_password| FORMS.to_owned())?;
+    let (address, fragment) = text.split_at(text.find('#').unwrap_or(text.len()));
+    let (address, query) = address.split_once('?').unwrap_or((address, ""));
     let mut amqp = Amqp::default();
-    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-    url.set_query(None);
-    for (name, value) in pairs {
-        match name.as_str() {
-            "exchange" => amqp.exchange = value,
-            "queue" => amqp.queue = Some(value),
-            _ => drop(url.query_pairs_mut().append_pair(&name, &value)),
+    let (mut seen, mut rest) = (Vec::new(), url::form_urlencoded::Serializer::new(String::new()));
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if seen.contains(&name) {
+            return Err(format!("{FORMS}, each name once"));
         }
+        match &*name {
+            "exchange" => amqp.exchange = value.into_owned(),
+            "queue" => amqp.queue = Some(value.into_owned()),
+            _ => drop(rest.append_pair(&name, &value)),
+        }
+        seen.push(name);
     }
-    amqp.uri = vec![unplaced(SecretString::from(String::from(url)))];
+    let rest = rest.finish();
+    let mark = if rest.is_empty() { "" } else { "?" };
+    let uri = format!("{address}{mark}{rest}{fragment}");
+    address::amqp(&uri).map_err(|form| format!("{FORMS}; it {form}"))?;
+    amqp.uri = vec![unplaced(SecretString::from(uri))];
     Ok(Sink::Amqp(amqp))
 }
 
@@ -59,10 +66,8 @@ mod tests {
         assert!(matches!(parse("stdout:"), Ok(Sink::Stdout(_))));
         assert!(matches!(parse("file:a/b.jsonl"), Ok(Sink::File(file)) if file.path.ends_with("a/b.jsonl")));
         let Ok(Sink::Kafka(kafka)) = parse("kafka://one:9092,two:9093/wa.{instance}") else { panic!("kafka") };
-        assert_eq!(
-            (kafka.bootstrap_servers, kafka.topic.value.as_str()),
-            (vec!["one:9092".to_owned(), "two:9093".to_owned()], "wa.{instance}")
-        );
+        let servers: Vec<&str> = kafka.bootstrap_servers.iter().map(|server| server.value.as_str()).collect();
+        assert_eq!((servers, kafka.topic.value.as_str()), (vec!["one:9092", "two:9093"], "wa.{instance}"));
         let Ok(Sink::Amqp(amqp)) = parse("amqps://u:p@host:5671/%2f?exchange=e&heartbeat=5&queue=q") else {
             panic!("amqp")
         };
@@ -82,6 +87,13 @@ mod tests {
             "kafka://,/t",
             "http://u:secret@h",
             "amqp://[secret",
+            "amqp://u:secret@host/v#x",
+            "amqp://u:secret@host/v?queue=a#x",
+            "amqp://u:secret@host/v?queue=a&queue=b",
+            "amqp://u:secret@host/v?heartbeat=5&heartbeat=6",
+            "amqp://u:secret@host/v?exchang=e",
+            "amqp://u:secret@host/a/../b?exchange=e",
+            "amqp://u:sec ret@host/v",
         ] {
             let error = parse(odd).expect_err(odd);
             assert!(error.starts_with("expected stdout:") && !error.contains("secret"), "{odd}: {error}");

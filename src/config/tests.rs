@@ -137,7 +137,10 @@ fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
         sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"),
         "3:17: `listen`: must look like 127.0.0.1:9464, or be off"
     );
-    assert_eq!(sink("sink: {stdout: {}}\napi: {proxy: nowhere}\n"), "3:14: `proxy`: must look like http://HOST:PORT");
+    assert_eq!(
+        sink("sink: {stdout: {}}\napi: {proxy: nowhere}\n"),
+        "3:14: `proxy`: must look like http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
+    );
     assert_eq!(
         mistakes("instances: [{id: 1, api_url: 'ftp://h'}]\nsink: {stdout: {}}\n"),
         "1:30: `api_url`: must look like https://1101.api.greenapi.com, without user, query or token"
@@ -198,8 +201,29 @@ fn no_mistake_shows_a_secret() {
         assert!(!shown.contains("s3cret"), "{shown}");
     }
     let config = parse(
-        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp://u:s3cret@h'}}\n",
+        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp://u:s3cret@h'}}\napi: {proxy: 'http://u:s3cret@h'}",
     )
     .unwrap();
     assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+/// What else is behind the broker's name is no part of the topic, and a login no part of a broker's name.
+#[test]
+fn a_sink_url_for_kafka_is_used_as_it_stands_or_refused() {
+    for url in [
+        "kafka://host:9092/topic?acks=s3cret",
+        "kafka://host:9092/topic#s3cret",
+        "kafka://host:9092/a/b",
+        "kafka://host:9092/topic/",
+        "kafka://host:9092/a%2fb",
+        "kafka://u:s3cret@host:9092/topic",
+        "kafka://host:0/topic",
+        "kafka://host:9092x/topic",
+        "kafka://:9092/topic",
+        "kafka://host:9092/ topic",
+    ] {
+        let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
+        let told = Config::from_parts(instance, sink_from_url(url).unwrap()).expect_err(url).to_string();
+        assert!(!told.contains("s3cret"), "{url}: {told}");
+    }
 }

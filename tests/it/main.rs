@@ -5,6 +5,9 @@
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
 )]
 
+/// Proxies and brokers are where the config says they are, or it is refused.
+#[cfg(feature = "emulator")]
+mod addresses;
 /// The operator's HTTP port.
 #[cfg(feature = "emulator")]
 mod admin;

@@ -132,6 +132,18 @@ pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Loo
     secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), look_at(uri))).collect()
 }
 
+/// The address as the client is told it.
+fn address(uri: &str) -> Result<AMQPUri, Failure> {
+    let mut address: AMQPUri =
+        uri.parse().map_err(|_repeats_it| Failure::Unavailable("it is no AMQP address".into()))?;
+    // The client looks for a name alone, and without one goes to localhost.
+    if let Some(ipv6) = config::ipv6_host(uri) {
+        address.authority.host = ipv6.to_string();
+    }
+    address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+    Ok(address)
+}
+
 /// A connection, and a runtime that drives it and nothing else: with the runtime goes the socket. So
 /// what still waits in the client is never sent, however long the broker blocks publishers.
 pub(super) struct Link {
@@ -142,12 +154,11 @@ pub(super) struct Link {
 
 impl Link {
     fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<Self, Failure> {
-        let mut address: AMQPUri =
-            uri.expose_secret().parse().map_err(|_repeats_it| Failure::Unavailable("it is no AMQP address".into()))?;
-        address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let address = address(uri.expose_secret())?;
+        let welcome = address.query.connection_timeout.map_or(WELCOME, Duration::from_millis);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
         let driver = Driver::start()?;
-        let connection = driver.within(WELCOME, async {
+        let connection = driver.within(welcome, async {
             // No recovery by the client itself: it was seen to hang, and nothing may be published
             // again before the ownership is taken again.
             let runtime = lapin::runtime::default_runtime().map_err(|error| unavailable("runtime", &error))?;
@@ -198,7 +209,7 @@ impl Driver {
     }
 
     fn within<T>(&self, limit: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let late = |_elapsed| Failure::Unavailable(format!("the broker did not answer in {} s", limit.as_secs()));
+        let late = |_elapsed| Failure::Unavailable(format!("the broker did not answer in {} s", limit.as_secs_f64()));
         self.handle.block_on(async { timeout(limit, answer).await }).map_err(late)?
     }
 }
@@ -238,4 +249,23 @@ pub(super) async fn prove_ownership(channel: &Channel, config: &config::Amqp) ->
 /// The client's error; it names no address.
 pub(super) fn unavailable(what: &str, error: &Error) -> Failure {
     Failure::Unavailable(format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_told_the_host_of_the_address() {
+        for (text, host, port) in [
+            ("amqp://guest:guest@[2001:db8::99]:5672/%2f", "2001:db8::99", 5672),
+            ("amqps://[::1]/v", "::1", 5671),
+            ("amqp://[::ffff:127.0.0.2]:1/v", "::ffff:127.0.0.2", 1),
+            ("amqp://10.0.0.1/v", "10.0.0.1", 5672),
+            ("amqp://rabbit.corp:7/v", "rabbit.corp", 7),
+        ] {
+            let told = address(text).map_err(|failure| failure.to_string()).unwrap().authority;
+            assert_eq!((told.host.as_str(), told.port), (host, port), "{text}");
+        }
+    }
 }

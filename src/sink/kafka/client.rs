@@ -60,7 +60,10 @@ pub(super) fn without_files(config: &config::Kafka) -> Result<ClientConfig, Stri
         client.set(name, value.value.expose_secret());
     }
     client
-        .set("bootstrap.servers", config.bootstrap_servers.join(","))
+        .set(
+            "bootstrap.servers",
+            config.bootstrap_servers.iter().map(|server| server.value.as_str()).collect::<Vec<_>>().join(","),
+        )
         .set("client.id", "green-api-bridge")
         .set("transactional.id", &config.transactional_id)
         .set("allow.auto.create.topics", "false")

@@ -1,0 +1,102 @@
+use std::fs;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::scene::{ID, Scene, TOKEN};
+use crate::support::{command, run};
+
+/// The config of an instance at `api_url`, into a file, through this proxy.
+fn write_config(scene: &Scene, api_url: &str, proxy: &str) {
+    let instance = format!("instances: [{{id: {ID}, api_url: '{api_url}', api_token: {TOKEN}}}]\n");
+    let rest = format!("sink: {{file: {{path: out.jsonl}}}}\napi: {{proxy: '{proxy}'}}\n");
+    fs::write(scene.path("bridge.yaml"), instance + &rest).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_asked_goes_through_the_proxy_with_its_login() {
+    let scene = Scene::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let behind = scene.emulator.url().trim_start_matches("http://").to_owned();
+    let heads = Arc::new(Mutex::new(Vec::<String>::new()));
+    let seen = Arc::clone(&heads);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (behind, seen) = (behind.clone(), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let mut head = vec![0; 1 << 16];
+                let count = near.read(&mut head).await.unwrap();
+                seen.lock().unwrap().push(String::from_utf8_lossy(&head[..count]).into_owned());
+                let mut far = TcpStream::connect(behind).await.unwrap();
+                far.write_all(&head[..count]).await.unwrap();
+                // Whoever ends first, ends it.
+                copy_bidirectional(&mut near, &mut far).await.ok();
+            });
+        }
+    });
+    // A name that only the proxy could find.
+    write_config(&scene, "http://api.invalid", &format!("http://us%65r:p%40ss@{proxy}"));
+    scene.push(["1", "2"]);
+    let mut command = command();
+    command.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
+    let bridge = crate::support::Worker::start(&mut command, &scene.path("log"));
+    scene.drained();
+    drop(bridge);
+    let heads = heads.lock().unwrap();
+    assert!(!heads.is_empty());
+    for head in &*heads {
+        let request = head.lines().next().unwrap();
+        assert!(request.contains(" http://api.invalid/waInstance"), "{request}");
+        // user:p@ss
+        assert!(head.to_lowercase().contains("proxy-authorization: basic dxnlcjpwqhnz"), "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_around_a_proxy_that_cannot_be_used() {
+    let scene = Scene::new().await;
+    scene.push(["1"]);
+    for proxy in
+        ["htp://proxy.corp:3128", "ftp://u:s3cret@proxy.corp", "proxy.corp:3128", "http://127.0.0.1:0", "http://p/x"]
+    {
+        write_config(&scene, &scene.emulator.url(), proxy);
+        for verb in ["validate", "setup", "doctor", "run"] {
+            let (code, _, told) = run(command().current_dir(&scene.folder).args([verb, "--config", "bridge.yaml"]));
+            assert_eq!(code, 78, "{verb} {proxy}: {told}");
+            assert!(told.contains("`proxy`") && !told.contains("s3cret"), "{told}");
+        }
+    }
+    assert_eq!(scene.queued(), 1);
+}
+
+#[cfg(feature = "amqp")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv6_address_of_rabbitmq_is_connected_to() {
+    use crate::network::Network;
+    use crate::rabbitmq_queues::Names;
+
+    let (scene, names) = (Scene::new().await, Names::new());
+    let (_, rest) = names.uri.split_once('@').unwrap();
+    let broker = rest.split('/').next().unwrap();
+    // On 127.0.0.2 alone, so that localhost is another place.
+    let port = std::net::TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap().port();
+    let _network = Network::start(&format!("127.0.0.2:{port}"), broker).await;
+    let there =
+        Names { uri: names.uri.replace(broker, &format!("[::ffff:127.0.0.2]:{port}")), name: names.name.clone() };
+    scene.push(["1"]);
+    let _bridge = scene.start_with("bridge", &there.sink(""));
+    scene.drained();
+    assert_eq!(names.read(1)[0].body, "1");
+}
+
+#[cfg(feature = "amqp")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_a_file_is_held_to_the_same_rules() {
+    let scene = Scene::new().await;
+    fs::write(scene.path("uri"), "amqp://u:s3cret@host/a/b?cacertfile=s3cret\n").unwrap();
+    let mut command = scene.command_with("bridge", "{amqp: {uri_file: uri}}");
+    let (code, _, told) = run(&mut command);
+    assert!(code == 78 && told.contains("sink.amqp.uri_file") && !told.contains("s3cret"), "{code} {told}");
+}
