@@ -23,7 +23,7 @@ mod sink_url;
 #[cfg(feature = "amqp")]
 pub(crate) use address::{amqp as amqp_uri, ipv6_host};
 pub use mistake::{Mistake, Mistakes};
-pub use sink::{Amqp, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Sink, Stdout};
+pub use sink::{Amqp, Argument, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Sink, Stdout};
 pub use sink_url::parse as sink_from_url;
 
 /// Everything that an operator can say. What is not said has its documented default.

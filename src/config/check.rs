@@ -8,7 +8,7 @@ use serde_saphyr::Location;
 
 use super::address;
 use super::mistake::{Mistake, Mistakes, unknown};
-use super::{Amqp, Api, Config, Instance, Kafka, Sink};
+use super::{Amqp, Api, Argument, Config, Instance, Kafka, QueueType, Sink};
 
 /// The switches of `setSettings` that put kinds of notification into the queue.
 const SWITCHES: [&str; 15] = [
@@ -185,14 +185,55 @@ fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
         found.add(amqp.routing_key.referenced, "`uri` is empty: name at least one broker");
     }
     let names = [&amqp.name, &amqp.exchange, &amqp.dead_letter_queue].into_iter().chain(&amqp.queue);
-    for name in names.filter(|name| name.is_empty() || name.len() > 200) {
-        let text = format!("`{name}`: a name of sink.amqp must have 1 to 200 bytes");
+    let unusable = |name: &&String| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
+    for name in names.filter(unusable) {
+        let text = format!("{name:?}: a name of sink.amqp must have 1 to 200 bytes, no control character among them");
         found.add(amqp.routing_key.referenced, text);
     }
+    check_queues(amqp, found);
     if amqp.routing_key.value.len() > 150 {
         found.add(amqp.routing_key.referenced, "`routing_key` must have at most 150 bytes");
     }
     check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
+}
+
+/// No queue may stand in for another, nor be told to lose what the bridge is to keep.
+fn check_queues(amqp: &Amqp, found: &mut Found<'_>) {
+    let rejected = amqp.queue.as_ref().map(|queue| format!("{queue}.rejected"));
+    let mut used = HashSet::from([format!("{}.owner", amqp.name)]);
+    for name in amqp.queue.iter().chain(&rejected).chain([&amqp.dead_letter_queue]) {
+        if !used.insert(name.clone()) {
+            let text = "`queue`, `{queue}.rejected`, `dead_letter_queue` and `{name}.owner` must be four queues";
+            found.add(amqp.routing_key.referenced, text);
+        }
+    }
+    for (name, value) in &amqp.queue_arguments {
+        let why = match (&amqp.queue, name.as_str(), &value.value) {
+            (None, ..) => "is for no queue, because `queue` is null: take it out",
+            (_, "x-queue-type", _) => "is what `queue_type` says: take it out",
+            (_, name, _) if !name.starts_with("x-") || name.len() > 100 => "must begin with x-, as RabbitMQ names it",
+            (Some(queue), name, value) if amqp.queue_type == QueueType::Quorum => match (name, value) {
+                ("x-overflow", value) if *value != Argument::Text("reject-publish".into()) => {
+                    "would let rejected messages get lost: only reject-publish dead-letters at least once"
+                }
+                ("x-dead-letter-strategy", value) if *value != Argument::Text("at-least-once".into()) => {
+                    "would let rejected messages get lost: only at-least-once keeps them"
+                }
+                ("x-dead-letter-exchange", Argument::Flag(_) | Argument::Number(_)) => {
+                    "must be the name of an exchange"
+                }
+                ("x-dead-letter-routing-key", value) if !matches!(value, Argument::Text(key) if !key.is_empty() && key != queue) => {
+                    "must be a text, and not `queue` itself"
+                }
+                ("x-delivery-limit", value) if !matches!(value, Argument::Number(-1..)) => {
+                    "must be a number, or -1 for no limit"
+                }
+                _ => continue,
+            },
+            _ => continue,
+        };
+        found.add(value.referenced, format!("`queue_arguments` {name}: it {why}"));
+    }
 }
 
 fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {

@@ -121,9 +121,12 @@ pub struct Amqp {
     pub queue_type: QueueType,
     /// Whether exchange and queues are declared, or must exist.
     pub declare: bool,
+    /// More arguments for `queue` when it is declared, as RabbitMQ names them: `x-single-active-consumer`, `x-max-length` and so on.
+    #[schemars(with = "BTreeMap<String, Argument>", extend("default" = {}))]
+    pub queue_arguments: BTreeMap<String, Spanned<Argument>>,
     /// What happens to a notification that no queue takes.
     pub on_unroutable: OnUnroutable,
-    /// The queue of refused notifications.
+    /// The queue of refused notifications; without it they go to `dead_letter_dir`.
     pub dead_letter_queue: String,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
@@ -144,11 +147,34 @@ impl Default for Amqp {
             queue: Some("green-api.notifications".into()),
             queue_type: QueueType::Quorum,
             declare: true,
+            queue_arguments: BTreeMap::new(),
             on_unroutable: OnUnroutable::DeadLetter,
             dead_letter_queue: "green-api.dead-letters".into(),
             ca_file: None,
             client_identity_file: None,
             client_identity_password_file: None,
+        }
+    }
+}
+
+/// The value of an argument.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(untagged)]
+pub enum Argument {
+    /// Yes or no.
+    Flag(bool),
+    /// A whole number.
+    Number(i64),
+    /// Anything else.
+    Text(String),
+}
+
+impl std::fmt::Display for Argument {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(flag) => flag.fmt(formatter),
+            Self::Number(number) => number.fmt(formatter),
+            Self::Text(text) => formatter.write_str(text),
         }
     }
 }

@@ -74,6 +74,7 @@ sink:
     queue: null
     queue_type: stream
     declare: true
+    queue_arguments: {}
     on_unroutable: wait
     dead_letter_queue: green-api.dead-letters
     ca_file: null
@@ -226,4 +227,70 @@ fn a_sink_url_for_kafka_is_used_as_it_stands_or_refused() {
         let told = Config::from_parts(instance, sink_from_url(url).unwrap()).expect_err(url).to_string();
         assert!(!told.contains("s3cret"), "{url}: {told}");
     }
+}
+
+#[test]
+fn arguments_of_the_queue_that_would_let_messages_get_lost_are_refused() {
+    let amqp = |more: &str| parse(&format!("{INSTANCE}sink:\n  amqp:\n    queue: q\n{more}\n"));
+    for good in [
+        "x-single-active-consumer: true",
+        "x-max-length: 1000",
+        "x-delivery-limit: -1",
+        "x-delivery-limit: 3",
+        "x-overflow: reject-publish",
+        "x-dead-letter-strategy: at-least-once",
+        "x-dead-letter-exchange: mine",
+        "x-dead-letter-routing-key: '5'",
+    ] {
+        let config = amqp(&format!("    queue_arguments: {{{good}}}")).expect(good);
+        let Sink::Amqp(Amqp { queue_arguments, .. }) = config.sink else { panic!() };
+        assert_eq!(queue_arguments.len(), 1);
+    }
+    for bad in [
+        "x-queue-type: quorum",
+        "x-queue-type: classic",
+        "x-overflow: drop-head",
+        "x-overflow: true",
+        "x-dead-letter-strategy: at-most-once",
+        "x-dead-letter-exchange: 1",
+        "x-dead-letter-routing-key: q",
+        "x-dead-letter-routing-key: ''",
+        "x-delivery-limit: none",
+        "x-delivery-limit: -2",
+        "max-length: 5",
+        "x-max-length: [5]",
+        "x-max-length: 1.5",
+        "x-max-length: null",
+    ] {
+        let told = amqp(&format!("    queue_arguments: {{{bad}}}")).expect_err(bad);
+        assert!(
+            told.starts_with("5:") && told.contains("queue_arguments") || told.contains("x-max-length"),
+            "{bad}: {told}"
+        );
+    }
+    // Of another kind of queue the broker judges.
+    for kind in ["classic", "stream"] {
+        assert!(amqp(&format!("    queue_type: {kind}\n    queue_arguments: {{x-overflow: drop-head}}")).is_ok());
+        assert!(amqp(&format!("    queue_type: {kind}\n    queue_arguments: {{x-queue-type: {kind}}}")).is_err());
+    }
+    assert!(
+        mistakes(&format!("{INSTANCE}sink: {{amqp: {{queue: null, queue_arguments: {{x-max-length: 5}}}}}}\n"))
+            .contains("`queue` is null")
+    );
+}
+
+#[test]
+fn no_queue_stands_in_for_another() {
+    for bad in [
+        "queue: q, dead_letter_queue: q",
+        "queue: q, dead_letter_queue: q.rejected",
+        "queue: green-api-bridge.owner",
+        "dead_letter_queue: green-api-bridge.owner",
+        "name: a, queue: a, dead_letter_queue: a.owner",
+    ] {
+        let told = mistakes(&format!("{INSTANCE}sink: {{amqp: {{{bad}}}}}\n"));
+        assert!(told.contains("must be four queues"), "{bad}: {told}");
+    }
+    assert!(parse(&format!("{INSTANCE}sink: {{amqp: {{queue: null, dead_letter_queue: x.rejected}}}}\n")).is_ok());
+    assert!(mistakes(&format!("{INSTANCE}sink: {{amqp: {{queue: \"a\\nb\"}}}}\n")).contains("no control character"));
 }

@@ -59,4 +59,4 @@ else:
             time.sleep(0.05)
 
 for message in messages:
-    print(json.dumps(message))
+    print(json.dumps(message, default=str))

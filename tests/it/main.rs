@@ -95,6 +95,9 @@ mod rabbitmq_owners;
 /// Queues of a test's own.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_queues;
+/// What consumers of RabbitMQ fail on.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_rejected;
 /// Certificates of RabbitMQ and for it.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_tls;

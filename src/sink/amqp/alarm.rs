@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::{Stream, StreamExt};
 
 use super::PATIENCE;
+use super::topology::is_of_a_declaration;
 use crate::condition::Condition;
 use crate::sink::owner::Failure;
 use crate::status;
@@ -76,7 +77,7 @@ impl Alarms {
                     sink.conditions().leave_all();
                 }
             }
-            Event::Error(error) => {
+            Event::Error(error) if !is_of_a_declaration(error) => {
                 self.reason.get_or_insert_with(|| error.to_string());
             }
             _ => {}

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::PATIENCE;
 use super::alarm::Alarms;
-use super::topology::{self, is_soft};
+use super::topology::{self, Told, is_soft};
 use crate::config;
 use crate::sink::owner::Failure;
 
@@ -84,17 +84,24 @@ fn place(config: &config::Amqp, index: usize) -> String {
 /// The broker's nodes, tried in turn: whatever ended the last connection, the next one is tried first.
 pub(super) struct Nodes {
     config: config::Amqp,
+    told: Told,
     next: usize,
 }
 
 impl Nodes {
     pub(super) fn new(config: config::Amqp) -> Self {
-        Self { config, next: 0 }
+        Self { config, told: Told::default(), next: 0 }
     }
 
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
     pub(super) fn own(&mut self) -> Result<(Link, Channel), Failure> {
-        self.connect(&own)
+        let told = self.told();
+        self.connect(&async |connection: &Connection, config: &config::Amqp| own(connection, config, &told).await)
+    }
+
+    /// What was told of queues, by all connections.
+    pub(super) fn told(&self) -> Told {
+        self.told.clone()
     }
 
     /// Connects to the first that can be used: at which `prepare` succeeds.
@@ -126,8 +133,7 @@ pub(super) type Looked = Result<Result<(), Failure>, Failure>;
 pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Looked)> {
     let look_at = |uri: &SecretString| {
         let link = Link::open(uri, &secrets.tls, config)?;
-        let channel = link.driver.within(PATIENCE, confirming_channel(&link.connection))?;
-        Ok(link.driver.within(PATIENCE, topology::prepare(&channel, config)))
+        Ok(link.driver.within(PATIENCE, topology::prepare(&link.connection, config, &Told::default())))
     };
     secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), look_at(uri))).collect()
 }
@@ -178,6 +184,12 @@ impl Link {
         self.within(confirming_channel(&self.connection))
     }
 
+    /// Looks after the topology again.
+    pub(super) fn prepare(&mut self, config: &config::Amqp, told: &Told) -> Result<(), Failure> {
+        let preparing = topology::prepare(&self.connection, config, told);
+        self.driver.handle.block_on(self.alarms.patiently(preparing))
+    }
+
     /// Waits for what the broker has to answer; see [`Alarms::patiently`].
     pub(super) fn patiently<T>(&mut self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         self.driver.handle.block_on(self.alarms.patiently(answer))
@@ -220,10 +232,10 @@ impl Drop for Driver {
     }
 }
 
-async fn own(connection: &Connection, config: &config::Amqp) -> Result<Channel, Failure> {
+async fn own(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<Channel, Failure> {
     let channel = confirming_channel(connection).await?;
     prove_ownership(&channel, config).await?;
-    topology::prepare(&channel, config).await?;
+    topology::prepare(connection, config, told).await?;
     Ok(channel)
 }
 

@@ -21,6 +21,7 @@ use crate::fault;
 use crate::notification::InstanceId;
 
 mod alarm;
+mod arguments;
 mod connection;
 pub(super) mod doctor;
 mod publish;
@@ -55,6 +56,7 @@ struct Amqp {
     channel: Channel,
     config: config::Amqp,
     folder: Folder,
+    told: topology::Told,
     epoch: u64,
     /// The last of each instance under this ownership.
     sequences: HashMap<InstanceId, u64>,
@@ -82,7 +84,7 @@ impl Owner for Amqp {
         self.settle(jobs)?;
         if !jobs.is_empty() && self.config.declare {
             // What was declared may have been deleted since.
-            self.link.patiently(topology::prepare(&self.channel, &self.config))?;
+            self.link.prepare(&self.config, &self.told)?;
             self.settle(jobs)?;
         }
         match self.config.on_unroutable {
@@ -107,6 +109,7 @@ impl Amqp {
             channel,
             config: config.clone(),
             folder: folder.clone(),
+            told: nodes.told(),
             epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
             sequences: HashMap::new(),
         })

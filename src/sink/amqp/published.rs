@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use super::connection::{Link, Nodes, unavailable};
+use super::topology::is_soft;
 use crate::config::{self, OnUnroutable, QueueType};
 use crate::sink::owner::Failure;
 use crate::verify::{Audit, Lane, Published};
@@ -46,9 +48,10 @@ pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Aud
     if config.on_unroutable == OnUnroutable::DeadLetter {
         let letters = &config.dead_letter_queue;
         match reader.waiting_in(letters).map_err(told)? {
-            0 => {}
+            // Without the queue they are in the folder.
+            None | Some(0) => {}
             _ if drain => reader.drain(letters, 1).map_err(told)?,
-            waiting => {
+            Some(waiting) => {
                 return Err(format!(
                     "sink.amqp.dead_letter_queue {letters}: {waiting} dead letters are read only by consuming them: \
                      add --drain, and they are gone"
@@ -73,17 +76,22 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn waiting_in(&self, queue: &str) -> Result<u32, Failure> {
+    /// `None` when there is no such queue; then the channel is gone as well.
+    fn waiting_in(&self, queue: &str) -> Result<Option<u32>, Failure> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declared = self.link.within(async {
-            let declared = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
-            declared.map_err(|error| unavailable(&format!("the queue {queue}"), &error))
-        })?;
-        Ok(declared.message_count())
+        self.link.within(async {
+            match self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
+                Ok(declared) => Ok(Some(declared.message_count())),
+                Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => Ok(None),
+                Err(error) => Err(unavailable(&format!("the queue {queue}"), &error)),
+            }
+        })
     }
 
     fn drain(&mut self, queue: &str, lane: Lane) -> Result<(), Failure> {
-        for _ in 0..self.waiting_in(queue)? {
+        let waiting = self.waiting_in(queue)?;
+        let missing = || Failure::Unavailable(format!("the queue {queue} does not exist"));
+        for _ in 0..waiting.ok_or_else(missing)? {
             let got = self.link.within(async {
                 let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
                 got.map_err(|error| unavailable(&format!("reading {queue}"), &error))

@@ -1,27 +1,72 @@
-//! Exchange, queues and binding: declared, or only looked at.
+//! Exchange, queues and binding: declared, or only looked at. On channels of their own, because a
+//! declaration that fails ends its channel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Error, ErrorKind, ExchangeKind};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
+use tracing::warn;
 
-use crate::config::{self, OnUnroutable, QueueType};
+use super::arguments::{self, Arguments, Difference};
+use super::connection::unavailable;
+use crate::config::{self, QueueType};
 use crate::sink::owner::Failure;
 
-/// Declares what the config names or, with `declare: false`, checks that it exists. A failure ends
-/// the channel.
-pub(super) async fn prepare(channel: &Channel, config: &config::Amqp) -> Result<(), Failure> {
-    let passive = !config.declare;
-    let exchange = ShortString::from(config.exchange.as_str());
-    let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default())
-        .await
-        .map_err(|error| told("exchange", &config.exchange, "name another `exchange`", &error))?;
-    if let Some(queue) = &config.queue {
-        declare(channel, "queue", queue, config.queue_type, passive).await?;
-        if config.declare {
-            channel
+/// What a process has told of queues, through all its acquisitions: once is enough.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Told(Arc<Mutex<BTreeSet<String>>>);
+
+impl Told {
+    fn contains(&self, queue: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
+    }
+
+    fn add(&self, queue: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned());
+    }
+}
+
+/// Declares what the config names or, with `declare: false`, checks that it exists.
+pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<(), Failure> {
+    let channel = channel(connection).await?;
+    let mut topology = Topology { connection, channel, config, told };
+    topology.prepare().await?;
+    topology.channel.close(200, "OK".into()).await.map_err(|error| unavailable("channel", &error))
+}
+
+struct Topology<'a> {
+    connection: &'a Connection,
+    channel: Channel,
+    config: &'a config::Amqp,
+    told: &'a Told,
+}
+
+impl Topology<'_> {
+    async fn prepare(&mut self) -> Result<(), Failure> {
+        let config = self.config;
+        let exchange = ShortString::from(config.exchange.as_str());
+        let options =
+            ExchangeDeclareOptions { passive: !config.declare, durable: true, ..ExchangeDeclareOptions::default() };
+        self.channel
+            .exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default())
+            .await
+            .map_err(|error| failed("exchange", &config.exchange, "name another `exchange`", &error))?;
+        if !config.declare {
+            // Without its queue a dead letter goes into the folder.
+            return match &config.queue {
+                Some(queue) => self.is_there("queue", queue).await,
+                None => Ok(()),
+            };
+        }
+        if let Some(queue) = &config.queue {
+            if config.queue_type == QueueType::Quorum {
+                self.declare_to_keep("queue", &arguments::rejected(queue), QueueType::Quorum).await?;
+            }
+            self.declare("queue", queue, &[arguments::of_queue(config, queue)]).await?;
+            self.channel
                 .queue_bind(
                     queue.as_str().into(),
                     exchange,
@@ -30,29 +75,85 @@ pub(super) async fn prepare(channel: &Channel, config: &config::Amqp) -> Result<
                     FieldTable::default(),
                 )
                 .await
-                .map_err(|error| told("queue", queue, "name another `queue`", &error))?;
+                .map_err(|error| failed("queue", queue, "name another `queue`", &error))?;
         }
-    }
-    if config.on_unroutable == OnUnroutable::DeadLetter {
         // A stream never hands a message out for good, which is what dead letters wait for.
-        let kind = if config.queue_type == QueueType::Stream { QueueType::Quorum } else { config.queue_type };
-        declare(channel, "dead_letter_queue", &config.dead_letter_queue, kind, passive).await?;
+        let kind = if config.queue_type == QueueType::Classic { QueueType::Classic } else { QueueType::Quorum };
+        self.declare_to_keep("dead_letter_queue", &config.dead_letter_queue, kind).await
     }
-    Ok(())
+
+    async fn is_there(&self, key: &str, name: &str) -> Result<(), Failure> {
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let declared = self.channel.queue_declare(name.into(), options, FieldTable::default()).await;
+        declared.map(drop).map_err(|error| failed(key, name, &other(key), &error))
+    }
+
+    /// A queue that keeps what is in it, however often a consumer hands it back: RabbitMQ 4 would
+    /// drop it the 21st time.
+    async fn declare_to_keep(&mut self, key: &str, name: &str, kind: QueueType) -> Result<(), Failure> {
+        self.declare(key, name, &arguments::to_keep(kind)).await
+    }
+
+    /// Declares it with the first of these arguments that the broker takes. One that exists already is used
+    /// as it is, and what differs is told once.
+    async fn declare(&mut self, key: &str, name: &str, choices: &[Arguments]) -> Result<(), Failure> {
+        let mut wanted = Arguments::default();
+        let mut why = None;
+        for choice in choices {
+            match self.try_to_declare(name, choice).await? {
+                Ok(()) => return Ok(()),
+                // Of arguments that it does not take, the next choice has less.
+                Err(error) => (wanted, why) = (choice.clone(), Some(error)),
+            }
+        }
+        let mut differences = BTreeMap::new();
+        let mut as_it_is = wanted.clone();
+        while let Some(error) = why.take() {
+            let Some(mut difference) = Difference::read(&error.to_string(), &wanted) else {
+                return Err(failed(key, name, &other(key), &error));
+            };
+            if self.told.contains(name) {
+                return Ok(());
+            }
+            // Each declaration tells one difference.
+            let is_new = difference.apply_to(&mut as_it_is);
+            differences.insert(difference.name.clone(), difference);
+            if is_new {
+                why = self.try_to_declare(name, &as_it_is).await?.err();
+            }
+        }
+        let vhost = self.connection.status().vhost().to_string();
+        let differences: Vec<Difference> = differences.into_values().collect();
+        let differs = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let command = arguments::policy(&vhost, name, &differences);
+        warn!(queue = name, %differs, %command, "a queue that exists differs from what would be declared: it is used as it is");
+        self.told.add(name);
+        Ok(())
+    }
+
+    /// Tells what the broker has against these arguments, and has a channel again then.
+    async fn try_to_declare(&mut self, name: &str, arguments: &Arguments) -> Result<Result<(), Error>, Failure> {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = self.channel.queue_declare(name.into(), options, arguments::table(arguments)).await;
+        if let Err(error) = &declared
+            && is_soft(error, AMQPSoftError::PRECONDITIONFAILED)
+        {
+            self.channel = channel(self.connection).await?;
+        }
+        Ok(declared.map(drop))
+    }
 }
 
-async fn declare(channel: &Channel, key: &str, name: &str, kind: QueueType, passive: bool) -> Result<(), Failure> {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.argument().into()));
-    let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(name.into(), options, arguments).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(told(key, name, &format!("set `queue_type` to what it is, name another `{key}`"), &error)),
-    }
+async fn channel(connection: &Connection) -> Result<Channel, Failure> {
+    connection.create_channel().await.map_err(|error| unavailable("channel", &error))
+}
+
+fn other(key: &str) -> String {
+    format!("set `queue_type` to what it is, name another `{key}`")
 }
 
 /// What to do about it. The broker's text names what differs.
-fn told(key: &str, name: &str, instead: &str, error: &Error) -> Failure {
+fn failed(key: &str, name: &str, instead: &str, error: &Error) -> Failure {
     let advice = if is_soft(error, AMQPSoftError::PRECONDITIONFAILED) {
         format!("it exists and differs: delete it, {instead}, or use it as it is with `declare: false`")
     } else if is_soft(error, AMQPSoftError::NOTFOUND) {
@@ -65,6 +166,11 @@ fn told(key: &str, name: &str, instead: &str, error: &Error) -> Failure {
         return Failure::Unavailable(format!("sink.amqp.{key} {name}: {error}"));
     };
     Failure::Unavailable(format!("sink.amqp.{key} {name}: {error}: {advice}"))
+}
+
+/// What is told to who declared something, and explains no other failure.
+pub(super) fn is_of_a_declaration(error: &Error) -> bool {
+    is_soft(error, AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains(" arg '")
 }
 
 pub(super) fn is_soft(error: &Error, wanted: AMQPSoftError) -> bool {
