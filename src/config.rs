@@ -247,6 +247,12 @@ impl Config {
         read::from_file(path, variables.collect())
     }
 
+    /// What stands in a file, without the file.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_text(text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        read::from_text(Path::new("bridge.yaml"), text, variables.collect())
+    }
+
     /// One instance and a sink, everything else at its default. Checked as a file is.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ pub mod doubt;
 pub mod emulator;
 mod fault;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod green_api;
 mod health;
 pub mod notification;

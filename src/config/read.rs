@@ -10,8 +10,13 @@ use serde_saphyr::{Location, Options};
 use super::{Config, Instance, Mistake, Mistakes, check};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
+    from_text(path, &text(path)?, variables)
+}
+
+/// `path` is told where it is wrong.
+pub(super) fn from_text(path: &Path, text: &str, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let options = Options::default().with_properties(variables);
-    let mut config: Config = parse(path, &options)?;
+    let mut config: Config = parse(path, text, &options)?;
     if let Some(folder) = config.instances_dir.clone() {
         config.instances.extend(from_folder(&folder, &options)?);
     }
@@ -22,7 +27,7 @@ pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Resu
 fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistakes> {
     let paths = instance_files(folder).map_err(|error| unreadable(folder, &error))?;
     let instance = |path: PathBuf| {
-        let instance: Instance = parse(&path, options)?;
+        let instance: Instance = parse(&path, &text(&path)?, options)?;
         Ok(Instance { file: Some(path), ..instance })
     };
     paths.into_iter().map(instance).collect()
@@ -39,14 +44,17 @@ pub(super) fn instance_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// One file of an `instances_dir`.
 pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Result<Instance, Mistakes> {
-    let instance: Instance = parse(path, &Options::default().with_properties(variables))?;
+    let instance: Instance = parse(path, &text(path)?, &Options::default().with_properties(variables))?;
     check::instance(Instance { file: Some(path.to_owned()), ..instance }, path)
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, options: &Options) -> Result<T, Mistakes> {
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-    serde_saphyr::from_str_with_options(&text, options.clone())
-        .map_err(|error| Mistakes(vec![Mistake::of_form(path, &text, &error)]))
+fn text(path: &Path) -> Result<String, Mistakes> {
+    fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str, options: &Options) -> Result<T, Mistakes> {
+    serde_saphyr::from_str_with_options(text, options.clone())
+        .map_err(|error| Mistakes(vec![Mistake::of_form(path, text, &error)]))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Mistakes {

@@ -20,7 +20,12 @@ use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
 mod file;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 pub(super) mod read_back;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzzing::assert_reads_its_own;
 
 /// A sink that appends to a file, which one bridge locks. `Ok` from a publish means fsynced. The
 /// file is its own memory: an instance's last line tells what was published last.

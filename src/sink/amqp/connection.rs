@@ -263,6 +263,13 @@ pub(super) fn unavailable(what: &str, error: &Error) -> Failure {
     Failure::Unavailable(format!("{what}: {error}"))
 }
 
+/// For [`crate::fuzzing`]: the host and the port to which the client goes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn destination(uri: &str) -> Option<(String, u16)> {
+    let AMQPUri { authority, .. } = address(uri).ok()?;
+    Some((authority.host, authority.port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

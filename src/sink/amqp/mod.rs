@@ -28,6 +28,9 @@ mod publish;
 pub(super) mod published;
 mod topology;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::connection::destination;
+
 /// How long the broker may take to confirm a batch, or to answer anything else.
 const PATIENCE: Duration = Duration::from_secs(30);
 

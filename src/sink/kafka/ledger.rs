@@ -203,3 +203,12 @@ fn parse(key: &[u8], value: &[u8]) -> Option<(InstanceId, Entry)> {
     let EntryValue { sequence, sha256 } = serde_json::from_slice(value).ok()?;
     Some((instance, Entry { sequence, fingerprint: Fingerprint::from_hex(&sha256)? }))
 }
+
+/// For [`crate::fuzzing`]: what can be read is written so that it reads the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn assert_reads_its_own(key: &[u8], value: &[u8]) {
+    let Some((instance, entry)) = parse(key, value) else { return };
+    let ledger = Ledger::new(&ClientConfig::new(), &config::Kafka::default());
+    let Ok(record) = ledger.entry(instance, entry) else { panic!("{entry:?} cannot be written") };
+    assert_eq!(parse(record.key.as_bytes(), &record.value), Some((instance, entry)));
+}

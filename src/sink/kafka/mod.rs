@@ -34,6 +34,9 @@ mod topic_memory;
 mod topics;
 mod unreachable;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::ledger::assert_reads_its_own;
+
 /// A sink that publishes into Kafka. `Ok` from a publish means committed.
 ///
 /// # Errors

@@ -207,27 +207,28 @@ impl LinesFile {
 /// A crash in the middle of a write leaves a last line without its line feed: it was never
 /// reported as stored, so it goes. Then everything that is left is on the disk, not only written.
 fn cut_torn_line(file: &mut File) -> io::Result<()> {
-    let length = file.seek(SeekFrom::End(0))?;
-    let mut end = length;
+    let (end, length) = (end_of_last_line(file)?, file.seek(SeekFrom::End(0))?);
+    if end < length {
+        warn!(bytes = length - end, "a torn last line was cut off: it was not reported as stored");
+        file.set_len(end)?;
+    }
+    file.sync_all()
+}
+
+pub(super) fn end_of_last_line(file: &mut (impl Read + Seek)) -> io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0))?;
     let mut block = [0; 4096];
     while end > 0 {
         let start = end.saturating_sub(block.len() as u64);
         let bytes = &mut block[..usize::try_from(end - start).unwrap_or(0)];
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(bytes)?;
-        match bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(index) => {
-                end = start + index as u64 + 1;
-                break;
-            }
-            None => end = start,
+        if let Some(index) = bytes.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + index as u64 + 1);
         }
+        end = start;
     }
-    if end < length {
-        warn!(bytes = length - end, "a torn last line was cut off: it was not reported as stored");
-        file.set_len(end)?;
-    }
-    file.sync_all()
+    Ok(0)
 }
 
 /// From 1 on. None behind the largest of all, which only somebody else can have written.

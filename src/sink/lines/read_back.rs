@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use base64::Engine;
@@ -22,7 +22,7 @@ pub(super) struct Remembered {
 }
 
 /// What the whole file says of each instance.
-pub(super) fn last_of_each(file: &mut File) -> io::Result<HashMap<InstanceId, Remembered>> {
+pub(super) fn last_of_each(file: &mut (impl Read + Seek)) -> io::Result<HashMap<InstanceId, Remembered>> {
     file.seek(SeekFrom::Start(0))?;
     let mut remembered = HashMap::new();
     each_line(file, |line| {
@@ -37,7 +37,7 @@ pub(super) fn last_of_each(file: &mut File) -> io::Result<HashMap<InstanceId, Re
 
 /// Everything that was published into the file.
 pub(in crate::sink) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
-    each_line(&mut File::open(path)?, |line| {
+    each_line(File::open(path)?, |line| {
         let (published, body) = parse(line)?;
         audit.message(&published, 0, &body);
         Some(())
@@ -58,7 +58,7 @@ pub(in crate::sink) fn parse(line: &[u8]) -> Option<(Published, Vec<u8>)> {
 }
 
 /// Hands every whole line to `take`, which says `None` to one that is not the bridge's.
-fn each_line(file: &mut File, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::Result<()> {
+fn each_line(file: impl Read, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let (mut line, mut number) = (Vec::new(), 0_u64);
     while reader.read_until(b'\n', &mut line)? > 0 {
