@@ -31,6 +31,10 @@ pub(crate) fn amqp(text: &str) -> Refused {
         return Err("has the port 0, where nothing can listen");
     }
     let (authority, path) = parts(text);
+    // Behind a port it would begin the path, for the parser.
+    if authority.rsplit('@').next().is_some_and(|place| place.contains('\\')) {
+        return Err(FORM);
+    }
     let mechanism = amqp_query(&url)?;
     let has_user = !url.username().is_empty();
     match (authority.contains('@'), &*mechanism) {

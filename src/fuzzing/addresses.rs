@@ -70,7 +70,7 @@ fn check_kafka_servers(data: &[u8]) {
         return;
     }
     for server in text.split(',').map(|server| server.trim_start_matches(' ')) {
-        let (host, port) = split(server.strip_prefix("plaintext://").unwrap_or(server));
+        let (host, port) = split(server.split_once("://").map_or(server, |(_, place)| place));
         assert!(!host.is_empty() && port != Some(0), "{text:?}");
         assert_eq!(read_by_librdkafka(server), (host, port.unwrap_or(9092)), "{text:?}");
     }
@@ -80,7 +80,8 @@ fn check_kafka_servers(data: &[u8]) {
 fn split(place: &str) -> (&str, Option<u16>) {
     let host = place.find(']').map_or_else(|| place.find(':'), |end| Some(end + 1)).unwrap_or(place.len());
     let (host, port) = place.split_at(host);
-    (host, (!port.is_empty()).then(|| port.strip_prefix(':').and_then(|port| port.parse().ok()).expect("a port")))
+    let digits = if port.is_empty() { "" } else { port.strip_prefix(':').expect("a port, or nothing") };
+    (host, (!digits.is_empty()).then(|| digits.parse().expect("a port")))
 }
 
 /// As its `rd_kafka_broker_name_parse` does it.

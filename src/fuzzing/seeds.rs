@@ -147,6 +147,7 @@ pub(super) fn amqp_uris() -> Vec<Vec<u8>> {
         "amqp://xn--e1afmkfd.example/",
         "amqp://пример.example/",
         "amqp:\\\\host\\v",
+        "amqp://host:5672\\v",
     ])
     .collect()
 }
