@@ -110,7 +110,7 @@ pub(super) fn files() -> Vec<Vec<u8>> {
     let torn = usual.map(|body| [LINE, &envelope(body), &envelope("null"), &LINE[..60]].map(str::to_owned));
     let bodies = ["{\r\n}", "\"\\u0000\\n\"", "[ 1.10 ]", "\"\u{2028}\u{feff}\""].map(envelope);
     let hostile = [
-        ["".to_owned(), bodies[0].clone(), bodies[1].clone(), LINE.to_owned()],
+        [String::new(), bodies[0].clone(), bodies[1].clone(), LINE.to_owned()],
         [LINE.replace("{}", "null"), bodies[2].clone(), bodies[3].clone(), "\r".to_owned()],
         [LINE.replace("\"data\":{}", "\"data_base64\":\"e30=\""), String::new(), bodies[0].clone(), String::new()],
         [LINE.replace(":\"", ":[\""), bodies[0].clone(), bodies[0].clone(), "x".repeat(5000)],
