@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use url::{Host, Url};
+#[cfg(feature = "amqp")]
+use url::Host;
+use url::Url;
 
 /// What a refused address is told.
 pub(crate) type Refused = Result<(), &'static str>;

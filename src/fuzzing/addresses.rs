@@ -8,7 +8,9 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::{SECRET, Target, seeds};
-use crate::config::{self, Config, Instance, Sink, sink_from_url, unplaced};
+#[cfg(feature = "kafka")]
+use crate::config::sink_from_url;
+use crate::config::{self, Config, Instance, Sink, unplaced};
 
 /// The addresses of RabbitMQ's nodes.
 #[cfg(feature = "amqp")]
