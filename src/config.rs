@@ -19,6 +19,7 @@ mod mistake;
 mod read;
 mod sink;
 mod sink_url;
+pub(crate) mod topics;
 
 #[cfg(feature = "amqp")]
 pub(crate) use address::{amqp as amqp_uri, ipv6_host};

@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod fuzzing;
 pub mod green_api;
 mod health;
+mod kinds;
 pub mod notification;
 pub mod pauses;
 mod repeats;

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::condition::Conditions;
+use crate::kinds::{KINDS, OTHER, listed};
 use crate::notification::InstanceId;
 
 /// A number that only grows, or is set.
@@ -36,22 +37,6 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The kinds of notification that are told apart: bodies say what they like, and a label must be bounded.
-const KINDS: [&str; 12] = [
-    "incomingMessageReceived",
-    "outgoingMessageReceived",
-    "outgoingAPIMessageReceived",
-    "outgoingMessageStatus",
-    "stateInstanceChanged",
-    "statusInstanceChanged",
-    "deviceInfo",
-    "incomingCall",
-    "outgoingCall",
-    "incomingBlock",
-    "quotaExceeded",
-    OTHER,
-];
-
 /// The states of an account that are told apart.
 const STATES: [&str; 9] = [
     "authorized",
@@ -64,13 +49,6 @@ const STATES: [&str; 9] = [
     "pendingPassword",
     OTHER,
 ];
-
-const OTHER: &str = "other";
-
-/// Where a word is listed; what is not known comes last.
-fn listed(words: &[&str], word: &str) -> usize {
-    words.iter().position(|known| *known == word).unwrap_or(words.len() - 1)
-}
 
 /// Notifications of each kind.
 #[derive(Debug, Default)]
@@ -301,13 +279,6 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kinds_are_those_that_consumers_are_told_of() {
-        let schema = include_str!("../deploy/asyncapi/notification.schema.json");
-        let told = schema.lines().filter_map(|line| line.trim().strip_prefix(r#""const": ""#)?.strip_suffix('"'));
-        assert_eq!(told.chain([OTHER]).collect::<Vec<_>>(), KINDS);
-    }
 
     #[test]
     fn a_histogram_puts_each_into_the_first_bucket_that_it_fits() {

@@ -191,17 +191,17 @@ impl Tally {
         let mut ranges = self.ranges.clone();
         // A memory has one epoch only.
         if let Some(Remembered { sequence, still_growing }) = self.remembered {
-            let range = ranges.entry(0).or_insert(Range { first: sequence + 1, last: sequence });
+            let range = ranges.entry(0).or_insert(Range { first: sequence.saturating_add(1), last: sequence });
             range.last = if still_growing { sequence } else { range.last.max(sequence) };
         }
         let oldest = ranges.keys().next().copied();
         let lost = |(epoch, range): (&u64, &Range)| {
             let first = if from_the_beginning || oldest != Some(*epoch) { 1 } else { range.first.max(begin) };
             let there = self.places.iter().filter(|(of, place)| of == epoch && (first..=range.last).contains(place));
-            let wanted = (range.last + 1).saturating_sub(first);
+            let wanted = range.last.saturating_add(1).saturating_sub(first);
             wanted.saturating_sub(u64::try_from(there.count()).unwrap_or(u64::MAX))
         };
-        ranges.iter().map(lost).sum()
+        ranges.iter().map(lost).fold(0, u64::saturating_add)
     }
 }
 
@@ -210,6 +210,14 @@ mod tests {
     use super::*;
 
     const BODY: &[u8] = br#"{"idMessage":"x"}"#;
+
+    #[test]
+    fn a_sequence_that_cannot_be_is_no_reason_to_end() {
+        let mut audit = of(&[1, u64::MAX]);
+        audit.remembered("7".parse().unwrap(), u64::MAX, false);
+        let report = audit.report(true);
+        assert!(!report.ok && report.instances[0].lost >= u64::MAX - 3, "{report:?}");
+    }
 
     fn message(sequence: u64, more: &[(&str, &str)]) -> Published {
         let sequence = sequence.to_string();

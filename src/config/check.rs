@@ -6,9 +6,10 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 use serde_saphyr::Location;
 
-use super::address;
 use super::mistake::{Mistake, Mistakes, unknown};
+use super::topics::Types;
 use super::{Amqp, Api, Argument, Config, Instance, Kafka, QueueType, Sink};
+use super::{address, topics};
 
 /// The switches of `setSettings` that put kinds of notification into the queue.
 const SWITCHES: [&str; 15] = [
@@ -157,6 +158,7 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
             found.add(name.referenced, format!("`{key}` knows no placeholders"));
         }
     }
+    check_topics(kafka, found);
     if let Some(create) = &kafka.create_topics {
         if create.partitions.value < 1 {
             found.add(create.partitions.referenced, "`partitions` must be at least 1");
@@ -172,6 +174,21 @@ fn check_kafka(kafka: &Kafka, found: &mut Found<'_>) {
         if RESERVED.contains(&name.as_str()) {
             found.add(location, format!("the property `{name}` is set by the bridge itself: take it out"));
         }
+    }
+}
+
+/// A notification in the ledger would be taken for what was published last.
+fn check_topics(kafka: &Kafka, found: &mut Found<'_>) {
+    for (key, own) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
+        if topics::can_become(&kafka.topic.value, &own.value, Types::Documented) {
+            found.add(
+                own.referenced,
+                format!("`topic` can become `{key}`: name another, out of reach of notifications"),
+            );
+        }
+    }
+    if kafka.ledger_topic.value == kafka.dead_letter_topic.value {
+        found.add(kafka.dead_letter_topic.referenced, "`dead_letter_topic` is `ledger_topic`: name another");
     }
 }
 

@@ -31,8 +31,8 @@ pub struct Kafka {
     /// `HOST:PORT` of some brokers.
     #[schemars(with = "Vec<String>", extend("default" = ["localhost:9092"]))]
     pub bootstrap_servers: Vec<Spanned<String>>,
-    /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix.
-    #[schemars(with = "String")]
+    /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. A type that is not documented is `other`, none is `unknown`.
+    #[schemars(with = "String", extend("x-types" = crate::kinds::in_topics()))]
     pub topic: Spanned<String>,
     /// What keeps its order: an instance or each chat of it.
     pub key: Key,

@@ -294,3 +294,35 @@ fn no_queue_stands_in_for_another() {
     assert!(parse(&format!("{INSTANCE}sink: {{amqp: {{queue: null, dead_letter_queue: x.rejected}}}}\n")).is_ok());
     assert!(mistakes(&format!("{INSTANCE}sink: {{amqp: {{queue: \"a\\nb\"}}}}\n")).contains("no control character"));
 }
+
+#[test]
+fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
+    let kafka = |names: &str| parse(&format!("{INSTANCE}sink: {{kafka: {{{names}}}}}\n"));
+    for bad in [
+        "topic: x, ledger_topic: x",
+        "topic: x, dead_letter_topic: x",
+        "ledger_topic: x, dead_letter_topic: x",
+        "topic: 'x.{type}', ledger_topic: x.other",
+        "topic: 'x.{type}', ledger_topic: x.unknown",
+        "topic: 'x.{type}', dead_letter_topic: x.incomingCall",
+        "topic: 'x.{instance}', ledger_topic: x.7",
+        "topic: 'x{instance}.{type}', dead_letter_topic: x18446744073709551615.other",
+        "topic: green-api-bridge.ledger",
+        "topic: green-api.dead-letters",
+    ] {
+        let told = kafka(bad).expect_err(bad);
+        assert!(told.contains("`topic` can become") || told.contains("is `ledger_topic`"), "{bad}: {told}");
+    }
+    for good in [
+        "topic: 'x.{type}', ledger_topic: x.ledger, dead_letter_topic: x.dead",
+        "topic: 'x.{instance}', ledger_topic: x.ledger",
+        "topic: 'x.{instance}', ledger_topic: x.007",
+    ] {
+        assert!(kafka(good).is_ok(), "{good}");
+    }
+    for url in ["kafka://h/green-api-bridge.ledger", "kafka://h/green-api.dead-letters"] {
+        let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
+        let told = Config::from_parts(instance, sink_from_url(url).unwrap()).expect_err(url).to_string();
+        assert!(told.contains("`topic` can become"), "{told}");
+    }
+}

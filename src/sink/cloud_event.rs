@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::kinds;
 use crate::notification::Notification;
 
 /// The media type of a body.
@@ -83,8 +84,15 @@ pub(super) fn attributes<'a>(notification: &'a Notification, place: &'a Place) -
     attributes
 }
 
-/// Fills in what a topic or a routing key may be made of.
-#[cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "lines go to one place"))]
+/// Fills in what a topic may be made of.
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has topics"))]
+pub(super) fn topic(template: &str, notification: &Notification) -> String {
+    let kind = kinds::in_topic(&notification.facts().kind);
+    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", kind)
+}
+
+/// Fills in what a routing key may be made of.
+#[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has routing keys"))]
 pub(super) fn fill(template: &str, notification: &Notification) -> String {
     template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }

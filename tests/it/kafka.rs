@@ -101,21 +101,21 @@ async fn a_topic_that_is_missing_stops_only_the_instance_that_needs_it() {
     let mut scene = Scene::of([ID, other]).await;
     let plain = format!("topic: {}.notifications,", topics.name);
     let by_type = topics.sink("").replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
-    scene.push([r#"{"typeWebhook":"good"}"#]);
+    scene.push([r#"{"typeWebhook":"incomingCall"}"#]);
     let bridge = scene.start_with("creates", &by_type);
     scene.drained();
     bridge.kill();
-    scene.emulator.push(other, r#"{"typeWebhook":"bad"}"#);
+    scene.emulator.push(other, r#"{"typeWebhook":"outgoingCall"}"#);
     scene.instances.push(other.to_owned());
     let strict = by_type.replace("create_topics: {partitions: 3}", "create_topics: null");
     let bridge = scene.start_with("strict", &strict);
     bridge.wait_for_log("create_topics is null");
     for number in 1..=20 {
-        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"good","n":{number}}}"#));
+        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"incomingCall","n":{number}}}"#));
     }
     eventually("the good queue is empty", || scene.emulator.queued(ID) == 0);
     assert_eq!(scene.emulator.queued(other), 1, "what is not stored is not deleted");
-    assert_eq!(topics.read_from("of.good", 21).len(), 21);
+    assert_eq!(topics.read_from("of.incomingCall", 21).len(), 21);
     assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
 }
 

@@ -11,7 +11,7 @@ use crate::support::{command, eventually, foreign_client, run, seeded, times};
 /// Text that no compression makes small.
 pub fn noise(bytes: u32) -> String {
     let digits: String = (0..bytes / 64).map(|number| Fingerprint::of(&number.to_be_bytes()).to_string()).collect();
-    format!(r#"{{"typeWebhook":"large","text":"{digits}"}}"#)
+    format!(r#"{{"typeWebhook":"outgoingCall","text":"{digits}"}}"#)
 }
 
 fn by_instance(records: Vec<Record>) -> BTreeMap<String, Vec<(u64, String, Option<String>)>> {
@@ -28,25 +28,20 @@ fn by_instance(records: Vec<Record>) -> BTreeMap<String, Vec<(u64, String, Optio
 async fn poison_in_twenty_instances_under_kills_becomes_one_dead_letter_each() {
     let (mut random, topics) = (seeded(), Topics::new());
     let rounds = times(3, 30);
-    // Good, too large, good, refused: over and over.
+    // Good, too large: over and over.
     let bodies: Vec<String> = numbered(4 * rounds)
         .into_iter()
         .enumerate()
         .map(|(index, good)| match index % 4 {
-            1 => format!("{}{}", noise(40_000).trim_end_matches('}'), format_args!(r#","n":{index}}}"#)),
-            3 => format!(r#"{{"typeWebhook":"refused","n":{index}}}"#),
+            1 | 3 => format!("{}{}", noise(40_000).trim_end_matches('}'), format_args!(r#","n":{index}}}"#)),
             _ => good,
         })
         .collect();
     let scene = Scene::fleet(20, &bodies).await;
-    // The broker refuses what is older than 20 ms, and what lingers for 50 ms is. The markers of transactions are not.
-    let refusing = "message.timestamp.before.max.ms=20";
-    for (topic, setting) in [("of.refused", refusing), ("of.large", "max.message.bytes=20000")] {
-        foreign_client("create_kafka.py", &[&topics.servers, &format!("{}.{topic}", topics.name), setting]);
-    }
+    let small = format!("{}.of.outgoingCall", topics.name);
+    foreign_client("create_kafka.py", &[&topics.servers, &small, "max.message.bytes=20000"]);
     let plain = format!("topic: {}.notifications,", topics.name);
-    let by_type =
-        topics.sink(", properties: {linger.ms: 50}").replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
+    let by_type = topics.sink("").replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
     for kill in 1..=rounds {
         let bridge = scene.start_with("bridge", &by_type);
         let left = 20 * bodies.len() - 80 * kill + random.usize(1..75);
@@ -66,7 +61,7 @@ async fn poison_in_twenty_instances_under_kills_becomes_one_dead_letter_each() {
     };
     for id in &scene.instances {
         assert_eq!(good[id], wanted([0, 2], [None, None]));
-        assert!(dead[id] == wanted([1, 3], [Some("too_large"), Some("refused")]), "the dead letters of {id}");
+        assert!(dead[id] == wanted([1, 3], [Some("too_large"); 2]), "the dead letters of {id}");
     }
     let config = scene.config("verify", &by_type);
     let (code, stdout, stderr) = run(command().args(["verify", "--json", "--config"]).arg(config));

@@ -118,15 +118,15 @@ async fn a_forbidden_topic_stops_only_the_instances_that_need_it() {
     let mut scene = Scene::of([ID, other]).await;
     scene.instances.push(other.to_owned());
     permit(&topics);
-    let bad = format!("topic:{}.of.bad:write", topics.name);
+    let bad = format!("topic:{}.of.outgoingCall:write", topics.name);
     permission(&topics, &[&format!("deny:{bad}")]);
     let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
     let plain = format!("topic: {}.notifications,", topics.name);
     let sink = secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties)
         .replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
-    scene.emulator.push(other, r#"{"typeWebhook":"bad"}"#);
+    scene.emulator.push(other, r#"{"typeWebhook":"outgoingCall"}"#);
     for number in 1..=100 {
-        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"good","n":{number}}}"#));
+        scene.emulator.push(ID, format!(r#"{{"typeWebhook":"incomingCall","n":{number}}}"#));
     }
     let bridge = scene.start_with("bridge", &sink);
     eventually("the good queue is empty", || scene.emulator.queued(ID) == 0);
@@ -137,8 +137,26 @@ async fn a_forbidden_topic_stops_only_the_instances_that_need_it() {
     assert!(owned <= 2, "{owned} acquisitions: {}", bridge.log());
     permission(&topics, &[&format!("undo:{bad}")]);
     scene.drained();
-    assert_eq!(topics.read_from("of.good", 100).len(), 100);
-    assert_eq!(topics.read_from("of.bad", 1).len(), 1);
+    assert_eq!(topics.read_from("of.incomingCall", 100).len(), 100);
+    assert_eq!(topics.read_from("of.outgoingCall", 1).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_checked_without_a_right_is_told_once() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let name = &topics.name;
+    let rules = [
+        format!("allow:topic:{name}.*:create,describe,write"),
+        format!("allow:topic:{name}.ledger:read"),
+        format!("allow:transactional_id:{name}:describe,write"),
+    ];
+    permission(&topics, &rules.each_ref().map(String::as_str));
+    scene.push(["1"]);
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
+    let bridge = scene.start_with("bridge", &secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties));
+    scene.drained();
+    let log = bridge.log();
+    assert_eq!(log.matches("is compacted cannot be checked: grant DESCRIBE_CONFIGS").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,9 @@ mod kafka;
 /// Kafka and the bridge under kills.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_kills;
+/// What stands in the ledger, whoever wrote it.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_ledger;
 /// Kafka out of reach, in each way.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_outages;

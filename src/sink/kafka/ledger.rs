@@ -1,35 +1,28 @@
 //! The ledger: a compacted topic that keeps, for every instance, what was published last, and for
 //! every transactional id who owns it.
 
-use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::client::Quiet;
+use super::entries::{self, Entries, Entry, OWNER};
 use super::record::Record;
 use crate::config;
-use crate::notification::{Fingerprint, InstanceId};
+use crate::notification::InstanceId;
 use crate::sink::owner::Failure;
 
 /// All entries stand in one partition: so the sentinel, once read, says that all of them were.
 const PARTITION: i32 = 0;
 const PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(10);
-
-/// What was published last for an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub sequence: u64,
-    pub fingerprint: Fingerprint,
-}
 
 /// Says who owns the transactional id since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +31,6 @@ pub(super) struct Sentinel {
     pub owner: Uuid,
     /// How many times it has taken ownership.
     pub acquisition: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct EntryValue {
-    sequence: u64,
-    sha256: String,
 }
 
 pub(super) struct Ledger {
@@ -65,51 +52,45 @@ impl Ledger {
         Self {
             client,
             topic: config.ledger_topic.value.clone(),
-            owner_key: format!("owner:{}", config.transactional_id),
+            owner_key: format!("{OWNER}{}", config.transactional_id),
         }
     }
 
     pub(super) fn sentinel(&self, sentinel: &Sentinel) -> Result<Record, Failure> {
-        self.record(self.owner_key.clone(), sentinel)
+        self.record(self.owner_key.clone(), serde_json::to_vec(sentinel))
     }
 
     pub(super) fn entry(&self, instance: InstanceId, entry: Entry) -> Result<Record, Failure> {
-        let value = EntryValue { sequence: entry.sequence, sha256: entry.fingerprint.to_string() };
-        self.record(instance.to_string(), &value)
+        self.record(instance.to_string(), entry.value())
     }
 
-    fn record(&self, key: String, value: &impl Serialize) -> Result<Record, Failure> {
-        let value = serde_json::to_vec(value).map_err(|error| Failure::Unavailable(error.to_string()))?;
-        let (topic, headers) = (self.topic.clone(), OwnedHeaders::new_with_capacity(0));
+    fn record(&self, key: String, value: serde_json::Result<Vec<u8>>) -> Result<Record, Failure> {
+        let value = value.map_err(|error| Failure::Unavailable(error.to_string()))?;
+        let (topic, headers) = (self.topic.clone(), entries::headers());
         Ok(Record { topic, partition: Some(PARTITION), key, value: Bytes::from(value), headers })
     }
 
     /// Everything up to our own sentinel. `read_committed` delivers in order and only what is
     /// decided, so nothing that stands before it can come later.
-    pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<HashMap<InstanceId, Entry>, Failure> {
-        let mut entries = HashMap::new();
-        self.read(|record| match record {
-            Some((key, value)) if key == self.owner_key.as_bytes() => {
-                serde_json::from_slice(value).is_ok_and(|read: Sentinel| read == *sentinel)
-            }
-            Some((key, value)) => {
-                if let Some((instance, entry)) = parse(key, value) {
-                    entries.insert(instance, entry);
-                }
-                false
-            }
+    pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<Entries, Failure> {
+        let mut entries = Entries::default();
+        self.read(|record| {
             // A commit is visible a moment after it was answered.
-            None => false,
+            let Some(record) = record else { return false };
+            entries.take(record);
+            self.sentinel_in(record).as_ref() == Some(sentinel)
         })?;
         Ok(entries)
     }
 
     /// Everything that is decided by now.
-    pub(super) fn read_all(&self) -> Result<HashMap<InstanceId, Entry>, Failure> {
+    pub(super) fn read_all(&self) -> Result<Entries, Failure> {
         self.wait_until_decided()?;
-        let mut entries = HashMap::new();
+        let mut entries = Entries::default();
         self.read(|record| {
-            entries.extend(record.and_then(|(key, value)| parse(key, value)));
+            if let Some(record) = record {
+                entries.take(record);
+            }
             record.is_none()
         })?;
         Ok(entries)
@@ -120,15 +101,18 @@ impl Ledger {
         self.wait_until_decided()?;
         let mut owner = None;
         self.read(|record| {
-            if let Some((key, value)) = record
-                && key == self.owner_key.as_bytes()
-                && let Ok(Sentinel { owner: last, .. }) = serde_json::from_slice(value)
-            {
-                owner = Some(last);
+            if let Some(sentinel) = record.and_then(|record| self.sentinel_in(record)) {
+                owner = Some(sentinel.owner);
             }
             record.is_none()
         })?;
         Ok(owner)
+    }
+
+    /// A sentinel of our transactional id.
+    fn sentinel_in(&self, record: &BorrowedMessage<'_>) -> Option<Sentinel> {
+        let is_one = record.key() == Some(self.owner_key.as_bytes()) && entries::is_of_ledger(record);
+        is_one.then(|| serde_json::from_slice(record.payload().unwrap_or_default()).ok()).flatten()
     }
 
     /// The end of a `read_committed` reader lies before the first open transaction, anybody's:
@@ -153,7 +137,7 @@ impl Ledger {
     }
 
     /// Hands every committed record, and `None` at the end, to `enough`, until that says so.
-    fn read(&self, mut enough: impl FnMut(Option<(&[u8], &[u8])>) -> bool) -> Result<(), Failure> {
+    fn read(&self, mut enough: impl FnMut(Option<&BorrowedMessage<'_>>) -> bool) -> Result<(), Failure> {
         let consumer = self.consumer("read_committed")?;
         let mut partitions = TopicPartitionList::new();
         partitions
@@ -172,8 +156,7 @@ impl Ledger {
                 }
                 Some(Err(error)) => return Err(self.unreadable(&error)),
             };
-            let record = record.as_ref();
-            if enough(record.map(|record| (record.key().unwrap_or_default(), record.payload().unwrap_or_default()))) {
+            if enough(record.as_ref()) {
                 return Ok(());
             }
         }
@@ -196,19 +179,4 @@ impl Ledger {
 /// used: no permission for it is needed.
 pub(super) fn is_of_group(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
-}
-
-fn parse(key: &[u8], value: &[u8]) -> Option<(InstanceId, Entry)> {
-    let instance = std::str::from_utf8(key).ok()?.parse().ok()?;
-    let EntryValue { sequence, sha256 } = serde_json::from_slice(value).ok()?;
-    Some((instance, Entry { sequence, fingerprint: Fingerprint::from_hex(&sha256)? }))
-}
-
-/// For [`crate::fuzzing`]: what can be read is written so that it reads the same.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn assert_reads_its_own(key: &[u8], value: &[u8]) {
-    let Some((instance, entry)) = parse(key, value) else { return };
-    let ledger = Ledger::new(&ClientConfig::new(), &config::Kafka::default());
-    let Ok(record) = ledger.entry(instance, entry) else { panic!("{entry:?} cannot be written") };
-    assert_eq!(parse(record.key.as_bytes(), &record.value), Some((instance, entry)));
 }

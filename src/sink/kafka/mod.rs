@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use self::entries::{Entries, Entry};
 use self::errors::Blame;
-use self::ledger::{Entry, Ledger, Sentinel};
+use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer, Refusal};
 use self::topic_memory::{TopicMemory, partition_of};
 use self::topics::Ensured;
@@ -25,6 +26,7 @@ use crate::notification::{InstanceId, Notification};
 
 mod client;
 pub(super) mod doctor;
+mod entries;
 mod errors;
 mod ledger;
 mod producer;
@@ -33,9 +35,10 @@ mod record;
 mod topic_memory;
 mod topics;
 mod unreachable;
+mod unusable;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::ledger::assert_reads_its_own;
+pub(crate) use self::entries::assert_reads_its_own;
 
 /// A sink that publishes into Kafka. `Ok` from a publish means committed.
 ///
@@ -86,7 +89,7 @@ impl Acquisition {
     fn acquire(&mut self) -> Result<Kafka, Failure> {
         // Read anew, because the files of `properties_files` may have changed.
         let client = client::configure(&self.config).map_err(Failure::Unavailable)?;
-        let topics = topics::Topics::new(&client, &self.config, self.runtime.clone())?;
+        let topics = topics::Topics::new(&client, &self.config, self.runtime.clone(), self.topic_memory.clone())?;
         let ledger = Ledger::new(&client, &self.config);
         topics.ensure_ledger()?;
         if self.owned {
@@ -105,7 +108,8 @@ impl Acquisition {
         }
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;
-        info!(instances = entries.len(), transactional_id = self.config.transactional_id, "owning the Kafka sink");
+        self.topic_memory.tell_strange(&self.config.ledger_topic.value, &entries);
+        info!(instances = entries.of.len(), transactional_id = self.config.transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,
             ledger,
@@ -119,6 +123,7 @@ impl Acquisition {
             folder: self.folder.clone(),
             sentinel,
             entries,
+            reread: Instant::now(),
         })
     }
 
@@ -151,12 +156,14 @@ struct Kafka {
     config: config::Kafka,
     folder: Folder,
     sentinel: Sentinel,
-    entries: HashMap<InstanceId, Entry>,
+    entries: Entries,
+    /// When entries that cannot be used were last read again.
+    reread: Instant,
 }
 
 impl Owner for Kafka {
     fn memory(&self, instance: InstanceId) -> Memory {
-        match self.entries.get(&instance) {
+        match self.entries.of.get(&instance) {
             None => Memory::Nothing,
             Some(&Entry { sequence, fingerprint }) => Memory::Published { sequence, fingerprint },
         }
@@ -170,6 +177,7 @@ impl Owner for Kafka {
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
         self.look_at_partitions();
+        self.refuse_unusable(jobs);
         let mut malformed = extract_malformed(jobs);
         let mut suspects = self.of_doubtful_topics(jobs);
         let mut outcome = self.store_together(jobs, &mut suspects);
@@ -304,14 +312,14 @@ impl Kafka {
     }
 
     fn topic(&self, notification: &Notification) -> String {
-        cloud_event::fill(&self.config.topic.value, notification)
+        cloud_event::topic(&self.config.topic.value, notification)
     }
 
     fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
         let notification = job.notification();
-        let last = self.entries.get(&notification.instance());
+        let last = self.entries.of.get(&notification.instance());
         let letter = |reason| DeadLetter { reason, destination: self.topic(notification) };
-        Place { sequence: last.map_or(1, |last| last.sequence + 1), dead_letter: dead.map(letter), ..Place::default() }
+        Place { sequence: entries::next(last), dead_letter: dead.map(letter), ..Place::default() }
     }
 
     /// Commits the jobs and answers them; or aborts, and tells which of them were refused.
@@ -400,7 +408,7 @@ impl Kafka {
             self.topic_memory.trust(&topic);
         }
         let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
-        self.entries.insert(notification.instance(), entry);
+        self.entries.of.insert(notification.instance(), entry);
         match place.dead_letter {
             None => job.succeed(Some(place.sequence)),
             Some(_) => job.bury(Some(place.sequence)),

@@ -10,8 +10,10 @@ use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{self, Quiet};
-use super::ledger::{Entry, Ledger, is_of_group};
+use super::entries::Entry;
+use super::ledger::{Ledger, is_of_group};
 use crate::config;
+use crate::config::topics::{self, Types};
 use crate::sink::owner::Failure;
 use crate::verify::{Audit, Lane, Published};
 
@@ -33,7 +35,8 @@ pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Resul
     if topics.is_empty() {
         return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic.value));
     }
-    let remembered = || if has_ledger { ledger.read_all().map_err(told) } else { Ok(HashMap::new()) };
+    let remembered =
+        || if has_ledger { ledger.read_all().map(|entries| entries.of).map_err(told) } else { Ok(HashMap::new()) };
     // What the ledger remembers before must be in the topics; whoever moved on meanwhile is still at work.
     let before = remembered()?;
     let (mut lanes, mut from_the_beginning) = (0, true);
@@ -51,13 +54,9 @@ pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Resul
     Ok(from_the_beginning)
 }
 
-/// Of a template the literal prefix has to fit; what is not the bridge's is passed over when read.
+/// Also the topics of kinds that are not documented, which an earlier bridge wrote to.
 fn is_ours(topic: &str, config: &config::Kafka) -> bool {
-    let template = &config.topic.value;
-    let fits = match template.split_once('{') {
-        None => topic == template,
-        Some((prefix, _)) => topic.starts_with(prefix) && topic != config.ledger_topic.value,
-    };
+    let fits = topics::can_become(&config.topic.value, topic, Types::Any) && topic != config.ledger_topic.value;
     fits || topic == config.dead_letter_topic.value
 }
 

@@ -25,7 +25,7 @@ pub(super) fn of(notification: &Notification, place: &Place, config: &config::Ka
     }
     headers = headers.insert(Header { key: "content-type", value: Some(cloud_event::content_type(notification)) });
     let topic = match place.dead_letter {
-        None => cloud_event::fill(&config.topic.value, notification),
+        None => cloud_event::topic(&config.topic.value, notification),
         Some(_) => config.dead_letter_topic.value.clone(),
     };
     let key = match (config.key, &notification.facts().chat) {

@@ -1,10 +1,13 @@
 //! What a process knows of topics, through all its acquisitions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use murmur2::murmur2;
 use tracing::warn;
+
+use super::entries::Entries;
+use crate::notification::InstanceId;
 
 /// The seed of Kafka's own clients.
 const SEED: u32 = 0x9747_b28c;
@@ -23,6 +26,11 @@ struct Topics {
     known: HashMap<String, i32>,
     /// Those that were lately missing or forbidden.
     doubtful: HashSet<String>,
+    /// What was told of the ledger: strange records by kind, and instances without a usable entry.
+    strange: BTreeMap<&'static str, u64>,
+    unusable: HashSet<InstanceId>,
+    /// Whether it was told that settings cannot be read.
+    settings_told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +92,37 @@ impl TopicMemory {
     /// All that are in doubt.
     pub(super) fn doubtful(&self) -> HashSet<String> {
         self.topics().doubtful.clone()
+    }
+
+    /// What in the ledger is none of its entries is told once, without its value.
+    pub(super) fn tell_strange(&self, ledger: &str, entries: &Entries) {
+        let mut topics = self.topics();
+        for (kind, count) in &entries.strange {
+            if topics.strange.insert(kind, *count) != Some(*count) {
+                warn!(
+                    ledger,
+                    count, kind, "records of the ledger_topic are no entries: keep others from writing to it"
+                );
+            }
+        }
+        for (instance, why) in &entries.unusable {
+            if topics.unusable.insert(*instance) {
+                warn!(ledger, %instance, why, "an entry of the ledger_topic cannot be used: its instance waits");
+            }
+        }
+        topics.unusable.retain(|instance| entries.unusable.contains_key(instance));
+    }
+
+    /// Without a right that the bridge can do without, what it would notice is the operator's to look after.
+    pub(super) fn tell_of_settings(&self, ledger: &str, why: &str) {
+        if !std::mem::replace(&mut self.topics().settings_told, true) {
+            warn!(
+                ledger,
+                why,
+                "whether the ledger_topic is compacted cannot be checked: grant DESCRIBE_CONFIGS on the topics, or see to it \
+                 that its cleanup.policy is compact"
+            );
+        }
     }
 
     fn topics(&self) -> MutexGuard<'_, Topics> {

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 
 use super::client::Quiet;
+use super::topic_memory::TopicMemory;
 use super::unreachable;
 use crate::config;
 use crate::sink::owner::Failure;
@@ -33,10 +34,16 @@ pub(super) struct Topics {
     ledger: String,
     largest_record: String,
     runtime: Handle,
+    memory: TopicMemory,
 }
 
 impl Topics {
-    pub(super) fn new(client: &ClientConfig, config: &config::Kafka, runtime: Handle) -> Result<Self, Failure> {
+    pub(super) fn new(
+        client: &ClientConfig,
+        config: &config::Kafka,
+        runtime: Handle,
+        memory: TopicMemory,
+    ) -> Result<Self, Failure> {
         let mut client = client.clone();
         client.remove("transactional.id");
         Ok(Self {
@@ -46,6 +53,7 @@ impl Topics {
             create: config.create_topics.clone(),
             ledger: config.ledger_topic.value.clone(),
             runtime,
+            memory,
         })
     }
 
@@ -63,8 +71,12 @@ impl Topics {
             return Err(Failure::Unavailable(why));
         }
         match self.setting(topic, "cleanup.policy").as_deref() {
-            None | Some("compact") => Ok(()),
-            Some(policy) => Err(Failure::Unavailable(format!(
+            Ok("compact") => Ok(()),
+            Err(why) => {
+                self.memory.tell_of_settings(topic, why);
+                Ok(())
+            }
+            Ok(policy) => Err(Failure::Unavailable(format!(
                 "topic {topic}: its cleanup.policy is {policy}, so it forgets what was published last, and an instance \
                  that was quiet for long could get a notification twice: {}",
                 mend(topic, "compact")
@@ -78,7 +90,7 @@ impl Topics {
         let partitions = self.create.as_ref().map_or(1, |create| create.partitions.value);
         let ensured = self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])?;
         match self.setting(topic, "cleanup.policy") {
-            Some(policy) if policy.contains("compact") => Ok(Ensured::Unusable(format!(
+            Ok(policy) if policy.contains("compact") => Ok(Ensured::Unusable(format!(
                 "topic {topic}: it is compacted, so of each key only the last notification would be kept: {}",
                 mend(topic, "delete")
             ))),
@@ -106,7 +118,7 @@ impl Topics {
 
     /// A ledger that is easier lost than what it remembers is a way to duplicates.
     fn compare_with_ledger(&self, topic: &str) {
-        let in_sync = |topic: &str| self.setting(topic, "min.insync.replicas")?.parse::<u32>().ok();
+        let in_sync = |topic: &str| self.setting(topic, "min.insync.replicas").ok()?.parse::<u32>().ok();
         if let (Some(of_topic), Some(of_ledger)) = (in_sync(topic), in_sync(&self.ledger))
             && of_ledger < of_topic
         {
@@ -121,14 +133,17 @@ impl Topics {
         }
     }
 
-    /// The value of a topic's setting; `None` when the broker does not tell, which needs a
-    /// permission of its own.
-    fn setting(&self, topic: &str, name: &str) -> Option<String> {
+    /// The value of a topic's setting; or why the broker does not tell, which needs a permission of
+    /// its own.
+    fn setting(&self, topic: &str, name: &str) -> Result<String, String> {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let asked = [ResourceSpecifier::Topic(topic)];
         let described = self.runtime.block_on(self.admin.describe_configs(&asked, &options));
-        let answer = described.ok()?.into_iter().next()?.inspect_err(|error| debug!(topic, %error, "no settings"));
-        answer.ok()?.get(name)?.value.clone()
+        let answer = described.map_err(|error| error.to_string())?.into_iter().next();
+        let answer = answer.map(|answer| answer.map_err(|error| error.to_string())).transpose();
+        let answer = answer.inspect_err(|error| debug!(topic, error, "no settings"))?;
+        let value = answer.and_then(|settings| settings.get(name)?.value.clone());
+        value.ok_or_else(|| "the broker does not tell".into())
     }
 
     fn metadata(&self, topic: &str) -> Result<Metadata, Failure> {

@@ -1,0 +1,49 @@
+//! Instances whose entry in the ledger cannot be used: they wait, and nobody else.
+
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use super::Kafka;
+use super::entries::Entries;
+use crate::sink::SinkError;
+use crate::sink::owner::Job;
+
+/// How often entries that cannot be used are read again.
+const REREAD: Duration = Duration::from_secs(10);
+
+impl Kafka {
+    /// Nothing may be published for an instance of which is not known what was published last. From time to time the
+    /// ledger is asked again: the operator may have mended it.
+    pub(super) fn refuse_unusable(&mut self, jobs: &mut Vec<Job>) {
+        let is_unusable = |entries: &Entries, job: &Job| entries.unusable.contains_key(&job.notification().instance());
+        if self.entries.unusable.is_empty() || !jobs.iter().any(|job| is_unusable(&self.entries, job)) {
+            return;
+        }
+        if self.reread.elapsed() > REREAD {
+            self.reread = Instant::now();
+            let read =
+                self.ledger.read_all().inspect_err(|failure| debug!(%failure, "the ledger cannot be read again"));
+            if let Ok(read) = read {
+                let is_mended = |job: &mut Job| is_unusable(&self.entries, job) && !is_unusable(&read, job);
+                let mended: Vec<Job> = jobs.extract_if(.., is_mended).collect();
+                for job in mended {
+                    let instance = job.notification().instance();
+                    self.entries.unusable.remove(&instance);
+                    self.entries.of.extend(read.of.get(&instance).map(|entry| (instance, *entry)));
+                    // With what is remembered now.
+                    job.fail(SinkError::Reopen("its entry in the ledger_topic was mended".into()));
+                }
+            }
+        }
+        let ledger = &self.config.ledger_topic.value;
+        for job in jobs.extract_if(.., |job| is_unusable(&self.entries, job)) {
+            let instance = job.notification().instance();
+            let why = self.entries.unusable.get(&instance).copied().unwrap_or_default();
+            job.fail(SinkError::Refused(format!(
+                "ledger_topic {ledger}: the last entry with the key {instance} cannot be used: {why}: write the right one, or \
+                 one without a value to begin at 1 (what was published last may then come once more)"
+            )));
+        }
+    }
+}
