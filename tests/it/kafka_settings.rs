@@ -1,6 +1,7 @@
 //! Topics as operators make them, rightly and wrongly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use crate::kafka_topics::Topics;
 use crate::scene::{ID, Scene, numbered};
@@ -74,6 +75,63 @@ async fn partitions_added_while_running_stay_unused_so_that_the_order_holds() {
     }
     assert!(partitions.len() == 20 && partitions.values().all(|used| used.len() == 1), "{partitions:?}");
     assert!(partitions.values().flatten().all(|partition| *partition < 3), "{partitions:?}");
+}
+
+/// Deletes the topic of notifications, and makes it anew with so many partitions, if any.
+fn make_anew(topics: &Topics, partitions: &str) {
+    foreign_client("delete_kafka.py", &[&topics.servers, &format!("{}.notifications", topics.name), partitions]);
+}
+
+/// Of the new topic nothing of the last `count` is missing, in order.
+fn assert_published(topics: &Topics, last: &[String]) {
+    let mut of_key = BTreeMap::<String, Vec<String>>::new();
+    for record in topics.read(10 * last.len()) {
+        assert_eq!(record.partition, 0);
+        of_key.entry(record.key).or_default().push(record.body);
+    }
+    assert_eq!(of_key.len(), 10);
+    for (key, seen) in &of_key {
+        assert!(seen.ends_with(last), "{key}: {seen:?}");
+    }
+}
+
+const IMPATIENT: &str = ", properties: {message.timeout.ms: 5000}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_with_fewer_partitions_holds_nobody_up() {
+    let bodies = numbered(60);
+    let (scene, topics) = (Scene::fleet(10, &bodies[..20]).await, Topics::new());
+    let _bridge = scene.start_with("bridge", &topics.sink(IMPATIENT));
+    eventually("it works", || scene.queued() <= 150);
+    let begun = Instant::now();
+    make_anew(&topics, "1");
+    scene.push_to_all(&bodies[20..]);
+    scene.drained();
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_published(&topics, &bodies[20..]);
+}
+
+/// The producer keeps in mind for five minutes that there is no such topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_missing_and_comes_back_with_fewer_partitions_is_used_at_once() {
+    let bodies = numbered(60);
+    let (scene, topics) = (Scene::fleet(10, &bodies[..20]).await, Topics::new());
+    let bridge = scene.start_with("creates", &topics.sink(""));
+    scene.drained();
+    bridge.kill();
+    let strict = topics.sink(IMPATIENT).replace("create_topics: {partitions: 3}", "create_topics: null");
+    let bridge = scene.start_with("strict", &strict);
+    bridge.wait_for_log("owning the Kafka sink");
+    scene.push_to_all(&bodies[20..25]);
+    scene.drained();
+    make_anew(&topics, "0");
+    scene.push_to_all(&bodies[25..]);
+    bridge.wait_for_log("create_topics is null");
+    let begun = Instant::now();
+    create(&topics, "notifications", "cleanup.policy=delete");
+    scene.drained();
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}: {}", begun.elapsed(), bridge.log());
+    assert_published(&topics, &bodies[25..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

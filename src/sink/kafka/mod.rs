@@ -15,7 +15,6 @@ use self::errors::Blame;
 use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer, Refusal};
 use self::topic_memory::{TopicMemory, partition_of};
-use self::topics::Ensured;
 use super::cloud_event::{self, DeadLetter, Place, Reason};
 use super::dead_letter::{self, Folder};
 use super::owner::{Action, Client, Failure, Job, Owner, extract_malformed};
@@ -29,6 +28,7 @@ pub(super) mod doctor;
 mod entries;
 mod errors;
 mod ledger;
+mod partitions;
 mod producer;
 pub(super) mod published;
 mod record;
@@ -117,7 +117,7 @@ impl Acquisition {
             topic_memory: self.topic_memory.clone(),
             known_topics: self.topic_memory.known(),
             doubtful_topics: self.topic_memory.doubtful(),
-            looked: Instant::now(),
+            looked: None,
             look: client::metadata_refresh(&client),
             config: self.config.clone(),
             folder: self.folder.clone(),
@@ -150,8 +150,8 @@ struct Kafka {
     known_topics: HashMap<String, i32>,
     /// Those that were lately missing or forbidden: who needs them is stored alone.
     doubtful_topics: HashSet<String>,
-    /// When the topics were last looked at, and how often that is done.
-    looked: Instant,
+    /// When the topics were last looked at, if since the ownership was taken, and how often that is done.
+    looked: Option<Instant>,
     look: Duration,
     config: config::Kafka,
     folder: Folder,
@@ -224,14 +224,6 @@ impl Kafka {
         Ok(())
     }
 
-    /// Takes out what goes to a topic that was lately missing or forbidden.
-    fn of_doubtful_topics(&self, jobs: &mut Vec<Job>) -> Vec<Job> {
-        if self.doubtful_topics.is_empty() {
-            return Vec::new();
-        }
-        jobs.extract_if(.., |job| self.doubtful_topics.contains(&self.topic(job.notification()))).collect()
-    }
-
     /// A whole batch is refused for one bad record in it, so a suspect may be good. A bad one goes
     /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
     /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
@@ -265,50 +257,6 @@ impl Kafka {
             };
             single.push(job);
         }
-    }
-
-    /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
-    fn wait_for_topic(&mut self, job: Job, why: &str) {
-        let topic = self.topic(job.notification());
-        self.known_topics.remove(&topic);
-        self.doubt(topic);
-        job.fail(SinkError::Refused(why.to_owned()));
-    }
-
-    /// How many partitions of a topic are used; or why the topic cannot be.
-    fn used_partitions(&mut self, topic: &str) -> Result<Result<i32, String>, Failure> {
-        if let Some(count) = self.known_topics.get(topic) {
-            return Ok(Ok(*count));
-        }
-        Ok(match self.topics.ensure(topic)? {
-            Ensured::Unusable(why) => Err(why),
-            Ensured::Exists { partitions } => {
-                let count = self.topic_memory.used(topic, partitions);
-                self.topic_memory.know(topic, count);
-                self.known_topics.insert(topic.to_owned(), count);
-                Ok(count)
-            }
-        })
-    }
-
-    /// From time to time, as the client itself refreshes what it knows of topics.
-    fn look_at_partitions(&mut self) {
-        if self.looked.elapsed() < self.look {
-            return;
-        }
-        let there = self.topics.partitions_of(&self.known_topics.keys().map(String::as_str).collect::<Vec<_>>());
-        for (topic, used) in &mut self.known_topics {
-            if let Some(there) = there.get(topic) {
-                *used = self.topic_memory.used(topic, *there);
-                self.topic_memory.know(topic, *used);
-            }
-        }
-        self.looked = Instant::now();
-    }
-
-    fn doubt(&mut self, topic: String) {
-        self.topic_memory.doubt(&topic);
-        self.doubtful_topics.insert(topic);
     }
 
     fn topic(&self, notification: &Notification) -> String {

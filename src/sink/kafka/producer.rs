@@ -66,6 +66,14 @@ impl Producer {
         Ok(Self { client, deliveries })
     }
 
+    /// Learns anew what the broker knows of a topic: the client would keep in mind for five minutes that it was missing, or had
+    /// more partitions.
+    pub(super) fn look_at(&self, topic: &str) {
+        if let Err(error) = self.client.client().fetch_metadata(Some(topic), PATIENCE) {
+            debug!(topic, %error, "the producer cannot look at the topic");
+        }
+    }
+
     /// Produces all records in one transaction. Every delivery is awaited and looked at before the
     /// commit: a commit alone succeeds also for what was never sent. `before` is delivered before
     /// the others are sent.

@@ -72,6 +72,11 @@ impl TopicMemory {
         self.topics().known.insert(topic.to_owned(), count);
     }
 
+    /// The topic is gone, for now.
+    pub(super) fn forget(&self, topic: &str) {
+        self.topics().known.remove(topic);
+    }
+
     /// All that are.
     pub(super) fn known(&self) -> HashMap<String, i32> {
         self.topics().known.clone()

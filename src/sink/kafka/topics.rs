@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 
@@ -106,14 +106,14 @@ impl Topics {
         self.metadata(&self.ledger).map(drop)
     }
 
-    /// How many partitions the topics have now, as far as the broker tells: one request, however many there are.
-    pub(super) fn partitions_of(&self, topics: &[&str]) -> HashMap<String, i32> {
+    /// How many partitions those of the topics have that there are now: one request, however many they are. `None` when the
+    /// broker does not tell.
+    pub(super) fn partitions_of(&self, topics: &[&str]) -> Option<HashMap<String, i32>> {
         let only = if let [topic] = topics { Some(*topic) } else { None };
-        let Ok(metadata) = self.admin.inner().fetch_metadata(only, PATIENCE) else { return HashMap::new() };
+        let metadata = self.admin.inner().fetch_metadata(only, PATIENCE).ok()?;
         let found = metadata.topics().iter().filter(|found| found.error().is_none());
-        found
-            .filter_map(|found| Some((found.name().to_owned(), i32::try_from(found.partitions().len()).ok()?)))
-            .collect()
+        let count = |found: &MetadataTopic| i32::try_from(found.partitions().len()).ok();
+        Some(found.filter_map(|found| Some((found.name().to_owned(), count(found)?))).collect())
     }
 
     /// A ledger that is easier lost than what it remembers is a way to duplicates.
@@ -177,7 +177,10 @@ impl Topics {
                 // Somebody else was faster, maybe with other settings.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
                     return Ok(Ensured::Exists {
-                        partitions: self.partitions_of(&[topic]).remove(topic).unwrap_or(partitions),
+                        partitions: self
+                            .partitions_of(&[topic])
+                            .and_then(|mut there| there.remove(topic))
+                            .unwrap_or(partitions),
                     });
                 }
                 Err((_, error)) => return unusable(&format!("cannot be created: {error}")),
