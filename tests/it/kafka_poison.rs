@@ -125,3 +125,52 @@ async fn a_body_that_is_no_json_becomes_one_dead_letter_between_the_good_ones() 
         assert_eq!(letter.headers["ce_sequence"], format!("{sequence:020}"));
     }
 }
+
+/// Whose clock is wrong, a record cannot know. The broker refuses what is older than 20 ms, and what lingers for 50 ms is: as if
+/// the bridge's clock were slow. The markers of transactions are not refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_clock_is_waited_for_and_makes_no_dead_letters() {
+    let (topics, others) = (Topics::new(), ["1101000001", "1101000002", "1101000003"]);
+    let mut scene = Scene::of(others).await;
+    scene.instances = others.map(str::to_owned).into();
+    let configure = |topic: &str, setting: &str, value: &str| {
+        foreign_client("configure_kafka.py", &[&topics.servers, &format!("{}.{topic}", topics.name), setting, value]);
+    };
+    for (topic, setting) in [
+        ("of.incomingBlock", "message.timestamp.before.max.ms=20"),
+        ("of.outgoingCall", "max.message.bytes=20000"),
+        ("dead", "message.timestamp.before.max.ms=20"),
+    ] {
+        foreign_client("create_kafka.py", &[&topics.servers, &format!("{}.{topic}", topics.name), setting]);
+    }
+    let plain = format!("topic: {}.notifications,", topics.name);
+    let by_type =
+        topics.sink(", properties: {linger.ms: 50}").replace(&plain, &format!("topic: '{}.of.{{type}}',", topics.name));
+    let [good, clock, large] = others;
+    let bodies: Vec<String> =
+        (1..=5).map(|n| format!(r#"{{"typeWebhook":"incomingBlock","timestamp":{n}}}"#)).collect();
+    for body in &bodies {
+        scene.emulator.push(clock, body.as_str());
+    }
+    scene.emulator.push(large, noise(40_000));
+    for body in numbered(30) {
+        scene.emulator.push(good, body);
+    }
+    let bridge = scene.start_with("bridge", &by_type);
+    eventually("the good queue is empty", || scene.emulator.queued(good) == 0);
+    for topic in ["of.incomingBlock", "dead"] {
+        bridge.wait_for_log(&format!("topic {}.{topic}: the broker refuses what the bridge's clock says", topics.name));
+    }
+    bridge.wait_for_log("(message.timestamp.before.max.ms=20)");
+    assert_eq!((scene.emulator.queued(clock), scene.emulator.queued(large)), (5, 1), "{}", bridge.log());
+    assert!(!bridge.log().contains(r#""message":"dead letter""#), "{}", bridge.log());
+    assert!(!scene.path("dead-letters").exists());
+    configure("of.incomingBlock", "message.timestamp.before.max.ms", "9223372036854775807");
+    configure("dead", "message.timestamp.before.max.ms", "9223372036854775807");
+    scene.drained();
+    let published: Vec<String> =
+        topics.read_from("of.incomingBlock", 5).into_iter().map(|record| record.body).collect();
+    assert_eq!(published, bodies, "once, and in order");
+    assert_eq!(topics.read_from("dead", 1).len(), 1, "the large one alone");
+    assert!(!scene.path("dead-letters").exists());
+}

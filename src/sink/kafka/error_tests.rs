@@ -90,7 +90,7 @@ fn what_the_broker_refuses_is_blamed_on_the_record_or_its_topic_and_the_producer
     for (answer, blame) in [
         (Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Blame::Record(Reason::TooLarge)),
         (Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD, Blame::Record(Reason::Refused)),
-        (Answer::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, Blame::Record(Reason::Refused)),
+        (Answer::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, Blame::Clock),
         (Answer::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, Blame::Record(Reason::Refused)),
         (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Blame::Topic),
     ] {

@@ -5,6 +5,7 @@
 //! | the coordinator moves, loads, or is still busy with the last transaction | *retriable*, or repeated by the client itself | the same call again, for at most 40 s |
 //! | a record is too large for the client | at once, from `send` | abort; the record alone, then as a dead letter |
 //! | a record is too large for the broker, or refused by it | its delivery; *abortable* | abort; the others without it; it alone, then as a dead letter |
+//! | the broker refuses the time that the client stamps records with | its delivery; *abortable* | abort; the others without it; it waits, and is told with both clocks; never a dead letter |
 //! | a topic is missing or forbidden | its delivery, or all records purged; *abortable* | abort; the others without it, if need be each alone; its instances wait, and try alone. Where the abort is refused too: a new producer, once |
 //! | too few replicas, leader moves, connection lost | repeated by the client until `message.timeout.ms` | nothing; then as an unknown outcome |
 //! | a refused record left a gap in the sequence numbers, or the broker forgot the producer id after 7 idle days | *abortable*, all records purged | abort, with which the client takes a new epoch; the same again |
@@ -37,6 +38,8 @@ pub(super) enum Blame {
     Record(Reason),
     /// Its topic, which is missing or forbidden.
     Topic,
+    /// The bridge's clock or the broker's: the client stamps records with ours.
+    Clock,
     /// One of the topics of its transaction, maybe its own.
     SomeTopic,
 }
@@ -45,9 +48,8 @@ pub(super) enum Blame {
 pub(super) fn blame(error: &KafkaError) -> Option<Blame> {
     match error.rdkafka_error_code()? {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Blame::Record(Reason::TooLarge)),
-        Code::InvalidMessage | Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation => {
-            Some(Blame::Record(Reason::Refused))
-        }
+        Code::InvalidMessage | Code::InvalidRecord | Code::PolicyViolation => Some(Blame::Record(Reason::Refused)),
+        Code::InvalidTimestamp => Some(Blame::Clock),
         Code::UnknownTopic
         | Code::UnknownTopicOrPartition
         | Code::UnknownPartition
@@ -62,6 +64,10 @@ pub(super) fn explain(error: &KafkaError) -> String {
     let advice = match error.rdkafka_error_code() {
         Some(Code::TransactionalIdAuthorizationFailed) => {
             "grant WRITE and DESCRIBE on sink.kafka.transactional_id to this user"
+        }
+        Some(Code::InvalidTimestamp) => {
+            let ours = jiff::Timestamp::now();
+            return format!("the broker refuses what the bridge's clock says, {ours:.0}: compare it with the broker's");
         }
         Some(Code::TopicAuthorizationFailed) => "grant WRITE and DESCRIBE on the topic to this user",
         Some(Code::ClusterAuthorizationFailed) => "grant IDEMPOTENT_WRITE on the cluster to this user",

@@ -24,6 +24,7 @@ use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
 mod client;
+mod clock;
 pub(super) mod doctor;
 mod entries;
 mod errors;
@@ -122,6 +123,7 @@ impl Acquisition {
             config: self.config.clone(),
             folder: self.folder.clone(),
             sentinel,
+            clock_limits: HashMap::new(),
             entries,
             reread: Instant::now(),
         })
@@ -156,6 +158,8 @@ struct Kafka {
     config: config::Kafka,
     folder: Folder,
     sentinel: Sentinel,
+    /// How far from the broker's clock ours may be, as far as a topic was asked.
+    clock_limits: HashMap<String, (Instant, [Option<i64>; 2])>,
     entries: Entries,
     /// When entries that cannot be used were last read again.
     reread: Instant,
@@ -217,6 +221,10 @@ impl Kafka {
                     None => others.push(job),
                     Some(Refusal { blame: Blame::Record(_) | Blame::SomeTopic, .. }) => suspects.push(job),
                     Some(Refusal { blame: Blame::Topic, why, .. }) => self.wait_for_topic(job, why),
+                    Some(Refusal { blame: Blame::Clock, why, .. }) => {
+                        let topic = self.topic(job.notification());
+                        self.wait_for_clock(job, &topic, why);
+                    }
                 }
             }
             *jobs = others;
@@ -244,6 +252,17 @@ impl Kafka {
                 (Route::Topic, Blame::Record(reason)) => Route::DeadLetterTopic(reason),
                 (Route::Topic, Blame::Topic | Blame::SomeTopic) => {
                     self.wait_for_topic(job, &why);
+                    return Ok(());
+                }
+                (Route::Topic, Blame::Clock) => {
+                    let topic = self.topic(job.notification());
+                    self.wait_for_clock(job, &topic, &why);
+                    return Ok(());
+                }
+                // Of a dead letter neither.
+                (Route::DeadLetterTopic(_) | Route::Folder(_), Blame::Clock) => {
+                    let topic = self.config.dead_letter_topic.value.clone();
+                    self.wait_for_clock(job, &topic, &why);
                     return Ok(());
                 }
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
@@ -326,10 +345,11 @@ impl Kafka {
                 if smoothly { Ok(Vec::new()) } else { Err(Failure::Unavailable(hiccup.into())) }
             }
             Attempt::Refused(refused) => {
+                let first = refused.first().map(|refusal| refusal.why.clone()).unwrap_or_default();
                 let about = |refusal: Refusal| Some(Refusal { record: *of_job.get(refusal.record)?, ..refusal });
                 let of_jobs: Vec<Refusal> = refused.into_iter().filter_map(about).collect();
                 if of_jobs.is_empty() {
-                    return Err(Failure::Unavailable("the broker refused an entry of the ledger_topic".into()));
+                    return Err(Failure::Unavailable(format!("an entry of the ledger_topic was refused: {first}")));
                 }
                 Ok(of_jobs)
             }

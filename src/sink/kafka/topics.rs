@@ -135,7 +135,7 @@ impl Topics {
 
     /// The value of a topic's setting; or why the broker does not tell, which needs a permission of
     /// its own.
-    fn setting(&self, topic: &str, name: &str) -> Result<String, String> {
+    pub(super) fn setting(&self, topic: &str, name: &str) -> Result<String, String> {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let asked = [ResourceSpecifier::Topic(topic)];
         let described = self.runtime.block_on(self.admin.describe_configs(&asked, &options));

@@ -1,0 +1,61 @@
+//! The bridge's clock and the broker's: the client stamps each record with ours, and a topic may say how far that may be from
+//! its own. A record is never to blame for it.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Kafka;
+use crate::sink::SinkError;
+use crate::sink::owner::Job;
+
+/// How long a topic's limits are remembered: thousands of instances may ask for them.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+impl Kafka {
+    /// It waits, and whoever reads the log learns what to compare.
+    pub(super) fn wait_for_clock(&mut self, job: Job, topic: &str, why: &str) {
+        let fresh = self.clock_limits.get(topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
+        let limits = fresh.map(|(_, limits)| *limits).unwrap_or_else(|| {
+            let milliseconds =
+                |end| self.topics.setting(topic, &format!("message.timestamp.{end}.max.ms")).ok()?.parse().ok();
+            ["before", "after"].map(milliseconds)
+        });
+        self.clock_limits.insert(topic.to_owned(), (Instant::now(), limits));
+        job.fail(SinkError::Refused(format!("topic {topic}: {why}{}", brokers_clock(Timestamp::now(), limits))));
+    }
+}
+
+/// What follows for the broker's clock from what it refuses.
+fn brokers_clock(ours: Timestamp, [before, after]: [Option<i64>; 2]) -> String {
+    let shifted = |milliseconds: i64| ours.checked_add(SignedDuration::from_millis(milliseconds)).ok();
+    let told = [
+        after.and_then(|after| {
+            Some(format!("before {:.3} (message.timestamp.after.max.ms={after})", shifted(after.checked_neg()?)?))
+        }),
+        before.and_then(|before| {
+            Some(format!("after {:.3} (message.timestamp.before.max.ms={before})", shifted(before)?))
+        }),
+    ];
+    let told: Vec<String> = told.into_iter().flatten().collect();
+    if told.is_empty() { String::new() } else { format!(", which must be {}", told.join(" or ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_tells_the_brokers_clock_as_far_as_the_topic_says() {
+        let ours: Timestamp = "2026-11-26T15:00:00Z".parse().unwrap();
+        assert_eq!(
+            brokers_clock(ours, [Some(i64::MAX), Some(3_600_000)]),
+            ", which must be before 2026-11-26T14:00:00.000Z (message.timestamp.after.max.ms=3600000)"
+        );
+        assert_eq!(
+            brokers_clock(ours, [Some(20), Some(i64::MIN)]),
+            ", which must be after 2026-11-26T15:00:00.020Z (message.timestamp.before.max.ms=20)"
+        );
+        assert_eq!(brokers_clock(ours, [None, None]), "");
+    }
+}
