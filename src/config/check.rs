@@ -201,11 +201,14 @@ fn check_amqp(amqp: &Amqp, found: &mut Found<'_>) {
     if amqp.uri.is_empty() && amqp.uri_file.is_none() {
         found.add(amqp.routing_key.referenced, "`uri` is empty: name at least one broker");
     }
-    let names = [&amqp.name, &amqp.exchange, &amqp.dead_letter_queue].into_iter().chain(&amqp.queue);
-    let unusable = |name: &&String| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
-    for name in names.filter(unusable) {
-        let text = format!("{name:?}: a name of sink.amqp must have 1 to 200 bytes, no control character among them");
-        found.add(amqp.routing_key.referenced, text);
+    let names = [("name", &amqp.name), ("exchange", &amqp.exchange), ("dead_letter_queue", &amqp.dead_letter_queue)];
+    let unusable = |name: &str| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
+    for (key, name) in names.into_iter().chain(amqp.queue.iter().map(|name| ("queue", name))) {
+        if unusable(name) {
+            // It may be anything that somebody pasted there: only its key is told.
+            let text = format!("`{key}` of sink.amqp must have 1 to 200 bytes, no control character among them");
+            found.add(amqp.routing_key.referenced, text);
+        }
     }
     check_queues(amqp, found);
     if amqp.routing_key.value.len() > 150 {

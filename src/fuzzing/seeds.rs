@@ -59,6 +59,7 @@ pub(super) fn configs() -> Vec<Vec<u8>> {
         "sink:\n  amqp:\n    uri: amqps://user:SECRET@host:5671/%2f\n    routing_key: '{type}'\n",
         "sink: {amqp: {uri: [amqp://user:SECRET@host, amqp://SECRET]}}\nadmin: {listen: off}\n",
         "sink: {amqp: {uri: {SECRET: 1}}}\n",
+        "sink: {amqp: {exchange: \"SECRET\\a\", queue: ''}}\n",
         "sink: amqp://user:SECRET@host/vhost\n",
         "api: {receive_timeout_secs: 20, proxy: 'http://user:SECRET@host', webhooks: [incomingWebhook]}\nsink: {stdout: {}}\n",
         "api: &a {receive_timeout_secs: 7.0}\nsink: *a\n",
