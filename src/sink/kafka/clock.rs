@@ -15,13 +15,15 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 impl Kafka {
     /// It waits, and whoever reads the log learns what to compare.
     pub(super) fn wait_for_clock(&mut self, job: Job, topic: &str, why: &str) {
-        let fresh = self.clock_limits.get(topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
-        let limits = fresh.map(|(_, limits)| *limits).unwrap_or_else(|| {
-            let milliseconds =
-                |end| self.topics.setting(topic, &format!("message.timestamp.{end}.max.ms")).ok()?.parse().ok();
-            ["before", "after"].map(milliseconds)
-        });
-        self.clock_limits.insert(topic.to_owned(), (Instant::now(), limits));
+        let known = self.clock_limits.get(topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
+        let limits = if let Some((_, limits)) = known {
+            *limits
+        } else {
+            let setting = |end| self.topics.setting(topic, &format!("message.timestamp.{end}.max.ms"));
+            let limits = ["before", "after"].map(|end| setting(end).ok()?.parse().ok());
+            self.clock_limits.insert(topic.to_owned(), (Instant::now(), limits));
+            limits
+        };
         job.fail(SinkError::Refused(format!("topic {topic}: {why}{}", brokers_clock(Timestamp::now(), limits))));
     }
 }
