@@ -28,7 +28,6 @@ pub(crate) fn listed(words: &[&str], word: &str) -> usize {
 }
 
 /// What `{type}` becomes in a topic: no content makes a topic of its own.
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "only Kafka has topics"))]
 pub(crate) fn in_topic(kind: &str) -> &'static str {
     if kind == UNKNOWN { UNKNOWN } else { KINDS[listed(&KINDS, kind)] }
 }
