@@ -138,13 +138,12 @@ async fn a_count_that_lies_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sink_s_own_conditions_are_entered_and_left_once() {
     let scene = Scene::new().await;
-    std::fs::create_dir(scene.path("out.jsonl")).unwrap();
-    let worker = scene.start_into_file();
+    let worker = scene.start("file:later/out.jsonl");
     worker.wait_for_log("sink_unavailable");
-    std::fs::remove_dir(scene.path("out.jsonl")).unwrap();
+    std::fs::create_dir(scene.path("later")).unwrap();
     worker.wait_for_log("condition is over");
     assert_eq!(worker.log().matches("sink_unavailable").count(), 2, "{}", worker.log());
-    let second = Worker::start(&mut scene.command("file:out.jsonl"), &scene.path("second-log"));
+    let second = Worker::start(&mut scene.command("file:later/out.jsonl"), &scene.path("second-log"));
     second.wait_for_log("waiting_for_ownership");
     worker.kill();
     second.wait_for_log("condition is over");
