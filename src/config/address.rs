@@ -4,8 +4,6 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-#[cfg(feature = "amqp")]
-use url::Host;
 use url::Url;
 
 /// What a refused address is told.
@@ -173,8 +171,8 @@ fn kafka_broker(text: &str, protocol: &str) -> Refused {
 #[cfg(feature = "amqp")]
 pub(crate) fn ipv6_host(text: &str) -> Option<Ipv6Addr> {
     match Url::parse(text).ok()?.host()? {
-        Host::Ipv6(address) => Some(address),
-        Host::Ipv4(_) | Host::Domain(_) => None,
+        url::Host::Ipv6(address) => Some(address),
+        url::Host::Ipv4(_) | url::Host::Domain(_) => None,
     }
 }
 

@@ -26,11 +26,15 @@ async fn all_that_is_asked_goes_through_the_proxy_with_its_login() {
         while let Ok((mut near, _)) = listener.accept().await {
             let (behind, seen) = (behind.clone(), Arc::clone(&seen));
             tokio::spawn(async move {
-                let mut head = vec![0; 1 << 16];
-                let count = near.read(&mut head).await.unwrap();
-                seen.lock().unwrap().push(String::from_utf8_lossy(&head[..count]).into_owned());
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    // A connection that is opened and not used says nothing.
+                    let Ok(byte) = near.read_u8().await else { return };
+                    head.push(byte);
+                }
+                seen.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
                 let mut far = TcpStream::connect(behind).await.unwrap();
-                far.write_all(&head[..count]).await.unwrap();
+                far.write_all(&head).await.unwrap();
                 // Whoever ends first, ends it.
                 copy_bidirectional(&mut near, &mut far).await.ok();
             });

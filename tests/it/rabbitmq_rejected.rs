@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::network::{Network, Weather};
 use crate::rabbitmq_queues::{Message, Names, messages};
 use crate::scene::Scene;
-use crate::support::{eventually, foreign_client, from_test_run, run};
+use crate::support::{command, eventually, foreign_client, from_test_run, run};
 
 /// More often than any delivery limit that a queue of notifications has.
 const OFTEN: &str = "25";
@@ -60,6 +60,12 @@ async fn what_a_consumer_fails_on_again_and_again_is_kept() {
     scene.drained();
     let times = reject(&names, &names.queue());
     assert!((20..=21).contains(&times), "{times}");
+    let config = scene.config("doctor", &names.sink(""));
+    let told = format!("{}.rejected: 1 message(s)", names.queue());
+    eventually("the doctor tells it", || {
+        let (_, _, found) = run(command().arg("doctor").arg("--config").arg(&config));
+        found.contains(&told)
+    });
     assert_rejected(&names.read_from("notifications.rejected", 1)[0], "1");
 }
 

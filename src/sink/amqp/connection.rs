@@ -125,15 +125,19 @@ impl Nodes {
     }
 }
 
-/// Whether a node can be logged in to, and then whether it has what the config names.
-pub(super) type Looked = Result<Result<(), Failure>, Failure>;
+/// Whether a node can be logged in to, then whether it has what the config names, and how many messages were rejected too
+/// often.
+pub(super) type Looked = Result<Result<Option<u32>, Failure>, Failure>;
 
 /// Whether each node can be logged in to, and if so, whether it has what the config names. Takes no
 /// ownership.
 pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Looked)> {
     let look_at = |uri: &SecretString| {
         let link = Link::open(uri, &secrets.tls, config)?;
-        Ok(link.driver.within(PATIENCE, topology::prepare(&link.connection, config, &Told::default())))
+        Ok(link.within(async {
+            topology::prepare(&link.connection, config, &Told::default()).await?;
+            topology::rejected(&link.connection, config).await
+        }))
     };
     secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), look_at(uri))).collect()
 }

@@ -18,7 +18,11 @@ pub(in crate::sink) fn examine(config: &config::Amqp) -> Vec<Check> {
             Err(failure) => checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}")))),
             Ok(topology) => {
                 checks.push(Check::of_sink("broker", Ok(format!("{place}: logged in"))));
-                checks.push(Check::of_sink("topology", judged(topology, config.declare)));
+                if let (Ok(Some(count)), Some(queue)) = (&topology, &config.queue) {
+                    let told = format!("{queue}.rejected: {count} message(s) that a consumer handed back too often");
+                    checks.push(Check::of_sink("rejected", Ok(told)));
+                }
+                checks.push(Check::of_sink("topology", judged(topology.map(drop), config.declare)));
             }
         }
     }

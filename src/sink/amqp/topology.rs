@@ -37,6 +37,18 @@ pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told
     topology.channel.close(200, "OK".into()).await.map_err(|error| unavailable("channel", &error))
 }
 
+/// How many messages consumers have rejected too often, as far as there is a queue for them.
+pub(super) async fn rejected(connection: &Connection, config: &config::Amqp) -> Result<Option<u32>, Failure> {
+    let Some(queue) = config.queue.as_ref().filter(|_| config.queue_type == QueueType::Quorum) else { return Ok(None) };
+    let name = arguments::rejected(queue);
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel(connection).await?.queue_declare(name.as_str().into(), options, FieldTable::default()).await {
+        Ok(declared) => Ok(Some(declared.message_count())),
+        Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => Ok(None),
+        Err(error) => Err(failed("queue", &name, &other("queue"), &error)),
+    }
+}
+
 struct Topology<'a> {
     connection: &'a Connection,
     channel: Channel,
