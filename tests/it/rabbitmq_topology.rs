@@ -51,14 +51,26 @@ async fn what_is_reported_unroutable_is_exactly_what_was_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_differs_is_told_with_the_difference_and_flows_when_it_is_mended() {
+async fn a_queue_of_another_kind_is_used_as_it_is_and_reported() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push(["1"]);
-    let classic = json!({"queue": names.queue(), "durable": true, "arguments": {"x-queue-type": "classic"}});
-    names.operate(&[("queue_declare", classic)]);
+    names.operate(&[("queue_declare", json!({"queue": names.queue(), "durable": true}))]);
+    let bridge = scene.start_with("bridge", &names.sink(""));
+    scene.drained();
+    assert_eq!(bodies_of(&names.read(1)), ["1"]);
+    let log = bridge.log();
+    assert!(log.contains("x-queue-type (wanted `quorum`, has none)"), "{log}");
+    assert_eq!(log.matches("differs from what would be declared").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_not_durable_is_waited_for() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    scene.push(["1"]);
+    names.operate(&[("queue_declare", json!({"queue": names.queue(), "durable": false}))]);
     let bridge = scene.start_with("bridge", &names.sink(""));
     bridge.wait_for_log("sink_unavailable");
-    for part in ["sink.amqp.queue", "received 'quorum' but current is 'classic'", "set `queue_type` to what it is"] {
+    for part in ["sink.amqp.queue", "inequivalent arg 'durable'", "delete it"] {
         assert!(bridge.log().contains(part), "{part}: {}", bridge.log());
     }
     names.operate(&[("queue_delete", json!({"queue": names.queue()}))]);

@@ -17,6 +17,9 @@ const DELIVERIES: i64 = 20;
 /// As good as none, where the broker takes no -1.
 const MANY_DELIVERIES: i64 = 1_000_000;
 
+/// The argument that says what kind of queue it is.
+const KIND: &str = "x-queue-type";
+
 /// Which arguments a policy can give as well.
 const OF_POLICIES: [&str; 12] = [
     "dead-letter-exchange",
@@ -69,7 +72,7 @@ pub(super) fn to_keep(kind: QueueType) -> Vec<Arguments> {
 }
 
 fn of_kind(kind: QueueType) -> Arguments {
-    Arguments::from([("x-queue-type".to_owned(), Argument::Text(kind.argument().to_owned()))])
+    Arguments::from([(KIND.to_owned(), Argument::Text(kind.argument().to_owned()))])
 }
 
 /// The same for the broker.
@@ -104,18 +107,23 @@ enum There {
 }
 
 impl Difference {
-    /// What the broker says: "inequivalent arg 'NAME' for queue …: received … but current is …". Nothing when the queue
-    /// is of another kind, or the broker does not take the argument at all.
+    /// What the broker says: "inequivalent arg 'NAME' for queue …: received … but current is …". Nothing when it is not
+    /// durable, say, or the broker does not take the argument at all.
     pub(super) fn read(text: &str, wanted: &Arguments) -> Option<Self> {
         let (_, rest) = text.split_once("inequivalent arg '")?;
         let (name, rest) = rest.split_once('\'')?;
-        if !name.starts_with("x-") || name == "x-queue-type" {
+        if !name.starts_with("x-") {
             return None;
         }
         let wanted = wanted.get(name).cloned();
         let there = rest.rsplit_once(" but current is ").and_then(|(_, there)| value(there, wanted.as_ref()));
         let there = there.unwrap_or(There::Unread);
         Some(Self { name: name.to_owned(), wanted, there })
+    }
+
+    /// Whether the queue is of another kind: quorum, classic, stream.
+    pub(super) fn is_of_kind(&self) -> bool {
+        self.name == KIND
     }
 
     /// Makes the argument what it is there. Tells whether that is news: otherwise nothing more can be found out. A text that was
@@ -238,9 +246,7 @@ mod tests {
             let read = difference(told, wanted.clone()).expect(told);
             assert_eq!(read, Difference { name: "x-a".into(), wanted: Some(wanted), there }, "{told}");
         }
-        for other in
-            ["inequivalent arg 'x-queue-type' for queue 'q'", "inequivalent arg 'durable' for", "invalid arg 'x-a'"]
-        {
+        for other in ["inequivalent arg 'durable' for", "invalid arg 'x-a'"] {
             assert_eq!(Difference::read(other, &Arguments::default()), None, "{other}");
         }
     }

@@ -127,8 +127,8 @@ impl Topology<'_> {
             if self.told.contains(name) {
                 return Ok(());
             }
-            // Each declaration tells one difference.
-            let is_new = difference.apply_to(&mut as_it_is);
+            // Each declaration tells one difference. Of another kind of queue the rest means nothing.
+            let is_new = difference.apply_to(&mut as_it_is) && !difference.is_of_kind();
             differences.insert(difference.name.clone(), difference);
             if is_new {
                 why = self.try_to_declare(name, &as_it_is).await?.err();
