@@ -45,6 +45,10 @@ impl Mistake {
             Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
                 "exactly one of `kafka`, `amqp`, `file` and `stdout` may be given".into()
             }
+            // A secret may stand there, behind a `$` of its own.
+            Error::InvalidPropertyName { .. } => {
+                "`${` must be followed by a variable's name and `}`, as in ${NAME} or ${NAME:-default}".into()
+            }
             other => sentence(&other.to_string()),
         };
         let about_a_key = matches!(error, Error::SerdeUnknownField { .. } | Error::SerdeMissingField { .. });

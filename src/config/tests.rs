@@ -195,6 +195,7 @@ fn no_mistake_shows_a_secret() {
         "instances: [{id: 1, api_url: 's3cret', api_token: s3cret, x: 1}]\nsink: {stdout: {}}\n",
         "instances: [{id: 1, api_url: 'https://host/?s3cret', api_token: s3cret}]\nsink: {amqp: {uri: {s3cret: 1}}}\n",
         "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: amqp://user:s3cret@host/vhost\n",
+        "instances:\n  - id: 1\n    api_url: https://host\n    api_token: ${1s3cret}\nsink: {stdout: {}}\n",
         "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp:user:s3cret@host'}}\n",
         "instances: [{id: 1, api_url: 'https://u:s3cret@host', api_token: s3cret}]\nsink: {amqp: {uri: 's3cret'}}\n",
     ] {

@@ -71,6 +71,8 @@ pub(super) fn configs() -> Vec<Vec<u8>> {
         "api: &a {receive_timeout_secs: 7.0}\nsink: *a\n",
         "sink: {stdout: {}}\nsink: {stdout: {}}\n",
         "sink: {stdout: {}}\n---\nsink: {stdout: {}}\n",
+        // Found by `config`: what follows `${` is not always a name.
+        "sink:\n  file:\n    path: ${1SECRET}\n",
     ]
     .map(|sink| format!("{INSTANCES}{sink}"));
     let hostile = [
