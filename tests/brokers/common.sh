@@ -80,6 +80,12 @@ free_ports() {
 # a reader waiting for the end of its output is tied to the broker.
 detach() {
     env "BROKER_FOLDER=$folder/" setsid "$@" </dev/null >>"$folder/server.log" 2>&1 &
+    launched=$!
+}
+
+# On a busy machine a process that was just launched may not have reached its `env` yet, and bears no mark.
+is_running() {
+    kill -0 "$launched" 2>/dev/null || [[ -n $(broker_processes "$folder") ]]
 }
 
 # Everything below uses what the script that sourced us defines: the functions `configure`, `launch` and `address`, and
@@ -96,7 +102,7 @@ launch_and_await() {
             return 0
         fi
         sleep 0.1
-        [[ -n $(broker_processes "$folder") ]] || return 1
+        is_running || return 1
     done
     echo "not ready after 90 seconds" >>"$folder/server.log"
     return 1
