@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use green_api_bridge::config::{Amqp, Kafka, Sink as SinkConfig};
 use green_api_bridge::notification::{Answer, InstanceId};
-use green_api_bridge::sink::{self, Sink};
+use green_api_bridge::sink::contract_test::pending;
+use green_api_bridge::sink::{Sink, kind};
 use tokio::task::JoinSet;
 
 const COUNT: usize = 2000;
@@ -32,7 +33,7 @@ async fn main() {
 }
 
 async fn measure(start: impl Fn() -> SinkConfig) {
-    let start = || sink::start(&start(), Path::new("dead-letters")).unwrap();
+    let start = || kind::start(&start(), Path::new("dead-letters")).unwrap();
     let mut times = publish(&start(), 1, COUNT).await;
     times.sort_unstable();
     let mut from = 0;
@@ -100,7 +101,7 @@ async fn publish(sink: &Arc<dyn Sink>, instances: usize, each: usize) -> Vec<Dur
                     format!(r#"{{"receiptId":1,"body":{{"idMessage":"{number}","text":"{}"}}}}"#, "x".repeat(500));
                 let notification = Answer::read(instance, &Bytes::from(envelope)).head().unwrap();
                 let begun = Instant::now();
-                drop(lane.publish(&notification, false).await.unwrap());
+                drop(lane.publish(pending(&notification), false).await.unwrap());
                 times.push(begun.elapsed());
             }
             times

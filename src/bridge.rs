@@ -15,7 +15,7 @@ use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
 use crate::health::Health;
 use crate::notification::Notification;
-use crate::sink::{Lane, Sink, SinkError, Stored};
+use crate::sink::{Lane, Pending, Sink, SinkError, Stored};
 use crate::status::{InstanceStatus, Outcome};
 use crate::unreadable::Unreadable;
 
@@ -150,14 +150,14 @@ impl<'a> Bridge<'a> {
     ) -> Result<Option<Stored>, SinkError> {
         match verdict {
             Verdict::Publish { marked } => {
-                let stored = worrying(&mut self.health, lane.publish(head, marked)).await?;
+                let stored = worrying(&mut self.health, lane.publish(Pending::new(head), marked)).await?;
                 self.health.published(head, &stored);
                 Ok(Some(stored))
             }
             Verdict::DeleteOnly { was_confirmed } => {
                 self.health.status.redelivered.increase();
                 info!(instance = %head.instance(), receipt = %head.receipt(), was_confirmed, "delivered again, already stored: only deleting");
-                let stored = worrying(&mut self.health, lane.already_stored(head)).await?;
+                let stored = worrying(&mut self.health, lane.already_stored(Pending::new(head))).await?;
                 if was_confirmed {
                     self.health.redelivered();
                 }
@@ -174,6 +174,11 @@ impl<'a> Bridge<'a> {
     /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
     async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
         let asked = Instant::now();
+        if stored.valid_until().is_some_and(|until| until <= asked) {
+            info!(instance = %stored.instance(), receipt = %stored.receipt(), "too late to delete under this ownership: receiving again");
+            doubt.deleted(Deleted::Unconfirmed);
+            return None;
+        }
         self.health.status.asked.set_to_now();
         let is_redelivery = !doubt.may_overlap();
         let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT || self.health.is_slow() {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tracing::warn;
+
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::repeats::Repeats;
-use crate::sink::Stored;
+use crate::sink::{DeadLetter, Reason, Stored};
 use crate::status::{self, InstanceStatus, now};
 
 /// So long are notifications kept upstream.
@@ -153,7 +155,7 @@ impl Health {
             self.status.sequence.set(sequence);
         }
         self.conditions.leave(Condition::SinkUnavailable);
-        if stored.is_dead_letter() {
+        if stored.dead_letter().is_some() {
             self.conditions.enter(Condition::DeadLetters, &"the last notification was kept as a dead letter");
         } else {
             self.conditions.leave(Condition::DeadLetters);
@@ -165,7 +167,8 @@ impl Health {
         let facts = head.facts();
         self.repeats.published(head.fingerprint(), facts.has_identity);
         self.judge_repeats();
-        if stored.is_dead_letter() {
+        if let Some(letter) = stored.dead_letter() {
+            self.dead_letter(head, letter);
             return;
         }
         self.status.published.increase(&facts.kind);
@@ -175,6 +178,18 @@ impl Health {
             let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
             sink.end_to_end_seconds.observe(age);
         }
+    }
+
+    /// Counts it, and says once that there is one.
+    fn dead_letter(&self, head: &Notification, letter: &DeadLetter) {
+        match letter.reason {
+            Reason::TooLarge => self.status.dead_too_large.increase(),
+            Reason::Refused => self.status.dead_refused.increase(),
+            Reason::Unroutable => self.status.dead_unroutable.increase(),
+            Reason::Malformed => self.status.dead_malformed.increase(),
+        }
+        let (instance, receipt, reason) = (head.instance(), head.receipt(), letter.reason);
+        warn!(%instance, %receipt, id = %head.id(), %reason, destination = letter.destination, kept_in = %letter.kept_in, "dead letter");
     }
 
     /// The head is deleted again, although its delete was confirmed.

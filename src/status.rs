@@ -166,12 +166,6 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An instance that runs.
-#[cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "lines refuse nothing"))]
-pub(crate) fn instance(instance: InstanceId) -> Option<Arc<InstanceStatus>> {
-    registry().get(&instance)?.upgrade()
-}
-
 /// The instances that run, by id.
 pub(crate) fn instances() -> Vec<(InstanceId, Arc<InstanceStatus>)> {
     let mut registry = registry();

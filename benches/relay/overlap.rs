@@ -8,7 +8,8 @@ use green_api_bridge::config::{File, Sink as Config};
 use green_api_bridge::emulator::Emulator;
 use green_api_bridge::fleet;
 use green_api_bridge::green_api::{Queue, Received};
-use green_api_bridge::sink::{self, Sink};
+use green_api_bridge::sink::contract_test::pending;
+use green_api_bridge::sink::{Sink, kind};
 use tokio_util::sync::CancellationToken;
 
 use crate::stage;
@@ -34,7 +35,7 @@ async fn timed<F: Future<Output = ()>>(
     let emulator = Arc::new(stage::emulator(&ids).await);
     (0..COUNT).for_each(|number| emulator.push(&ids[0], format!("{{\"idMessage\":\"{number}\"}}")));
     emulator.set_delay(&ids[0], ROUND_TRIP);
-    let sink = sink::start(&Config::File(File { path: file.into() }), file).unwrap();
+    let sink = kind::start(&Config::File(File { path: file.into() }), file).unwrap();
     let begun = Instant::now();
     carry(stage::queues(&emulator, &ids).remove(0), sink, Arc::clone(&emulator)).await;
     let rate = f64::from(COUNT) / begun.elapsed().as_secs_f64();
@@ -46,7 +47,7 @@ async fn one_after_the_other(queue: Queue, sink: Arc<dyn Sink>) {
     let (mut lane, _) = sink.open(queue.instance()).await.unwrap();
     for _ in 0..COUNT {
         let Received::Head(head) = queue.receive().await.unwrap() else { panic!("the queue is empty") };
-        let stored = lane.publish(&head, false).await.unwrap();
+        let stored = lane.publish(pending(&head), false).await.unwrap();
         queue.delete(stored).await.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use super::{Failure, Source, run};
 use crate::config::Instance;
 use crate::doctor::{Check, examine};
 use crate::notification::InstanceId;
-use crate::sink;
+use crate::sink::kind;
 
 /// So many instances are asked about at the same time.
 const AT_ONCE: usize = 50;
@@ -61,7 +61,7 @@ impl Doctor {
             checks.extend(examined.map_err(|error| Failure::Failed(error.to_string()))?);
         }
         checks.sort_by_key(|check| check.instance);
-        checks.extend(sink::examine(config.sink).await);
+        checks.extend(kind::examine(config.sink).await);
         self.show(&checks)?;
         let failed = checks.iter().filter(|check| !check.ok).count();
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed"))) }

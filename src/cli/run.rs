@@ -17,7 +17,7 @@ use crate::admin::{Admin, DEFAULT_LISTEN};
 use crate::config::{self, Api, Config, Instance, ProxyUrl};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
-use crate::sink::{self, SinkError};
+use crate::sink::{SinkError, kind};
 use crate::systemd;
 use crate::watch::Watch;
 
@@ -29,9 +29,9 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let client = client(&config.api)?;
     let queues = queues_of(&client, &config.instances)?;
     let sink =
-        sink::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
+        kind::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
     let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
-    listen(Admin { poll_limit, guarantee: sink::guarantee(&config.sink) }, asked_for).await?;
+    listen(Admin { poll_limit, guarantee: kind::guarantee(&config.sink) }, asked_for).await?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
     let watch = Watch::new(config.instances, config.instances_dir, Box::new(make_queue));

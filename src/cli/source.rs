@@ -7,13 +7,13 @@ use secrecy::SecretString;
 
 use super::{Failure, Source};
 use crate::config::{self, ApiUrl, Config, Instance, Sink};
-use crate::sink;
+use crate::sink::kind;
 
 impl Source {
     /// The config that was asked for.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         let config = self.read()?;
-        sink::supported(&config.sink).map_err(Failure::Configuration)?;
+        kind::supported(&config.sink).map_err(Failure::Configuration)?;
         Ok(config)
     }
 
@@ -30,7 +30,7 @@ impl Source {
             return Err(Failure::Usage("nothing named: a config with --config FILE, or a sink with --sink URL".into()));
         };
         let sink = config::sink_from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
-        sink::supported(&sink).map_err(Failure::Configuration)?;
+        kind::supported(&sink).map_err(Failure::Configuration)?;
         Ok(sink)
     }
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Failure, Source, run};
 use crate::config::{Log, default_dead_letter_dir};
 use crate::notification::InstanceId;
-use crate::sink;
+use crate::sink::kind;
 use crate::telemetry;
 use crate::verify::{Findings, Report};
 
@@ -37,7 +37,7 @@ impl Verify {
             (self.source.sink_alone()?, default_dead_letter_dir(), Vec::new())
         };
         let folder = run::dead_letter_folder(&dead_letters);
-        let report = tokio::task::block_in_place(|| sink::verify(&sink, &folder, &instances, self.drain));
+        let report = tokio::task::block_in_place(|| kind::verify(&sink, &folder, &instances, self.drain));
         let report = report.map_err(Failure::Failed)?;
         self.show(&report)?;
         if report.ok { Ok(()) } else { Err(Failure::Failed("something is lost, doubled or reordered".into())) }

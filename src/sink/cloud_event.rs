@@ -1,19 +1,20 @@
 //! The attributes around a body: `CloudEvents` 1.0, binary mode, all values strings.
 
 use std::borrow::Cow;
-use std::fmt;
 
+use super::DeadLetter;
 use crate::kinds;
 use crate::notification::Notification;
 
 /// The media type of a body.
-pub(super) fn content_type(notification: &Notification) -> &'static str {
+#[must_use]
+pub fn content_type(notification: &Notification) -> &'static str {
     if notification.is_malformed() { "application/octet-stream" } else { "application/json" }
 }
 
 /// Where in the stream of its instance a notification is published.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place {
+pub struct Place {
     /// From 1, without a gap within one epoch.
     pub sequence: u64,
     /// Unix milliseconds at which ownership was taken; none in a sink that remembers.
@@ -24,42 +25,9 @@ pub(super) struct Place {
     pub dead_letter: Option<DeadLetter>,
 }
 
-/// Why a notification became a dead letter.
-#[cfg_attr(not(all(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "each sink has its own"))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// Larger than the client or the broker takes.
-    TooLarge,
-    /// Refused for another reason that lies in the record.
-    Refused,
-    /// No queue takes it.
-    Unroutable,
-    /// It is no valid JSON, which consumers parse.
-    Malformed,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::TooLarge => "too_large",
-            Self::Refused => "refused",
-            Self::Unroutable => "unroutable",
-            Self::Malformed => "malformed",
-        })
-    }
-}
-
-/// What a dead letter tells about itself.
-#[cfg_attr(not(all(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "each sink has its own"))]
-#[derive(Clone, Debug)]
-pub(super) struct DeadLetter {
-    pub reason: Reason,
-    /// Where it should have gone.
-    pub destination: String,
-}
-
 /// The attributes of a notification, in the order in which they are written.
-pub(super) fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
+#[must_use]
+pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
     let (instance, facts) = (notification.instance(), notification.facts());
     let mut attributes = vec![
         ("specversion", Cow::Borrowed("1.0")),

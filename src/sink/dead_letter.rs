@@ -5,17 +5,15 @@
     allow(dead_code, reason = "each sink has reasons of its own; files and standard output refuse nothing")
 )]
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::cloud_event::{DeadLetter, Place, Reason};
+use super::cloud_event::Place;
 use super::lines::{read_back, sync_entry, write_line};
 use crate::notification::Notification;
-use crate::status;
 use crate::verify::Audit;
 
 /// The place of last resort: a folder with one file per notification.
@@ -63,18 +61,4 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Counts it, and says once that there is one.
-pub(super) fn log(notification: &Notification, letter: &DeadLetter, kept_in: &dyn fmt::Display) {
-    let (instance, receipt, reason) = (notification.instance(), notification.receipt(), letter.reason);
-    if let Some(status) = status::instance(instance) {
-        match reason {
-            Reason::TooLarge => status.dead_too_large.increase(),
-            Reason::Refused => status.dead_refused.increase(),
-            Reason::Unroutable => status.dead_unroutable.increase(),
-            Reason::Malformed => status.dead_malformed.increase(),
-        }
-    }
-    warn!(%instance, %receipt, id = %notification.id(), %reason, destination = %letter.destination, %kept_in, "dead letter");
 }

@@ -12,10 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use self::file::LinesFile;
-use super::Sink;
-use super::cloud_event::{self, DeadLetter, Place, Reason};
-use super::dead_letter;
-use super::owner::{Action, Client, Failure, Job, Owner};
+use super::cloud_event::{self, Place};
+use super::session::{Action, Job, Session, SessionError};
+use super::worker::Worker;
+use super::{DeadLetter, Reason, Sink};
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
@@ -34,7 +34,7 @@ pub(crate) use self::fuzzing::assert_reads_its_own;
 /// When something is at the path that is no regular file, or no thread can be started.
 pub fn file(path: PathBuf) -> Result<impl Sink, String> {
     file::require_regular(&path)?;
-    Client::start("file", move || LinesFile::acquire(&path)).map_err(|error| no_thread(&error))
+    Worker::start("file", move |_shard| LinesFile::acquire(&path)).map_err(|error| no_thread(&error))
 }
 
 /// A sink that writes to standard output. It remembers nothing, so the first notification after
@@ -43,8 +43,8 @@ pub fn file(path: PathBuf) -> Result<impl Sink, String> {
 /// # Errors
 /// When no thread can be started.
 pub fn stdout() -> Result<impl Sink, String> {
-    let acquire = || Ok(Stdout { epoch: unix_milliseconds(), sequences: HashMap::new() });
-    Client::start("stdout", acquire).map_err(|error| no_thread(&error))
+    let acquire = |_shard| Ok(Stdout { epoch: unix_milliseconds(), sequences: HashMap::new() });
+    Worker::start("stdout", acquire).map_err(|error| no_thread(&error))
 }
 
 fn no_thread(error: &io::Error) -> String {
@@ -92,24 +92,25 @@ pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place:
 }
 
 /// A malformed body stays in the same stream, as a dead letter.
-fn malformed(notification: &Notification, destination: &dyn fmt::Display) -> Option<DeadLetter> {
-    let letter = || DeadLetter { reason: Reason::Malformed, destination: destination.to_string() };
+fn malformed(notification: &Notification, stream: &dyn fmt::Display) -> Option<DeadLetter> {
+    let letter = || DeadLetter {
+        reason: Reason::Malformed,
+        destination: stream.to_string(),
+        kept_in: stream.to_string().into(),
+    };
     notification.is_malformed().then(letter)
 }
 
-/// Answers a job, of which the line is stored for good.
-fn stored(job: Job, sequence: Option<u64>, kept_in: &dyn fmt::Display) {
-    match malformed(job.notification(), kept_in) {
-        Some(letter) if job.action() != Action::Prove => {
-            dead_letter::log(job.notification(), &letter, kept_in);
-            job.bury(sequence);
-        }
-        _ => job.succeed(sequence),
+/// Answers a job, of which the line is durably stored.
+fn answer(job: Job, sequence: Option<u64>, stream: &dyn fmt::Display) {
+    match malformed(job.notification(), stream) {
+        Some(letter) if job.action() != Action::Prove => job.dead_lettered(sequence, letter),
+        _ => job.stored(sequence),
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> Failure {
-    Failure::Unavailable(error.to_string())
+fn unavailable(error: &dyn std::error::Error) -> SessionError {
+    SessionError::Unavailable(error.to_string())
 }
 
 /// What was just created is only as durable as its entry in its folder.
@@ -125,12 +126,12 @@ struct Stdout {
     sequences: HashMap<InstanceId, u64>,
 }
 
-impl Owner for Stdout {
+impl Session for Stdout {
     fn memory(&self, _instance: InstanceId) -> Memory {
         Memory::Unknown
     }
 
-    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut lines = Vec::new();
         for job in &*jobs {
             if let Action::Publish { marked } = job.action() {
@@ -146,8 +147,8 @@ impl Owner for Stdout {
         stdout
             .write_all(&lines)
             .and_then(|()| stdout.flush())
-            .map_err(|error| Failure::Closed(format!("standard output: {error}")))?;
-        jobs.drain(..).for_each(|job| stored(job, None, &STDOUT));
+            .map_err(|error| SessionError::Closed(format!("standard output: {error}")))?;
+        jobs.drain(..).for_each(|job| answer(job, None, &STDOUT));
         Ok(())
     }
 }

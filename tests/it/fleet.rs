@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use green_api_bridge::config::{File, Sink as Config};
 use green_api_bridge::doubt::Memory;
-use green_api_bridge::fleet;
+use green_api_bridge::emulator::EventKind;
+use green_api_bridge::fleet::{self, Change};
 use green_api_bridge::green_api::{GreenApi, Queue};
-use green_api_bridge::notification::{InstanceId, Notification};
-use green_api_bridge::sink::{self, Lane, Sink, SinkError, Stored};
+use green_api_bridge::notification::InstanceId;
+use green_api_bridge::sink::{Lane, Pending, Sink, SinkError, Stored, kind};
 use green_api_bridge::token::TokenSource;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{ID, Scene, TOKEN, numbered};
@@ -169,39 +172,102 @@ impl Sink for Panics {
 
 #[async_trait]
 impl Lane for PanicLane {
-    async fn publish(&mut self, notification: &Notification, marked: bool) -> Result<Stored, SinkError> {
+    async fn publish(&mut self, pending: Pending, marked: bool) -> Result<Stored, SinkError> {
         if let Some(done) = &self.1 {
             assert!(done.swap(true, Ordering::Relaxed), "on purpose");
         }
-        self.0.publish(notification, marked).await
+        self.0.publish(pending, marked).await
     }
 
-    async fn already_stored(&mut self, notification: &Notification) -> Result<Stored, SinkError> {
-        self.0.already_stored(notification).await
+    async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError> {
+        self.0.already_stored(pending).await
+    }
+
+    async fn lost(&mut self) {
+        self.0.lost().await;
+    }
+}
+
+/// A fleet in this process.
+struct Running {
+    stop: CancellationToken,
+    fleet: JoinHandle<Result<(), SinkError>>,
+    _no_changes: Sender<Change>,
+}
+
+/// The scene's instances into its file, through another sink.
+fn run_in_process(scene: &Scene, through: impl FnOnce(Arc<dyn Sink>) -> Arc<dyn Sink>) -> Running {
+    let file = File { path: scene.path("out.jsonl") };
+    let sink = kind::start(&Config::File(file), &scene.path("dead-letters")).unwrap();
+    let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
+    let queue = |id: &String| {
+        let source = TokenSource::Given(TOKEN.into());
+        Queue::new(api.clone(), id.parse().unwrap(), scene.emulator.url().parse().unwrap(), source).unwrap()
+    };
+    let (stop, (no_changes, changes)) = (CancellationToken::new(), channel(1));
+    let queues = scene.instances.iter().map(queue).collect();
+    let fleet = tokio::spawn(fleet::run(queues, changes, through(sink), stop.clone()));
+    Running { stop, fleet, _no_changes: no_changes }
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        self.fleet.await.unwrap().unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_one_instance_is_counted_and_it_starts_again() {
     let bodies = numbered(20);
-    let scene = Scene::fleet(3, &bodies).await;
-    let file = File { path: scene.path("out.jsonl") };
-    let sink = sink::start(&Config::File(file), &scene.path("dead-letters")).unwrap();
-    let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
-    let queue = |id: &String| {
-        let source = TokenSource::Given(TOKEN.into());
-        Queue::new(api.clone(), id.parse().unwrap(), scene.emulator.url().parse().unwrap(), source).unwrap()
-    };
-    let panics = Panics { sink, instance: ID.parse().unwrap(), done: Arc::default() };
-    let (stop, before) = (CancellationToken::new(), fleet::panics());
-    let (_no_changes, changes) = tokio::sync::mpsc::channel(1);
-    let queues = scene.instances.iter().map(queue).collect();
-    let running = tokio::spawn(fleet::run(queues, changes, Arc::new(panics), stop.clone()));
+    let (scene, before) = (Scene::fleet(3, &bodies).await, fleet::panics());
+    let panics = |sink| Panics { sink, instance: ID.parse().unwrap(), done: Arc::default() };
+    let running = run_in_process(&scene, |sink| Arc::new(panics(sink)));
     scene.drained();
     assert_eq!(fleet::panics() - before, 1);
     assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
-    stop.cancel();
-    running.await.unwrap().unwrap();
+    running.end().await;
+}
+
+/// A sink that stores, but says so when the time for a delete has passed already.
+struct Late(Arc<dyn Sink>);
+
+struct LateLane(Box<dyn Lane>);
+
+#[async_trait]
+impl Sink for Late {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        let (lane, memory) = self.0.open(instance).await?;
+        Ok((Box::new(LateLane(lane)), memory))
+    }
+}
+
+#[async_trait]
+impl Lane for LateLane {
+    async fn publish(&mut self, pending: Pending, marked: bool) -> Result<Stored, SinkError> {
+        Ok(self.0.publish(pending, marked).await?.only_until(Instant::now()))
+    }
+
+    async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError> {
+        self.0.already_stored(pending).await
+    }
+
+    async fn lost(&mut self) {
+        self.0.lost().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_delete_is_sent_after_the_proof_has_run_out_and_nothing_is_stored_twice() {
+    let bodies = numbered(5);
+    let scene = Scene::fleet(1, &bodies).await;
+    let running = run_in_process(&scene, |sink| Arc::new(Late(sink)));
+    scene.drained();
+    assert_eq!(scene.bodies(), bodies);
+    // Each was received, stored, received again, and deleted then.
+    assert_eq!(scene.count(EventKind::Deleted), 5);
+    assert_eq!(scene.count(EventKind::Received), 10, "{:?}", scene.journal());
+    running.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

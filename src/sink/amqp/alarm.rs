@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use super::PATIENCE;
 use super::topology::is_of_a_declaration;
 use crate::condition::Condition;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 use crate::status;
 
 /// Why a channel was closed is known as soon as that it was, or this much later.
@@ -40,15 +40,15 @@ impl Alarms {
     /// Nothing else is published meanwhile. A failure tells the broker's reason.
     pub(super) async fn patiently<T>(
         &mut self,
-        answer: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
+        answer: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
         let mut answer = pin!(answer);
         let mut deadline = Instant::now() + PATIENCE;
         loop {
             tokio::select! {
                 biased;
                 answer = &mut answer => return match answer {
-                    Err(Failure::Unavailable(cause)) => Err(Failure::Unavailable(self.with_reason(cause).await)),
+                    Err(SessionError::Unavailable(cause)) => Err(SessionError::Unavailable(self.with_reason(cause).await)),
                     other => other,
                 },
                 Some(event) = self.events.next() => {
@@ -56,7 +56,7 @@ impl Alarms {
                     deadline = Instant::now() + PATIENCE;
                 }
                 () = sleep_until(deadline), if !self.blocked => {
-                    return Err(Failure::Unavailable("the broker did not answer in 30 s".into()));
+                    return Err(SessionError::Unavailable("the broker did not answer in 30 s".into()));
                 }
             }
         }
@@ -116,7 +116,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(24 * 3600);
 
     /// What becomes of an answer that takes as long, when these events came before it.
-    async fn outcome(events: Vec<Event>, answer_after: Duration) -> Result<(), Failure> {
+    async fn outcome(events: Vec<Event>, answer_after: Duration) -> Result<(), SessionError> {
         let answer = async {
             sleep(answer_after).await;
             Ok(())
@@ -131,7 +131,7 @@ mod tests {
             Event::Error(ErrorKind::ProtocolError(error).into())
         };
         let told = async |events: Vec<Event>, cause: &str| {
-            let failed = async { Err::<(), _>(Failure::Unavailable(cause.into())) };
+            let failed = async { Err::<(), _>(SessionError::Unavailable(cause.into())) };
             Alarms::told(iter(events)).patiently(failed).await.unwrap_err().to_string()
         };
         let reason = "protocol error: AMQP soft error: NOT-FOUND: NOT_FOUND - no exchange";

@@ -20,7 +20,7 @@ use super::PATIENCE;
 use super::alarm::Alarms;
 use super::topology::{self, Told, is_soft};
 use crate::config;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 /// A silent broker is given up after two of these, and a silent bridge by the broker: the default
 /// of the broker, a minute, would make the next owner wait that long.
@@ -94,7 +94,7 @@ impl Nodes {
     }
 
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
-    pub(super) fn own(&mut self) -> Result<(Link, Channel), Failure> {
+    pub(super) fn own(&mut self) -> Result<(Link, Channel), SessionError> {
         let told = self.told();
         self.connect(&async |connection: &Connection, config: &config::Amqp| own(connection, config, &told).await)
     }
@@ -107,9 +107,9 @@ impl Nodes {
     /// Connects to the first that can be used: at which `prepare` succeeds.
     pub(super) fn connect<T>(
         &mut self,
-        prepare: &impl AsyncFn(&Connection, &config::Amqp) -> Result<T, Failure>,
-    ) -> Result<(Link, T), Failure> {
-        let secrets = Secrets::read(&self.config).map_err(Failure::Unavailable)?;
+        prepare: &impl AsyncFn(&Connection, &config::Amqp) -> Result<T, SessionError>,
+    ) -> Result<(Link, T), SessionError> {
+        let secrets = Secrets::read(&self.config).map_err(SessionError::Unavailable)?;
         let mut causes = Vec::new();
         for _ in &secrets.uris {
             let index = self.next % secrets.uris.len();
@@ -117,17 +117,19 @@ impl Nodes {
             let link = Link::open(&secrets.uris[index], &secrets.tls, &self.config);
             match link.and_then(|link| Ok((link.within(prepare(&link.connection, &self.config))?, link))) {
                 Ok((prepared, link)) => return Ok((link, prepared)),
-                Err(Failure::Unavailable(cause)) => causes.push(format!("{}: {cause}", place(&self.config, index))),
+                Err(SessionError::Unavailable(cause)) => {
+                    causes.push(format!("{}: {cause}", place(&self.config, index)));
+                }
                 Err(end) => return Err(end),
             }
         }
-        Err(Failure::Unavailable(causes.join("; ")))
+        Err(SessionError::Unavailable(causes.join("; ")))
     }
 }
 
 /// Whether a node can be logged in to, then whether it has what the config names, and how many messages were rejected too
 /// often.
-pub(super) type Looked = Result<Result<Option<u32>, Failure>, Failure>;
+pub(super) type Looked = Result<Result<Option<u32>, SessionError>, SessionError>;
 
 /// Whether each node can be logged in to, and if so, whether it has what the config names. Takes no
 /// ownership.
@@ -143,9 +145,9 @@ pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Loo
 }
 
 /// The address as the client is told it.
-fn address(uri: &str) -> Result<AMQPUri, Failure> {
+fn address(uri: &str) -> Result<AMQPUri, SessionError> {
     let mut address: AMQPUri =
-        uri.parse().map_err(|_repeats_it| Failure::Unavailable("it is no AMQP address".into()))?;
+        uri.parse().map_err(|_repeats_it| SessionError::Unavailable("it is no AMQP address".into()))?;
     // The client looks for a name alone, and without one goes to localhost.
     if let Some(ipv6) = config::ipv6_host(uri) {
         address.authority.host = ipv6.to_string();
@@ -163,7 +165,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<Self, Failure> {
+    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<Self, SessionError> {
         let address = address(uri.expose_secret())?;
         let welcome = address.query.connection_timeout.map_or(WELCOME, Duration::from_millis);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
@@ -179,23 +181,26 @@ impl Link {
     }
 
     /// Waits for what the broker has to answer, for 30 s.
-    pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
         self.driver.within(PATIENCE, answer)
     }
 
     /// A channel for the next publish, under the same ownership.
-    pub(super) fn another_channel(&self) -> Result<Channel, Failure> {
+    pub(super) fn another_channel(&self) -> Result<Channel, SessionError> {
         self.within(confirming_channel(&self.connection))
     }
 
     /// Looks after the topology again.
-    pub(super) fn prepare(&mut self, config: &config::Amqp, told: &Told) -> Result<(), Failure> {
+    pub(super) fn prepare(&mut self, config: &config::Amqp, told: &Told) -> Result<(), SessionError> {
         let preparing = topology::prepare(&self.connection, config, told);
         self.driver.handle.block_on(self.alarms.patiently(preparing))
     }
 
     /// Waits for what the broker has to answer; see [`Alarms::patiently`].
-    pub(super) fn patiently<T>(&mut self, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    pub(super) fn patiently<T>(
+        &mut self,
+        answer: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
         self.driver.handle.block_on(self.alarms.patiently(answer))
     }
 }
@@ -218,14 +223,20 @@ struct Driver {
 }
 
 impl Driver {
-    fn start() -> Result<Self, Failure> {
+    fn start() -> Result<Self, SessionError> {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("amqp").enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::Unavailable(format!("no thread can be started: {error}")))?;
+        let runtime =
+            runtime.map_err(|error| SessionError::Unavailable(format!("no thread can be started: {error}")))?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    fn within<T>(&self, limit: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let late = |_elapsed| Failure::Unavailable(format!("the broker did not answer in {} s", limit.as_secs_f64()));
+    fn within<T>(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        let late =
+            |_elapsed| SessionError::Unavailable(format!("the broker did not answer in {} s", limit.as_secs_f64()));
         self.handle.block_on(async { timeout(limit, answer).await }).map_err(late)?
     }
 }
@@ -236,35 +247,35 @@ impl Drop for Driver {
     }
 }
 
-async fn own(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<Channel, Failure> {
+async fn own(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<Channel, SessionError> {
     let channel = confirming_channel(connection).await?;
     prove_ownership(&channel, config).await?;
     topology::prepare(connection, config, told).await?;
     Ok(channel)
 }
 
-async fn confirming_channel(connection: &Connection) -> Result<Channel, Failure> {
+async fn confirming_channel(connection: &Connection) -> Result<Channel, SessionError> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| unavailable("confirms", &error))?;
     Ok(channel)
 }
 
 /// Declares the ownership queue: succeeds only on the connection that has it, or when nobody has.
-pub(super) async fn prove_ownership(channel: &Channel, config: &config::Amqp) -> Result<(), Failure> {
+pub(super) async fn prove_ownership(channel: &Channel, config: &config::Amqp) -> Result<(), SessionError> {
     let queue = ShortString::from(format!("{}.owner", config.name));
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(queue.clone(), exclusive, FieldTable::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_soft(&error, AMQPSoftError::RESOURCELOCKED) => {
-            Err(Failure::Owned(format!("another connection holds the queue {queue}")))
+            Err(SessionError::Owned(format!("another connection holds the queue {queue}")))
         }
         Err(error) => Err(unavailable(&format!("the ownership queue {queue}"), &error)),
     }
 }
 
 /// The client's error; it names no address.
-pub(super) fn unavailable(what: &str, error: &Error) -> Failure {
-    Failure::Unavailable(format!("{what}: {error}"))
+pub(super) fn unavailable(what: &str, error: &Error) -> SessionError {
+    SessionError::Unavailable(format!("{what}: {error}"))
 }
 
 /// For [`crate::fuzzing`]: the host and the port to which the client goes.

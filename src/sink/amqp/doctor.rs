@@ -3,7 +3,7 @@
 use super::connection::{self, Secrets};
 use crate::config;
 use crate::doctor::Check;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 pub(in crate::sink) fn examine(config: &config::Amqp) -> Vec<Check> {
     let secrets = match Secrets::read(config) {
@@ -30,10 +30,10 @@ pub(in crate::sink) fn examine(config: &config::Amqp) -> Vec<Check> {
     checks
 }
 
-fn judged(topology: Result<(), Failure>, declare: bool) -> Result<String, String> {
+fn judged(topology: Result<(), SessionError>, declare: bool) -> Result<String, String> {
     match topology {
         Ok(()) => Ok("exchange and queues exist".into()),
-        Err(Failure::Unavailable(missing)) if declare => Ok(format!("to be declared: {missing}")),
+        Err(SessionError::Unavailable(missing)) if declare => Ok(format!("to be declared: {missing}")),
         Err(failure) => Err(failure.to_string()),
     }
 }

@@ -11,14 +11,15 @@ use tracing::info;
 
 use self::connection::{Link, Nodes};
 use self::publish::Outcome;
-use super::cloud_event::{self, DeadLetter, Place, Reason};
-use super::dead_letter::{self, Folder};
-use super::owner::{Action, Client, Failure, Job, Owner, extract_malformed};
-use super::{Sink, SinkError};
+use super::cloud_event::{self, Place};
+use super::dead_letter::Folder;
+use super::session::{Action, Job, Session, SessionError, extract_malformed};
+use super::worker::Worker;
+use super::{DeadLetter, Reason, Sink, SinkError};
 use crate::config::{self, OnUnroutable};
 use crate::doubt::Memory;
 use crate::fault;
-use crate::notification::InstanceId;
+use crate::notification::{InstanceId, Notification};
 
 mod alarm;
 mod arguments;
@@ -37,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
 const LARGEST_BODY: usize = 16 << 20;
 
+/// Where dead letters are kept, as keys of the config.
+const QUEUE: &str = "dead_letter_queue";
+const DIRECTORY: &str = "dead_letter_dir";
+
 const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
 
 /// A sink that publishes into RabbitMQ. `Ok` from a publish means confirmed and routed. It
@@ -49,7 +54,7 @@ const FULL: &str = "a queue refused it, as a full one does with `reject-publish`
 pub fn start(config: &config::Amqp, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
     connection::Secrets::read(config)?;
     let (config, folder, mut nodes) = (config.clone(), Folder::new(dead_letters), Nodes::new(config.clone()));
-    Client::start("amqp", move || Amqp::acquire(&config, &folder, &mut nodes))
+    Worker::start("amqp", move |_shard| Amqp::acquire(&config, &folder, &mut nodes))
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
 
@@ -65,16 +70,16 @@ struct Amqp {
     sequences: HashMap<InstanceId, u64>,
 }
 
-impl Owner for Amqp {
+impl Session for Amqp {
     fn memory(&self, _instance: InstanceId) -> Memory {
         Memory::Unknown
     }
 
-    fn look(&mut self) -> Result<(), Failure> {
+    fn probe(&mut self) -> Result<(), SessionError> {
         self.link.patiently(connection::prove_ownership(&self.channel, &self.config))
     }
 
-    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         // The broker would close the channel over it, under everything else that is in flight.
         let too_large = |job: &mut Job| job.action() != Action::Prove && job.notification().body().len() > LARGEST_BODY;
         for job in jobs.extract_if(.., too_large) {
@@ -103,7 +108,7 @@ impl Owner for Amqp {
 }
 
 impl Amqp {
-    fn acquire(config: &config::Amqp, folder: &Folder, nodes: &mut Nodes) -> Result<Self, Failure> {
+    fn acquire(config: &config::Amqp, folder: &Folder, nodes: &mut Nodes) -> Result<Self, SessionError> {
         let (link, channel) = nodes.own()?;
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
@@ -119,7 +124,7 @@ impl Amqp {
     }
 
     /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
-    fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, None)?;
         let full = outcomes.contains(&Outcome::Nacked);
         for (job, outcome) in std::mem::take(jobs).into_iter().zip(outcomes) {
@@ -138,11 +143,11 @@ impl Amqp {
     }
 
     /// Publishes dead letters; into the folder goes what even their queue does not take.
-    fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), Failure> {
+    fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, Some(reason))?;
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
-                Outcome::Stored(_) => self.buried(job, reason, "dead_letter_queue"),
+                Outcome::Stored(_) => self.buried(job, reason, QUEUE),
                 Outcome::Unroutable | Outcome::Nacked => self.keep(job, reason),
             }
         }
@@ -151,45 +156,56 @@ impl Amqp {
 
     /// Puts a notification into the folder.
     fn keep(&mut self, job: Job, reason: Reason) {
-        let place = self.place(&job, Some(reason));
+        let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
         match self.folder.keep(job.notification(), &place) {
-            Ok(()) => self.buried(job, reason, "dead_letter_dir"),
+            Ok(()) => self.buried(job, reason, DIRECTORY),
             Err(error) => job.fail(SinkError::Refused(format!("{reason}; dead_letter_dir: {error}"))),
         }
     }
 
-    fn buried(&mut self, job: Job, reason: Reason, kept_in: &str) {
-        let place = self.place(&job, Some(reason));
-        place.dead_letter.iter().for_each(|letter| dead_letter::log(job.notification(), letter, &kept_in));
-        self.sequences.insert(job.notification().instance(), place.sequence);
-        job.bury(None);
+    fn buried(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
+        let instance = job.notification().instance();
+        self.sequences.insert(instance, self.next_sequence(instance));
+        let letter = self.letter(job.notification(), reason, kept_in);
+        job.dead_lettered(None, letter);
     }
 
     fn stored(&mut self, job: Job, sequence: Option<u64>) {
         if let Some(sequence) = sequence {
             self.sequences.insert(job.notification().instance(), sequence);
         }
-        job.succeed(None);
+        job.stored(None);
     }
 
-    fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
-        let notification = job.notification();
-        let last = self.sequences.get(&notification.instance()).copied().unwrap_or(0);
-        let destination = || {
-            let routing_key = cloud_event::fill(&self.config.routing_key.value, notification);
-            format!("{}/{routing_key}", self.config.exchange)
-        };
+    fn letter(&self, notification: &Notification, reason: Reason, kept_in: &'static str) -> DeadLetter {
+        let routing_key = cloud_event::fill(&self.config.routing_key.value, notification);
+        let destination = format!("{}/{routing_key}", self.config.exchange);
+        DeadLetter { reason, destination, kept_in: kept_in.into() }
+    }
+
+    fn place(&self, job: &Job, dead_letter: Option<DeadLetter>) -> Place {
         let marked = job.action() == Action::Publish { marked: true };
-        let dead_letter = dead.map(|reason| DeadLetter { reason, destination: destination() });
-        Place { sequence: last + 1, epoch: Some(self.epoch), marked, dead_letter }
+        Place {
+            sequence: self.next_sequence(job.notification().instance()),
+            epoch: Some(self.epoch),
+            marked,
+            dead_letter,
+        }
+    }
+
+    fn next_sequence(&self, instance: InstanceId) -> u64 {
+        self.sequences.get(&instance).map_or(1, |last| last + 1)
     }
 
     /// One batch, all of it a dead letter or none of it. Tells what became of each.
-    fn publish(&mut self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, Failure> {
+    fn publish(&mut self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, SessionError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<Place> = jobs.iter().map(|job| self.place(job, dead)).collect();
+        let places: Vec<Place> = jobs
+            .iter()
+            .map(|job| self.place(job, dead.map(|reason| self.letter(job.notification(), reason, QUEUE))))
+            .collect();
         let (channel, config) = (&self.channel, &self.config);
         self.link.patiently(async {
             if jobs.iter().any(|job| job.action() == Action::Prove) {

@@ -14,7 +14,7 @@ use super::connection::unavailable;
 use crate::config;
 use crate::notification::Notification;
 use crate::sink::cloud_event::{self, Place};
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 const PERSISTENT: u8 = 2;
 
@@ -52,7 +52,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
-    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), Failure> {
+    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), SessionError> {
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
         for (name, value) in cloud_event::attributes(notification, place) {
@@ -90,7 +90,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Waits for every confirm, then tells the outcomes in the order of the batch.
-    pub(super) async fn confirmed(self) -> Result<Vec<Outcome>, Failure> {
+    pub(super) async fn confirmed(self) -> Result<Vec<Outcome>, SessionError> {
         let mut returned = HashSet::new();
         let mut answers = Vec::with_capacity(self.sent.len());
         for sent in self.sent {
@@ -102,7 +102,9 @@ impl<'a> Batch<'a> {
             let acknowledged = match &confirmation {
                 Confirmation::Ack(_) => true,
                 Confirmation::Nack(_) => false,
-                Confirmation::NotRequested => return Err(Failure::Unavailable("the channel does not confirm".into())),
+                Confirmation::NotRequested => {
+                    return Err(SessionError::Unavailable("the channel does not confirm".into()));
+                }
             };
             if let Some(message) = confirmation.take_message() {
                 returned.extend(message.delivery.properties.message_id().clone());

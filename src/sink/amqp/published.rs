@@ -13,7 +13,7 @@ use tokio_stream::StreamExt;
 use super::connection::{Link, Nodes, unavailable};
 use super::topology::is_soft;
 use crate::config::{self, OnUnroutable, QueueType};
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 
 const AT_ONCE: u16 = 500;
@@ -40,7 +40,7 @@ pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Aud
             "sink.amqp.queue {queue}: a {kind} queue is read only by consuming it: add --drain, and every message is gone"
         ));
     }
-    let told = |failure: Failure| failure.to_string();
+    let told = |failure: SessionError| failure.to_string();
     let (link, channel) = Nodes::new(config.clone()).connect(&channel).map_err(told)?;
     let mut reader = Reader { link, channel, audit };
     let from_the_beginning = if is_stream { reader.read_stream(queue) } else { reader.drain(queue, 0).map(|()| false) };
@@ -62,7 +62,7 @@ pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Aud
     Ok(from_the_beginning)
 }
 
-async fn channel(connection: &Connection, _config: &config::Amqp) -> Result<Channel, Failure> {
+async fn channel(connection: &Connection, _config: &config::Amqp) -> Result<Channel, SessionError> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
     let prefetch = channel.basic_qos(AT_ONCE, BasicQosOptions::default()).await;
     prefetch.map_err(|error| unavailable("prefetch", &error))?;
@@ -77,7 +77,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// `None` when there is no such queue; then the channel is gone as well.
-    fn waiting_in(&self, queue: &str) -> Result<Option<u32>, Failure> {
+    fn waiting_in(&self, queue: &str) -> Result<Option<u32>, SessionError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         self.link.within(async {
             match self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await {
@@ -88,9 +88,9 @@ impl Reader<'_> {
         })
     }
 
-    fn drain(&mut self, queue: &str, lane: Lane) -> Result<(), Failure> {
+    fn drain(&mut self, queue: &str, lane: Lane) -> Result<(), SessionError> {
         let waiting = self.waiting_in(queue)?;
-        let missing = || Failure::Unavailable(format!("the queue {queue} does not exist"));
+        let missing = || SessionError::Unavailable(format!("the queue {queue} does not exist"));
         for _ in 0..waiting.ok_or_else(missing)? {
             let got = self.link.within(async {
                 let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
@@ -105,7 +105,7 @@ impl Reader<'_> {
 
     /// The broker tells no end of a stream, only where its last chunk begins: from there on it ends
     /// where nothing more comes. Tells whether nothing was taken away from its beginning.
-    fn read_stream(&mut self, queue: &str) -> Result<bool, Failure> {
+    fn read_stream(&mut self, queue: &str) -> Result<bool, SessionError> {
         let Some(newest) = self.next(&mut self.consume(queue, "last")?)? else { return Ok(true) };
         let last = offset(&newest).unwrap_or_default();
         let mut messages = self.consume(queue, "first")?;
@@ -119,13 +119,13 @@ impl Reader<'_> {
             }
         }
         if read < last {
-            Err(Failure::Unavailable(format!("reading {queue}: it broke off")))
+            Err(SessionError::Unavailable(format!("reading {queue}: it broke off")))
         } else {
             Ok(from_the_beginning)
         }
     }
 
-    fn consume(&self, queue: &str, from: &str) -> Result<Consumer, Failure> {
+    fn consume(&self, queue: &str, from: &str) -> Result<Consumer, SessionError> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-stream-offset".into(), AMQPValue::LongString(from.into()));
         self.link.within(async {
@@ -136,14 +136,14 @@ impl Reader<'_> {
     }
 
     /// The next message, or `None` after a silence.
-    fn next(&self, messages: &mut Consumer) -> Result<Option<Delivery>, Failure> {
+    fn next(&self, messages: &mut Consumer) -> Result<Option<Delivery>, SessionError> {
         self.link.within(async {
             let next = timeout(SILENCE, messages.next()).await.ok().flatten();
             next.transpose().map_err(|error| unavailable("reading", &error))
         })
     }
 
-    fn take(&mut self, message: &Delivery, lane: Lane) -> Result<(), Failure> {
+    fn take(&mut self, message: &Delivery, lane: Lane) -> Result<(), SessionError> {
         if let Some(published) = published(message) {
             self.audit.message(&published, lane, &message.data);
         }

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::arguments::{self, Arguments, Difference};
 use super::connection::unavailable;
 use crate::config::{self, QueueType};
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 /// What a process has told of queues, through all its acquisitions: once is enough.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl Told {
 }
 
 /// Declares what the config names or, with `declare: false`, checks that it exists.
-pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<(), Failure> {
+pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<(), SessionError> {
     let channel = channel(connection).await?;
     let mut topology = Topology { connection, channel, config, told };
     topology.prepare().await?;
@@ -38,7 +38,7 @@ pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told
 }
 
 /// How many messages consumers have rejected too often, as far as there is a queue for them.
-pub(super) async fn rejected(connection: &Connection, config: &config::Amqp) -> Result<Option<u32>, Failure> {
+pub(super) async fn rejected(connection: &Connection, config: &config::Amqp) -> Result<Option<u32>, SessionError> {
     let Some(queue) = config.queue.as_ref().filter(|_| config.queue_type == QueueType::Quorum) else { return Ok(None) };
     let name = arguments::rejected(queue);
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -57,7 +57,7 @@ struct Topology<'a> {
 }
 
 impl Topology<'_> {
-    async fn prepare(&mut self) -> Result<(), Failure> {
+    async fn prepare(&mut self) -> Result<(), SessionError> {
         let config = self.config;
         let exchange = ShortString::from(config.exchange.as_str());
         let options =
@@ -94,7 +94,7 @@ impl Topology<'_> {
         self.declare_to_keep("dead_letter_queue", &config.dead_letter_queue, kind).await
     }
 
-    async fn is_there(&self, key: &str, name: &str) -> Result<(), Failure> {
+    async fn is_there(&self, key: &str, name: &str) -> Result<(), SessionError> {
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
         let declared = self.channel.queue_declare(name.into(), options, FieldTable::default()).await;
         declared.map(drop).map_err(|error| failed(key, name, &other(key), &error))
@@ -102,13 +102,13 @@ impl Topology<'_> {
 
     /// A queue that keeps what is in it, however often a consumer hands it back: RabbitMQ 4 would
     /// drop it the 21st time.
-    async fn declare_to_keep(&mut self, key: &str, name: &str, kind: QueueType) -> Result<(), Failure> {
+    async fn declare_to_keep(&mut self, key: &str, name: &str, kind: QueueType) -> Result<(), SessionError> {
         self.declare(key, name, &arguments::to_keep(kind)).await
     }
 
     /// Declares it with the first of these arguments that the broker takes. One that exists already is used
     /// as it is, and what differs is told once.
-    async fn declare(&mut self, key: &str, name: &str, choices: &[Arguments]) -> Result<(), Failure> {
+    async fn declare(&mut self, key: &str, name: &str, choices: &[Arguments]) -> Result<(), SessionError> {
         let mut wanted = Arguments::default();
         let mut why = None;
         for choice in choices {
@@ -144,7 +144,7 @@ impl Topology<'_> {
     }
 
     /// Tells what the broker has against these arguments, and has a channel again then.
-    async fn try_to_declare(&mut self, name: &str, arguments: &Arguments) -> Result<Result<(), Error>, Failure> {
+    async fn try_to_declare(&mut self, name: &str, arguments: &Arguments) -> Result<Result<(), Error>, SessionError> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declared = self.channel.queue_declare(name.into(), options, arguments::table(arguments)).await;
         if let Err(error) = &declared
@@ -156,7 +156,7 @@ impl Topology<'_> {
     }
 }
 
-async fn channel(connection: &Connection) -> Result<Channel, Failure> {
+async fn channel(connection: &Connection) -> Result<Channel, SessionError> {
     connection.create_channel().await.map_err(|error| unavailable("channel", &error))
 }
 
@@ -165,7 +165,7 @@ fn other(key: &str) -> String {
 }
 
 /// What to do about it. The broker's text names what differs.
-fn failed(key: &str, name: &str, instead: &str, error: &Error) -> Failure {
+fn failed(key: &str, name: &str, instead: &str, error: &Error) -> SessionError {
     let advice = if is_soft(error, AMQPSoftError::PRECONDITIONFAILED) {
         format!("it exists and differs: delete it, {instead}, or use it as it is with `declare: false`")
     } else if is_soft(error, AMQPSoftError::NOTFOUND) {
@@ -175,9 +175,9 @@ fn failed(key: &str, name: &str, instead: &str, error: &Error) -> Failure {
     } else if is_soft(error, AMQPSoftError::RESOURCELOCKED) {
         format!("another connection has it to itself: name another `{key}`")
     } else {
-        return Failure::Unavailable(format!("sink.amqp.{key} {name}: {error}"));
+        return SessionError::Unavailable(format!("sink.amqp.{key} {name}: {error}"));
     };
-    Failure::Unavailable(format!("sink.amqp.{key} {name}: {error}: {advice}"))
+    SessionError::Unavailable(format!("sink.amqp.{key} {name}: {error}: {advice}"))
 }
 
 /// What is told to who declared something, and explains no other failure.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Kafka;
 use crate::sink::SinkError;
-use crate::sink::owner::Job;
+use crate::sink::session::Job;
 
 /// How long a topic's limits are remembered: thousands of instances may ask for them.
 const REMEMBERED: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use super::*;
 use crate::sink::kafka::producer::{Attempt, Producer};
 use crate::sink::kafka::record::Record;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 struct Mock {
     cluster: MockCluster<'static, DefaultProducerContext>,
@@ -52,7 +52,7 @@ fn record(bytes: usize) -> Record {
 }
 
 fn is_committed(attempt: &Attempt) -> bool {
-    matches!(attempt, Attempt::Committed { smoothly: true })
+    matches!(attempt, Attempt::Committed)
 }
 
 fn refused(attempt: Attempt) -> Vec<(usize, Blame)> {
@@ -153,7 +153,7 @@ fn what_the_operator_has_to_permit_or_change_is_told_and_tried_again() {
         let mock = Mock::new();
         mock.cluster.request_errors(Api::InitProducerId, &[answer]);
         match Producer::new(&mock.config) {
-            Err(Failure::Unavailable(why)) => assert!(why.contains(advice), "{answer:?}: {why}"),
+            Err(SessionError::Unavailable(why)) => assert!(why.contains(advice), "{answer:?}: {why}"),
             other => panic!("{answer:?}: {:?}", other.err()),
         }
         assert!(is_committed(&mock.producer().attempt(&[record(1)], None)), "{answer:?}");

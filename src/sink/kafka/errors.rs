@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tracing::debug;
 
-use crate::sink::cloud_event::Reason;
+use crate::sink::Reason;
 
 /// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);

@@ -17,7 +17,7 @@ use super::entries::{self, Entries, Entry, OWNER};
 use super::record::Record;
 use crate::config;
 use crate::notification::InstanceId;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 /// All entries stand in one partition: so the sentinel, once read, says that all of them were.
 const PARTITION: i32 = 0;
@@ -56,23 +56,23 @@ impl Ledger {
         }
     }
 
-    pub(super) fn sentinel(&self, sentinel: &Sentinel) -> Result<Record, Failure> {
+    pub(super) fn sentinel(&self, sentinel: &Sentinel) -> Result<Record, SessionError> {
         self.record(self.owner_key.clone(), serde_json::to_vec(sentinel))
     }
 
-    pub(super) fn entry(&self, instance: InstanceId, entry: Entry) -> Result<Record, Failure> {
+    pub(super) fn entry(&self, instance: InstanceId, entry: Entry) -> Result<Record, SessionError> {
         self.record(instance.to_string(), entry.value())
     }
 
-    fn record(&self, key: String, value: serde_json::Result<Vec<u8>>) -> Result<Record, Failure> {
-        let value = value.map_err(|error| Failure::Unavailable(error.to_string()))?;
+    fn record(&self, key: String, value: serde_json::Result<Vec<u8>>) -> Result<Record, SessionError> {
+        let value = value.map_err(|error| SessionError::Unavailable(error.to_string()))?;
         let (topic, headers) = (self.topic.clone(), entries::headers());
         Ok(Record { topic, partition: Some(PARTITION), key, value: Bytes::from(value), headers })
     }
 
     /// Everything up to our own sentinel. `read_committed` delivers in order and only what is
     /// decided, so nothing that stands before it can come later.
-    pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<Entries, Failure> {
+    pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<Entries, SessionError> {
         let mut entries = Entries::default();
         self.read(|record| {
             // A commit is visible a moment after it was answered.
@@ -84,7 +84,7 @@ impl Ledger {
     }
 
     /// Everything that is decided by now.
-    pub(super) fn read_all(&self) -> Result<Entries, Failure> {
+    pub(super) fn read_all(&self) -> Result<Entries, SessionError> {
         self.wait_until_decided()?;
         let mut entries = Entries::default();
         self.read(|record| {
@@ -97,7 +97,7 @@ impl Ledger {
     }
 
     /// Who took ownership of our transactional id last.
-    pub(super) fn last_owner(&self) -> Result<Option<Uuid>, Failure> {
+    pub(super) fn last_owner(&self) -> Result<Option<Uuid>, SessionError> {
         self.wait_until_decided()?;
         let mut owner = None;
         self.read(|record| {
@@ -117,7 +117,7 @@ impl Ledger {
 
     /// The end of a `read_committed` reader lies before the first open transaction, anybody's:
     /// a sentinel behind it could not be seen.
-    fn wait_until_decided(&self) -> Result<(), Failure> {
+    fn wait_until_decided(&self) -> Result<(), SessionError> {
         let written = self.end("read_uncommitted")?;
         let begun = Instant::now();
         while self.end("read_committed")? < written {
@@ -129,7 +129,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn end(&self, isolation: &str) -> Result<i64, Failure> {
+    fn end(&self, isolation: &str) -> Result<i64, SessionError> {
         let consumer = self.consumer(isolation)?;
         let (_, end) =
             consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST).map_err(|error| self.unreadable(&error))?;
@@ -137,7 +137,7 @@ impl Ledger {
     }
 
     /// Hands every committed record, and `None` at the end, to `enough`, until that says so.
-    fn read(&self, mut enough: impl FnMut(Option<&BorrowedMessage<'_>>) -> bool) -> Result<(), Failure> {
+    fn read(&self, mut enough: impl FnMut(Option<&BorrowedMessage<'_>>) -> bool) -> Result<(), SessionError> {
         let consumer = self.consumer("read_committed")?;
         let mut partitions = TopicPartitionList::new();
         partitions
@@ -164,14 +164,14 @@ impl Ledger {
     }
 
     /// A reader of any topic, which also tells its ends.
-    pub(super) fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, Failure> {
+    pub(super) fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, SessionError> {
         let mut client = self.client.clone();
         client.set("isolation.level", isolation);
         client.create_with_context(Quiet).map_err(|error| self.unreadable(&error))
     }
 
-    fn unreadable(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::Unavailable(format!("ledger_topic {}: {why}", self.topic))
+    fn unreadable(&self, why: impl std::fmt::Display) -> SessionError {
+        SessionError::Unavailable(format!("ledger_topic {}: {why}", self.topic))
     }
 }
 

@@ -15,10 +15,11 @@ use self::errors::Blame;
 use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer, Refusal};
 use self::topic_memory::{TopicMemory, partition_of};
-use super::cloud_event::{self, DeadLetter, Place, Reason};
-use super::dead_letter::{self, Folder};
-use super::owner::{Action, Client, Failure, Job, Owner, extract_malformed};
-use super::{Sink, SinkError};
+use super::cloud_event::{self, Place};
+use super::dead_letter::Folder;
+use super::session::{Action, Job, Session, SessionError, extract_malformed};
+use super::worker::Worker;
+use super::{DeadLetter, Reason, Sink, SinkError};
 use crate::config;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
@@ -57,7 +58,7 @@ pub fn start(config: &config::Kafka, dead_letters: &Path) -> Result<impl Sink + 
         count: 0,
         owned: false,
     };
-    Client::start("kafka", move || acquisition.acquire())
+    Worker::start("kafka", move |_shard| acquisition.acquire())
         .map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
 
@@ -87,9 +88,9 @@ impl Acquisition {
     /// Fences the former owner, proves that the transactional id is ours by committing a sentinel
     /// into the ledger, and reads the ledger up to that sentinel: what stands before it is decided
     /// for good.
-    fn acquire(&mut self) -> Result<Kafka, Failure> {
+    fn acquire(&mut self) -> Result<Kafka, SessionError> {
         // Read anew, because the files of `properties_files` may have changed.
-        let client = client::configure(&self.config).map_err(Failure::Unavailable)?;
+        let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
         let topics = topics::Topics::new(&client, &self.config, self.runtime.clone(), self.topic_memory.clone())?;
         let ledger = Ledger::new(&client, &self.config);
         topics.ensure_ledger()?;
@@ -100,12 +101,12 @@ impl Acquisition {
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count };
         let producer = Producer::new(&client)?;
         match producer.attempt(&[ledger.sentinel(&sentinel)?], None) {
-            Attempt::Committed { .. } => {}
+            Attempt::Committed | Attempt::CommittedSlowly => {}
             Attempt::Refused(refused) => {
                 let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
-                return Err(Failure::Unavailable(format!("ledger_topic: {why}")));
+                return Err(SessionError::Unavailable(format!("ledger_topic: {why}")));
             }
-            Attempt::Forbidden(why) | Attempt::Failed(why) => return Err(Failure::Unavailable(why)),
+            Attempt::Forbidden(why) | Attempt::Failed(why) => return Err(SessionError::Unavailable(why)),
         }
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;
@@ -131,9 +132,9 @@ impl Acquisition {
 
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
     /// tells them apart, and has to be asked before we fence the rival in turn.
-    fn look_for_a_rival(&self, ledger: &Ledger) -> Result<(), Failure> {
+    fn look_for_a_rival(&self, ledger: &Ledger) -> Result<(), SessionError> {
         match ledger.last_owner()? {
-            Some(owner) if owner != self.owner => Err(Failure::Fenced(format!(
+            Some(owner) if owner != self.owner => Err(SessionError::Fenced(format!(
                 "another process uses the transactional_id `{}`: look for a second bridge with this config",
                 self.config.transactional_id
             ))),
@@ -165,7 +166,7 @@ struct Kafka {
     reread: Instant,
 }
 
-impl Owner for Kafka {
+impl Session for Kafka {
     fn memory(&self, instance: InstanceId) -> Memory {
         match self.entries.of.get(&instance) {
             None => Memory::Nothing,
@@ -173,13 +174,13 @@ impl Owner for Kafka {
         }
     }
 
-    fn look(&mut self) -> Result<(), Failure> {
+    fn probe(&mut self) -> Result<(), SessionError> {
         self.topics.reach()
     }
 
     /// All in one transaction. When records are refused it is aborted, the others are stored
     /// without them, and each of them by itself: one bad record stops nobody else.
-    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         self.look_at_partitions();
         self.refuse_unusable(jobs);
         let mut malformed = extract_malformed(jobs);
@@ -202,6 +203,7 @@ impl Owner for Kafka {
 }
 
 /// Where a notification is sent.
+#[derive(Clone, Copy)]
 enum Route {
     Topic,
     DeadLetterTopic(Reason),
@@ -209,12 +211,23 @@ enum Route {
     Folder(Reason),
 }
 
+impl Route {
+    /// Why it is sent as a dead letter, and which key of the config names where to.
+    fn dead_letter(self) -> Option<(Reason, &'static str)> {
+        match self {
+            Self::Topic => None,
+            Self::DeadLetterTopic(reason) => Some((reason, "dead_letter_topic")),
+            Self::Folder(reason) => Some((reason, "dead_letter_dir")),
+        }
+    }
+}
+
 impl Kafka {
     /// All of them but those that become suspects on the way. When it fails, the unanswered stay in
     /// `jobs`.
-    fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), SessionError> {
         while !jobs.is_empty() {
-            let refused = self.commit(jobs, &Route::Topic)?;
+            let refused = self.commit(jobs, Route::Topic)?;
             let mut others = Vec::new();
             for (index, job) in jobs.drain(..).enumerate() {
                 match refused.iter().find(|refusal| refusal.record == index) {
@@ -236,10 +249,10 @@ impl Kafka {
     /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
     /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
     /// nothing can be stored at all.
-    fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut single = vec![job];
         loop {
-            let refused = match self.commit(&mut single, &route) {
+            let refused = match self.commit(&mut single, route) {
                 Ok(refused) => refused,
                 Err(failure) => {
                     unanswered.append(&mut single);
@@ -266,7 +279,7 @@ impl Kafka {
                     return Ok(());
                 }
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
-                    let place = self.place(&job, Some(reason));
+                    let place = self.place(&job, Route::Folder(reason));
                     if let Err(error) = self.folder.keep(job.notification(), &place) {
                         job.fail(SinkError::Refused(format!("{why}; dead_letter_dir: {error}")));
                         return Ok(());
@@ -282,19 +295,19 @@ impl Kafka {
         cloud_event::topic(&self.config.topic.value, notification)
     }
 
-    fn place(&self, job: &Job, dead: Option<Reason>) -> Place {
+    fn place(&self, job: &Job, route: Route) -> Place {
         let notification = job.notification();
         let last = self.entries.of.get(&notification.instance());
-        let letter = |reason| DeadLetter { reason, destination: self.topic(notification) };
-        Place { sequence: entries::next(last), dead_letter: dead.map(letter), ..Place::default() }
+        let letter = |(reason, kept_in): (_, &'static str)| DeadLetter {
+            reason,
+            destination: self.topic(notification),
+            kept_in: kept_in.into(),
+        };
+        Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }
     }
 
     /// Commits the jobs and answers them; or aborts, and tells which of them were refused.
-    fn commit(&mut self, jobs: &mut Vec<Job>, route: &Route) -> Result<Vec<Refusal>, Failure> {
-        let dead = match route {
-            Route::Topic => None,
-            Route::DeadLetterTopic(reason) | Route::Folder(reason) => Some(*reason),
-        };
+    fn commit(&mut self, jobs: &mut Vec<Job>, route: Route) -> Result<Vec<Refusal>, SessionError> {
         let mut records = Vec::with_capacity(2 * jobs.len());
         // Which job a record is of.
         let mut of_job = Vec::with_capacity(jobs.len());
@@ -305,7 +318,7 @@ impl Kafka {
                 places.push(None);
                 continue;
             }
-            let place = self.place(job, dead);
+            let place = self.place(job, route);
             if !matches!(route, Route::Folder(_)) {
                 let mut record = record::of(job.notification(), &place, &self.config);
                 match self.used_partitions(&record.topic)? {
@@ -334,22 +347,28 @@ impl Kafka {
         let doubtful = records.iter().any(|record| self.doubtful_topics.contains(&record.topic));
         let before = if doubtful { Some(self.ledger.sentinel(&self.sentinel)?) } else { None };
         match self.producer.attempt(&records, before.as_ref()) {
-            Attempt::Committed { smoothly } => {
+            committed @ (Attempt::Committed | Attempt::CommittedSlowly) => {
                 debug!(notifications = jobs.len(), "committed");
                 for (job, place) in jobs.drain(..).zip(places) {
-                    self.committed(job, place.as_ref(), route);
+                    self.committed(job, place);
                 }
                 // A commit request that got stuck in the network could end a later transaction of
                 // the same producer (KAFKA-17754); of a new one it cannot.
-                let hiccup = "a commit had to be repeated or took over 5 s: making a new producer";
-                if smoothly { Ok(Vec::new()) } else { Err(Failure::Unavailable(hiccup.into())) }
+                match committed {
+                    Attempt::CommittedSlowly => Err(SessionError::Renew(
+                        "a commit was retried or took over 5 s: a new producer is needed".into(),
+                    )),
+                    _ => Ok(Vec::new()),
+                }
             }
             Attempt::Refused(refused) => {
                 let first = refused.first().map(|refusal| refusal.why.clone()).unwrap_or_default();
                 let about = |refusal: Refusal| Some(Refusal { record: *of_job.get(refusal.record)?, ..refusal });
                 let of_jobs: Vec<Refusal> = refused.into_iter().filter_map(about).collect();
                 if of_jobs.is_empty() {
-                    return Err(Failure::Unavailable(format!("an entry of the ledger_topic was refused: {first}")));
+                    return Err(SessionError::Unavailable(format!(
+                        "an entry of the ledger_topic was refused: {first}"
+                    )));
                 }
                 Ok(of_jobs)
             }
@@ -357,19 +376,15 @@ impl Kafka {
                 for job in &*jobs {
                     self.doubt(self.topic(job.notification()));
                 }
-                Err(Failure::Unavailable(why))
+                Err(SessionError::Unavailable(why))
             }
-            Attempt::Failed(why) => Err(Failure::Unavailable(why)),
+            Attempt::Failed(why) => Err(SessionError::Unavailable(why)),
         }
     }
 
-    fn committed(&mut self, job: Job, place: Option<&Place>, route: &Route) {
-        let Some(place) = place else { return job.succeed(None) };
+    fn committed(&mut self, job: Job, place: Option<Place>) {
+        let Some(place) = place else { return job.stored(None) };
         let notification = job.notification();
-        if let Some(letter) = &place.dead_letter {
-            let kept_in = if matches!(route, Route::Folder(_)) { "dead_letter_dir" } else { "dead_letter_topic" };
-            dead_letter::log(notification, letter, &kept_in);
-        }
         if !self.doubtful_topics.is_empty() && place.dead_letter.is_none() {
             let topic = self.topic(notification);
             self.doubtful_topics.remove(&topic);
@@ -378,8 +393,8 @@ impl Kafka {
         let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
         self.entries.of.insert(notification.instance(), entry);
         match place.dead_letter {
-            None => job.succeed(Some(place.sequence)),
-            Some(_) => job.bury(Some(place.sequence)),
+            None => job.stored(Some(place.sequence)),
+            Some(letter) => job.dead_lettered(Some(place.sequence), letter),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Kafka;
 use super::topics::Ensured;
 use crate::sink::SinkError;
-use crate::sink::owner::{Failure, Job};
+use crate::sink::session::{Job, SessionError};
 
 impl Kafka {
     /// From time to time, as the client itself refreshes what it knows of topics; and at first, because what ended the
@@ -33,7 +33,7 @@ impl Kafka {
     }
 
     /// How many partitions of a topic are used; or why the topic cannot be.
-    pub(super) fn used_partitions(&mut self, topic: &str) -> Result<Result<i32, String>, Failure> {
+    pub(super) fn used_partitions(&mut self, topic: &str) -> Result<Result<i32, String>, SessionError> {
         if let Some(count) = self.known_topics.get(topic) {
             return Ok(Ok(*count));
         }

@@ -16,13 +16,13 @@ use super::client::Quiet;
 use super::errors::{Blame, PATIENCE, blame, explain, persist};
 use super::record::Record;
 use crate::fault;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 /// How often a transaction is made again when its records were purged.
 const ATTEMPTS: usize = 3;
 
 /// A commit that takes longer was held up somewhere.
-const SMOOTH: Duration = Duration::from_secs(5);
+const SLOW_COMMIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Producer {
     client: ThreadedProducer<Deliveries>,
@@ -32,11 +32,10 @@ pub(super) struct Producer {
 /// How a transaction ended.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// Everything is stored for good.
-    Committed {
-        /// Whether the commit was answered at once, without being repeated.
-        smoothly: bool,
-    },
+    /// Everything is durably stored.
+    Committed,
+    /// The same, but the commit had to be repeated or took long.
+    CommittedSlowly,
     /// Aborted: nothing is stored, because of these records.
     Refused(Vec<Refusal>),
     /// One of the topics is forbidden, and the producer is of no further use.
@@ -44,6 +43,11 @@ pub(super) enum Attempt {
     /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
     Failed(String),
 }
+
+/// Aborted: the client purged the records unsent, and nothing happened. So it goes after a refused
+/// record: its sequence number is missing at the broker, which only a new epoch fixes. The abort
+/// takes one, and succeeds only while nobody else took over (KIP-360).
+struct Purged;
 
 /// A record that the client or the broker does not take.
 #[derive(Clone, Debug)]
@@ -57,8 +61,9 @@ pub(super) struct Refusal {
 impl Producer {
     /// Fences every earlier producer of the same transactional id and waits until its last
     /// transaction is decided.
-    pub(super) fn new(config: &ClientConfig) -> Result<Self, Failure> {
-        let unavailable = |error: KafkaError| Failure::Unavailable(format!("init_transactions: {}", explain(&error)));
+    pub(super) fn new(config: &ClientConfig) -> Result<Self, SessionError> {
+        let unavailable =
+            |error: KafkaError| SessionError::Unavailable(format!("init_transactions: {}", explain(&error)));
         let (sender, deliveries) = channel();
         let client: ThreadedProducer<Deliveries> =
             config.create_with_context(Deliveries(sender)).map_err(unavailable)?;
@@ -80,26 +85,23 @@ impl Producer {
     pub(super) fn attempt(&self, records: &[Record], before: Option<&Record>) -> Attempt {
         for _ in 0..ATTEMPTS {
             match self.attempt_once(records, before) {
-                Attempt::Refused(nothing) if nothing.is_empty() => debug!("a transaction is made again"),
-                attempt => return attempt,
+                Err(Purged) => debug!("repeating the transaction"),
+                Ok(attempt) => return attempt,
             }
         }
         Attempt::Failed("the transaction was aborted again and again".into())
     }
 
-    /// Refused without a refusal: the client purged the records unsent, and nothing happened. So
-    /// it goes after a refused record: its sequence number is missing at the broker, which only a
-    /// new epoch mends. The abort takes one, and succeeds only while nobody else took over (KIP-360).
-    fn attempt_once(&self, records: &[Record], before: Option<&Record>) -> Attempt {
+    fn attempt_once(&self, records: &[Record], before: Option<&Record>) -> Result<Attempt, Purged> {
         fault::reached("before_begin");
         if let Err(error) = self.client.begin_transaction() {
-            return Attempt::Failed(format!("begin_transaction: {}", explain(&error)));
+            return Ok(Attempt::Failed(format!("begin_transaction: {}", explain(&error))));
         }
         if let Some(before) = before {
             match self.send(0, before).map(|()| self.deliveries.recv_timeout(PATIENCE)) {
                 Ok(Ok((_, None))) => {}
-                Err(error) | Ok(Ok((_, Some(error)))) => return Attempt::Failed(explain(&error)),
-                Ok(Err(_late)) => return Attempt::Failed("a delivery was not reported".into()),
+                Err(error) | Ok(Ok((_, Some(error)))) => return Ok(Attempt::Failed(explain(&error))),
+                Ok(Err(_late)) => return Ok(Attempt::Failed("a delivery was not reported".into())),
             }
         }
         let mut sent = 0;
@@ -115,11 +117,11 @@ impl Producer {
             match self.deliveries.recv_timeout(PATIENCE) {
                 Ok((_, None)) => {}
                 Ok((index, Some(error))) => refused.push((index, error)),
-                Err(_late) => return Attempt::Failed("a delivery was not reported".into()),
+                Err(_late) => return Ok(Attempt::Failed("a delivery was not reported".into())),
             }
         }
         fault::reached("delivered");
-        if refused.is_empty() { self.commit() } else { self.abort(records.len(), refused) }
+        if refused.is_empty() { Ok(self.commit()) } else { self.abort(records.len(), refused) }
     }
 
     fn send(&self, index: usize, record: &Record) -> Result<(), KafkaError> {
@@ -153,17 +155,18 @@ impl Producer {
             self.client.commit_transaction(Timeout::Never)
         });
         match committed {
-            Ok(()) => Attempt::Committed { smoothly: calls == 1 && begun.elapsed() < SMOOTH },
+            Ok(()) if calls > 1 || begun.elapsed() >= SLOW_COMMIT => Attempt::CommittedSlowly,
+            Ok(()) => Attempt::Committed,
             // Never guessed: the broker may have applied what the client reports as failed.
             Err(error) => Attempt::Failed(format!("commit_transaction: {}", explain(&error))),
         }
     }
 
     /// Before a commit was asked for, an abort that succeeds leaves nothing behind.
-    fn abort(&self, records: usize, refused: Vec<(usize, KafkaError)>) -> Attempt {
+    fn abort(&self, records: usize, refused: Vec<(usize, KafkaError)>) -> Result<Attempt, Purged> {
         let first = refused.first().map(|(_, error)| explain(error)).unwrap_or_default();
         if let Some((_, why)) = self.client.client().fatal_error() {
-            return Attempt::Failed(why);
+            return Ok(Attempt::Failed(why));
         }
         let is_purged = |error: &KafkaError| error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue);
         let all_purged = refused.iter().all(|(_, error)| is_purged(error));
@@ -181,12 +184,13 @@ impl Producer {
                 bad = (0..records).map(refusal).collect();
             }
         } else if bad.is_empty() {
-            return Attempt::Failed(first);
+            return Ok(Attempt::Failed(first));
         }
         match (persist(|| self.client.abort_transaction(Timeout::Never)), forbidden) {
-            (Ok(()), _) => Attempt::Refused(bad),
-            (Err(error), Some(why)) => Attempt::Forbidden(format!("{why} (abort_transaction: {error})")),
-            (Err(error), None) => Attempt::Failed(format!("abort_transaction: {}", explain(&error))),
+            (Ok(()), _) if bad.is_empty() => Err(Purged),
+            (Ok(()), _) => Ok(Attempt::Refused(bad)),
+            (Err(error), Some(why)) => Ok(Attempt::Forbidden(format!("{why} (abort_transaction: {error})"))),
+            (Err(error), None) => Ok(Attempt::Failed(format!("abort_transaction: {}", explain(&error)))),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::entries::Entry;
 use super::ledger::{Ledger, is_of_group};
 use crate::config;
 use crate::config::topics::{self, Types};
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 
 const REQUEST: Duration = Duration::from_secs(20);
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// What cannot be read.
 pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Result<bool, String> {
-    let told = |failure: Failure| failure.to_string();
+    let told = |failure: SessionError| failure.to_string();
     let ledger = Ledger::new(&client::configure(config)?, config);
     let consumer = || ledger.consumer("read_committed").map_err(told);
     let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| format!("sink.kafka: {error}"))?;

@@ -14,7 +14,7 @@ use super::client::Quiet;
 use super::topic_memory::TopicMemory;
 use super::unreachable;
 use crate::config;
-use crate::sink::owner::Failure;
+use crate::sink::session::SessionError;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,12 +43,12 @@ impl Topics {
         config: &config::Kafka,
         runtime: Handle,
         memory: TopicMemory,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, SessionError> {
         let mut client = client.clone();
         client.remove("transactional.id");
         Ok(Self {
             largest_record: client.get("message.max.bytes").unwrap_or(super::client::LARGEST_RECORD).to_owned(),
-            admin: client.create_with_context(Quiet).map_err(|error| Failure::Unavailable(error.to_string()))?,
+            admin: client.create_with_context(Quiet).map_err(|error| SessionError::Unavailable(error.to_string()))?,
             client,
             create: config.create_topics.clone(),
             ledger: config.ledger_topic.value.clone(),
@@ -58,7 +58,7 @@ impl Topics {
     }
 
     /// The ledger's topic exists from here on, and forgets nothing. Without it nothing goes.
-    pub(super) fn ensure_ledger(&self) -> Result<(), Failure> {
+    pub(super) fn ensure_ledger(&self) -> Result<(), SessionError> {
         // Small segments, so that compaction keeps what has to be read at a start small.
         let settings = [
             ("cleanup.policy", "compact"),
@@ -68,7 +68,7 @@ impl Topics {
         ];
         let topic = &self.ledger;
         if let Ensured::Unusable(why) = self.exists_or_create(topic, 1, &settings)? {
-            return Err(Failure::Unavailable(why));
+            return Err(SessionError::Unavailable(why));
         }
         match self.setting(topic, "cleanup.policy").as_deref() {
             Ok("compact") => Ok(()),
@@ -76,7 +76,7 @@ impl Topics {
                 self.memory.tell_of_settings(topic, why);
                 Ok(())
             }
-            Ok(policy) => Err(Failure::Unavailable(format!(
+            Ok(policy) => Err(SessionError::Unavailable(format!(
                 "topic {topic}: its cleanup.policy is {policy}, so it forgets what was published last, and an instance \
                  that was quiet for long could get a notification twice: {}",
                 mend(topic, "compact")
@@ -86,7 +86,7 @@ impl Topics {
 
     /// Whether this topic exists from here on, and keeps what is written. Fails when the broker
     /// does not tell.
-    pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, Failure> {
+    pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, SessionError> {
         let partitions = self.create.as_ref().map_or(1, |create| create.partitions.value);
         let ensured = self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])?;
         match self.setting(topic, "cleanup.policy") {
@@ -102,7 +102,7 @@ impl Topics {
     }
 
     /// Whether any broker answers.
-    pub(super) fn reach(&self) -> Result<(), Failure> {
+    pub(super) fn reach(&self) -> Result<(), SessionError> {
         self.metadata(&self.ledger).map(drop)
     }
 
@@ -146,16 +146,21 @@ impl Topics {
         value.ok_or_else(|| "the broker does not tell".into())
     }
 
-    fn metadata(&self, topic: &str) -> Result<Metadata, Failure> {
+    fn metadata(&self, topic: &str) -> Result<Metadata, SessionError> {
         self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| match unreachable::why(&self.client) {
-            None => Failure::Unavailable(format!("topic {topic}: {error}")),
-            Some(why) => Failure::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
+            None => SessionError::Unavailable(format!("topic {topic}: {error}")),
+            Some(why) => SessionError::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
         })
     }
 
-    fn exists_or_create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<Ensured, Failure> {
+    fn exists_or_create(
+        &self,
+        topic: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+    ) -> Result<Ensured, SessionError> {
         let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
-        let unavailable = |why: &dyn std::fmt::Display| Failure::Unavailable(format!("topic {topic}: {why}"));
+        let unavailable = |why: &dyn std::fmt::Display| SessionError::Unavailable(format!("topic {topic}: {why}"));
         let metadata = self.metadata(topic)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         if let Some(found) = found {

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::Kafka;
 use super::entries::Entries;
 use crate::sink::SinkError;
-use crate::sink::owner::Job;
+use crate::sink::session::Job;
 
 /// How often entries that cannot be used are read again.
 const REREAD: Duration = Duration::from_secs(10);

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::read_back::{self, Remembered};
-use super::{malformed, stored, sync_entry, write_line};
+use super::{answer, malformed, sync_entry, write_line};
 use crate::doubt::Memory;
 use crate::fault;
 use crate::notification::InstanceId;
 use crate::sink::cloud_event::Place;
-use crate::sink::owner::{Action, Failure, Job, Owner};
+use crate::sink::session::{Action, Job, Session, SessionError};
 
 pub(super) struct LinesFile {
     path: PathBuf,
@@ -41,17 +41,21 @@ enum Named {
 const ATTEMPTS: usize = 3;
 
 impl LinesFile {
-    pub(super) fn acquire(path: &Path) -> Result<Self, Failure> {
-        let context = |error: &io::Error| Failure::Unavailable(format!("sink.file.path {}: {error}", path.display()));
+    pub(super) fn acquire(path: &Path) -> Result<Self, SessionError> {
+        let context =
+            |error: &io::Error| SessionError::Unavailable(format!("sink.file.path {}: {error}", path.display()));
         for _ in 0..ATTEMPTS {
             // Others are not even opened: that may block, or have an effect.
-            require_regular(path).map_err(Failure::Unavailable)?;
+            require_regular(path).map_err(SessionError::Unavailable)?;
             let mut options = OpenOptions::new();
             let mut file = options.read(true).append(true).create(true).open(path).map_err(|error| context(&error))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Failure::Owned(format!("sink.file.path {}: locked by another bridge", path.display())));
+                    return Err(SessionError::Owned(format!(
+                        "sink.file.path {}: locked by another bridge",
+                        path.display()
+                    )));
                 }
                 Err(TryLockError::Error(error)) => return Err(context(&error)),
             }
@@ -64,7 +68,7 @@ impl LinesFile {
             let length = file.metadata().map_err(|error| context(&error))?.len();
             return Ok(Self { path: path.to_owned(), file, length, remembered, earlier: HashMap::new() });
         }
-        Err(Failure::Unavailable(format!("sink.file.path {}: something moves it again and again", path.display())))
+        Err(SessionError::Unavailable(format!("sink.file.path {}: something moves it again and again", path.display())))
     }
 }
 
@@ -89,7 +93,7 @@ fn named(path: &Path, file: &File) -> io::Result<Named> {
     }
 }
 
-impl Owner for LinesFile {
+impl Session for LinesFile {
     fn memory(&self, instance: InstanceId) -> Memory {
         match self.remembered.get(&instance).or_else(|| self.earlier.get(&instance)) {
             None => Memory::Nothing,
@@ -98,14 +102,14 @@ impl Owner for LinesFile {
     }
 
     /// Whoever starts at the path must find it locked, also while there is nothing to store.
-    fn look(&mut self) -> Result<(), Failure> {
+    fn probe(&mut self) -> Result<(), SessionError> {
         match self.named()? {
             Named::Ours => Ok(()),
             Named::Moved | Named::Removed => self.begin_another(),
         }
     }
 
-    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), Failure> {
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         for _ in 0..ATTEMPTS {
             let sequences = self.write(jobs)?;
             fault::reached("written");
@@ -124,11 +128,11 @@ impl Owner for LinesFile {
                     let fingerprint = job.notification().fingerprint();
                     self.remembered.insert(job.notification().instance(), Remembered { sequence, fingerprint });
                 }
-                stored(job, sequence, &self.path.display());
+                answer(job, sequence, &self.path.display());
             }
             return if named == Named::Moved { self.begin_another() } else { Ok(()) };
         }
-        Err(Failure::Unavailable(format!(
+        Err(SessionError::Unavailable(format!(
             "sink.file.path {}: something removes it again and again",
             self.path.display()
         )))
@@ -137,7 +141,7 @@ impl Owner for LinesFile {
 
 impl LinesFile {
     /// Writes a line for each that is to be published, at the end of its instance's sequence.
-    fn write(&mut self, jobs: &[Job]) -> Result<Vec<Option<u64>>, Failure> {
+    fn write(&mut self, jobs: &[Job]) -> Result<Vec<Option<u64>>, SessionError> {
         let mut lines = Vec::new();
         let mut sequences = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -158,19 +162,19 @@ impl LinesFile {
         Ok(sequences)
     }
 
-    fn named(&self) -> Result<Named, Failure> {
+    fn named(&self) -> Result<Named, SessionError> {
         named(&self.path, &self.file).map_err(|error| self.unavailable(&error))
     }
 
     /// Whether it is shorter than what was written.
-    fn is_cut(&self) -> Result<bool, Failure> {
+    fn is_cut(&self) -> Result<bool, SessionError> {
         let metadata = self.file.metadata().map_err(|error| self.unavailable(&error))?;
         Ok(metadata.len() < self.length)
     }
 
     /// The next group goes to the file that is at the path, or is made there. What was published
     /// before stays known, and the sequences are those of that file.
-    fn begin_another(&mut self) -> Result<(), Failure> {
+    fn begin_another(&mut self) -> Result<(), SessionError> {
         info!(path = %self.path.display(), "the sink's file was moved or removed: going on in a new one");
         let next = Self::acquire(&self.path)?;
         let mut earlier = std::mem::take(&mut self.earlier);
@@ -179,13 +183,13 @@ impl LinesFile {
         Ok(())
     }
 
-    fn unavailable(&self, error: &dyn std::error::Error) -> Failure {
-        Failure::Unavailable(format!("sink.file.path {}: {error}", self.path.display()))
+    fn unavailable(&self, error: &dyn std::error::Error) -> SessionError {
+        SessionError::Unavailable(format!("sink.file.path {}: {error}", self.path.display()))
     }
 
-    fn exhausted(&self, instance: InstanceId) -> Failure {
+    fn exhausted(&self, instance: InstanceId) -> SessionError {
         let path = self.path.display();
-        Failure::Unavailable(format!(
+        SessionError::Unavailable(format!(
             "sink.file.path {path}: the last line of instance {instance} has an impossible sequence: move the file away"
         ))
     }

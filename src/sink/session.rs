@@ -1,0 +1,141 @@
+//! What a sink implements to be served by a [`Worker`](super::worker::Worker): storage under one
+//! ownership.
+
+use std::fmt;
+
+use tokio::sync::oneshot;
+
+use super::{DeadLetter, Pending, SinkError, Stored};
+use crate::doubt::Memory;
+use crate::notification::{InstanceId, Notification};
+
+/// One of the parts into which a sink divides its instances; each has an ownership of its own.
+/// There is one so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shard(u16);
+
+impl Shard {
+    /// All instances.
+    pub(super) const WHOLE: Self = Self(0);
+
+    /// Its number, from 0.
+    #[must_use]
+    pub fn index(self) -> u16 {
+        self.0
+    }
+}
+
+/// Storage under one ownership of a shard: a connection and what keeps rivals out, such as a lock, a
+/// producer epoch or an exclusive queue. It is gone when it is dropped.
+///
+/// All of it runs on a thread of its own and may block.
+pub trait Session {
+    /// What is remembered of an instance. [`Memory::Nothing`] only if nothing was ever stored for
+    /// it; [`Memory::Unknown`] where that cannot be known.
+    fn memory(&self, instance: InstanceId) -> Memory;
+
+    /// Whether it still has its ownership and could store, asked every few seconds while there is
+    /// nothing to store.
+    ///
+    /// # Errors
+    /// Any of them ends the session.
+    fn probe(&mut self) -> Result<(), SessionError> {
+        Ok(())
+    }
+
+    /// Stores all of them, at most one per instance, and answers each: [`Job::stored`],
+    /// [`Job::dead_lettered`], or [`Job::fail`] with [`SinkError::Refused`] for one that was not
+    /// stored for a reason of its own. A job is answered only when its fate is certain.
+    ///
+    /// # Errors
+    /// Any of them ends the session. What is left in `jobs` is taken as unknown: its lanes are
+    /// opened anew, under the next ownership.
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError>;
+}
+
+/// Why there is no session, or no longer. The text names no secret.
+#[derive(Clone, Debug)]
+pub enum SessionError {
+    /// The next session is to be started at once: nothing is wrong, but this one cannot go on.
+    Renew(String),
+    /// To be tried again after a growing pause.
+    Unavailable(String),
+    /// Another bridge holds the ownership; to be tried again every second.
+    Owned(String),
+    /// Another bridge took the ownership: never to be tried again.
+    Fenced(String),
+    /// Nobody reads any more: never to be tried again.
+    Closed(String),
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Renew(cause)
+        | Self::Unavailable(cause)
+        | Self::Owned(cause)
+        | Self::Fenced(cause)
+        | Self::Closed(cause)) = self;
+        formatter.write_str(cause)
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Store it; `marked` as a possible duplicate.
+    Publish {
+        /// Another copy may exist.
+        marked: bool,
+    },
+    /// It is stored; prove that the ownership still stands.
+    Prove,
+}
+
+/// One notification to store, and the lane that waits for it.
+#[derive(Debug)]
+pub struct Job {
+    pub(super) ownership: u64,
+    pub(super) pending: Pending,
+    pub(super) action: Action,
+    pub(super) reply: oneshot::Sender<Result<Stored, SinkError>>,
+}
+
+impl Job {
+    /// What it is about.
+    #[must_use]
+    pub fn notification(&self) -> &Notification {
+        self.pending.notification()
+    }
+
+    /// What is to be done.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// It is durably stored, at this place of a sequence that is remembered; or the ownership is
+    /// proved.
+    pub fn stored(self, sequence: Option<u64>) {
+        answer(self.reply, Ok(self.pending.stored(sequence)));
+    }
+
+    /// It is durably stored, as a dead letter.
+    pub fn dead_lettered(self, sequence: Option<u64>, letter: DeadLetter) {
+        answer(self.reply, Ok(self.pending.stored(sequence).as_dead_letter(letter)));
+    }
+
+    /// It is not stored, or that is unknown, as the error says.
+    pub fn fail(self, error: SinkError) {
+        answer(self.reply, Err(error));
+    }
+}
+
+fn answer(reply: oneshot::Sender<Result<Stored, SinkError>>, answer: Result<Stored, SinkError>) {
+    // Nobody waits any more when the process stops; then there is nobody to tell.
+    drop(reply.send(answer));
+}
+
+/// Takes out what is to be published and is not valid JSON: it is kept as a dead letter.
+pub fn extract_malformed(jobs: &mut Vec<Job>) -> Vec<Job> {
+    jobs.extract_if(.., |job| job.action != Action::Prove && job.notification().is_malformed()).collect()
+}

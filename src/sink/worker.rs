@@ -1,0 +1,294 @@
+//! The engine under the built-in sinks, for any other as well: one thread holds the ownership and
+//! stores. The lanes hand it their notifications; whatever waits while it stores is stored together
+//! next.
+//!
+//! A thread of its own, because the clients of Kafka and of files block.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::session::{Action, Job, Session, SessionError, Shard};
+use super::{Lane, Pending, Sink, SinkError, Stored};
+use crate::condition::{Condition, Conditions};
+use crate::doubt::Memory;
+use crate::notification::InstanceId;
+use crate::pauses::Pauses;
+use crate::status::{self, SinkStatus};
+
+/// At most this many notifications are stored together.
+const GROUP: usize = 500;
+
+/// How often an idle session is probed.
+const PROBE_SECS: u64 = 5;
+
+enum Request {
+    Probe,
+    Open(InstanceId, oneshot::Sender<Result<(Ownership, Memory), SinkError>>),
+    Store(Job),
+}
+
+/// What a lane belongs to.
+#[derive(Clone)]
+struct Ownership {
+    number: u64,
+    /// Cancelled when it has ended.
+    ended: CancellationToken,
+}
+
+/// A [`Sink`] made of a [`Session`], one at a time.
+pub struct Worker {
+    status: &'static SinkStatus,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Worker {
+    /// Starts the thread. `acquire` takes a new ownership of the shard, again and again as long as
+    /// it takes; the session before is dropped by then. The thread ends when the sink and all its
+    /// lanes are gone. `name` is the sink's in logs and metrics.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start<S: Session>(
+        name: &'static str,
+        mut acquire: impl FnMut(Shard) -> Result<S, SessionError> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (requests, mut waiting) = mpsc::unbounded_channel();
+        let status = status::sink(name);
+        thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+            let _gone = Gone(status);
+            let end = serve(&mut || acquire(Shard::WHOLE), &mut waiting, status);
+            if let Err(end) = end {
+                while let Some(request) = waiting.blocking_recv() {
+                    request.refuse(end.clone());
+                }
+            }
+        })?;
+        tokio::spawn(watch_over(status, requests.downgrade()));
+        Ok(Self { status, requests })
+    }
+}
+
+/// However the thread ends, the sink is down.
+struct Gone(&'static SinkStatus);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.up.store(false, Relaxed);
+    }
+}
+
+impl Request {
+    fn refuse(self, error: SinkError) {
+        match self {
+            Self::Probe => {}
+            Self::Open(_, reply) => drop(reply.send(Err(error))),
+            Self::Store(job) => job.fail(error),
+        }
+    }
+}
+
+/// Serves until all lanes are gone.
+fn serve<S: Session>(
+    acquire: &mut impl FnMut() -> Result<S, SessionError>,
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+    status: &SinkStatus,
+) -> Result<(), SinkError> {
+    let mut pauses = Pauses::new();
+    // Since a group could not be stored: taking ownership again does not show that the next one can be.
+    let mut doubtful = None::<Doubtful>;
+    for number in 0.. {
+        let mut session = loop {
+            let pause = match acquire() {
+                Ok(session) => break session,
+                Err(failure) => pause_after(failure, &mut status.conditions(), &mut pauses)?,
+            };
+            thread::sleep(pause);
+        };
+        if doubtful.is_none() {
+            status.conditions().leave_all();
+        }
+        status.conditions().leave(Condition::WaitingForOwnership);
+        status.up.store(true, Relaxed);
+        let ownership = Ownership { number, ended: CancellationToken::new() };
+        let ends = ownership.ended.clone().drop_guard();
+        let failure = loop {
+            let Some((mut jobs, probe)) = gather(requests, &session, &ownership) else { return Ok(()) };
+            if jobs.is_empty() && !probe {
+                continue;
+            }
+            status.busy_since.set_to_now();
+            let only_probes = jobs.is_empty();
+            let stored = if only_probes { session.probe() } else { session.store(&mut jobs) };
+            status.up.store(matches!(stored, Ok(()) | Err(SessionError::Renew(_))), Relaxed);
+            status.busy_since.set(0);
+            if let Err(failure) = stored {
+                // What was answered is stored, whatever failed behind it.
+                doubtful = (!jobs.is_empty()).then_some(Doubtful { probes: 0 }).or(doubtful);
+                for job in jobs {
+                    job.fail(SinkError::Reopen(failure.to_string()));
+                }
+                break failure;
+            }
+            if !only_probes {
+                pauses = Pauses::new();
+            }
+            if doubtful.take_if(|doubtful| doubtful.is_over(only_probes)).is_some() {
+                status.conditions().leave_all();
+            }
+        };
+        drop(ends);
+        drop(session);
+        let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
+        thread::sleep(pause);
+    }
+    Ok(())
+}
+
+/// How often in a row the sink was found well after a failure to store.
+struct Doubtful {
+    probes: u32,
+}
+
+impl Doubtful {
+    /// After something was stored; or a while later, when nothing is left that would be.
+    fn is_over(&mut self, only_probed: bool) -> bool {
+        self.probes += 1;
+        !only_probed || self.probes >= 3
+    }
+}
+
+/// Waits for something to store, then takes all that waits, and whether to probe. Opens lanes on the
+/// way; `None` when all lanes are gone.
+fn gather(
+    requests: &mut mpsc::UnboundedReceiver<Request>,
+    session: &impl Session,
+    ownership: &Ownership,
+) -> Option<(Vec<Job>, bool)> {
+    let (mut jobs, mut probe) = (Vec::new(), false);
+    let mut next = Some(requests.blocking_recv()?);
+    while let Some(request) = next {
+        match request {
+            Request::Probe => probe = true,
+            Request::Open(instance, reply) => {
+                drop(reply.send(Ok((ownership.clone(), session.memory(instance)))));
+            }
+            // A head may be published only under the ownership under which it was received.
+            Request::Store(job) if job.ownership != ownership.number => {
+                job.fail(SinkError::Renewed);
+            }
+            Request::Store(job) => jobs.push(job),
+        }
+        next = (jobs.len() < GROUP).then(|| requests.try_recv().ok()).flatten();
+    }
+    Some((jobs, probe))
+}
+
+/// Reports when the sink is stuck, and when it no longer is: its own thread is what is stuck then. And
+/// has it probed, because without notifications nobody would see that the broker is gone.
+async fn watch_over(status: &'static SinkStatus, requests: mpsc::WeakUnboundedSender<Request>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut reported = false;
+    for second in 1_u64.. {
+        every.tick().await;
+        let Some(requests) = requests.upgrade() else { return };
+        if second.is_multiple_of(PROBE_SECS) && status.up.load(Relaxed) && status.busy_since.get() == 0 {
+            // Refused only when the thread is gone.
+            drop(requests.send(Request::Probe));
+        }
+        let mut conditions = status.conditions();
+        if status.is_stuck() {
+            if !conditions.contains(Condition::SinkUnavailable) {
+                conditions.enter(Condition::SinkUnavailable, &"no answer for more than 10 s");
+                reported = true;
+            }
+        } else if std::mem::take(&mut reported) && status.up.load(Relaxed) {
+            conditions.leave(Condition::SinkUnavailable);
+        }
+    }
+}
+
+fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut Pauses) -> Result<Duration, SinkError> {
+    match failure {
+        SessionError::Renew(cause) => {
+            info!(cause, "renewing the ownership of the sink");
+            Ok(Duration::ZERO)
+        }
+        SessionError::Unavailable(cause) => {
+            conditions.enter(Condition::SinkUnavailable, &cause);
+            Ok(pauses.after_failure().min(Duration::from_secs(10)))
+        }
+        SessionError::Owned(cause) => {
+            conditions.enter(Condition::WaitingForOwnership, &cause);
+            Ok(Duration::from_secs(1))
+        }
+        SessionError::Fenced(cause) => Err(SinkError::Fenced(cause)),
+        SessionError::Closed(cause) => Err(SinkError::Closed(cause)),
+    }
+}
+
+#[async_trait]
+impl Sink for Worker {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.clone();
+        requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
+        let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
+        // Thousands of lanes wait for its end: each on a token of its own, for they would share a lock.
+        let lane = OwnedLane {
+            status: self.status,
+            lost: ownership.ended.child_token(),
+            ownership: ownership.number,
+            requests,
+        };
+        Ok((Box::new(lane), memory))
+    }
+}
+
+struct OwnedLane {
+    status: &'static SinkStatus,
+    ownership: u64,
+    lost: CancellationToken,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl OwnedLane {
+    async fn ask(&self, pending: Pending, action: Action) -> Result<Stored, SinkError> {
+        let (reply, answer) = oneshot::channel();
+        let begun = Instant::now();
+        let job = Job { ownership: self.ownership, pending, action, reply };
+        self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
+        let stored = answer.await.map_err(|_gone| thread_ended())??;
+        self.status.publish_seconds.observe(begun.elapsed());
+        Ok(stored)
+    }
+}
+
+#[async_trait]
+impl Lane for OwnedLane {
+    async fn publish(&mut self, pending: Pending, marked: bool) -> Result<Stored, SinkError> {
+        self.ask(pending, Action::Publish { marked }).await
+    }
+
+    async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError> {
+        self.ask(pending, Action::Prove).await
+    }
+
+    async fn lost(&mut self) {
+        self.lost.cancelled().await;
+    }
+}
+
+/// The thread ends only after its lanes, unless it panicked.
+fn thread_ended() -> SinkError {
+    error!("the sink's thread ended: this is a defect, please report it");
+    SinkError::Closed("its thread ended".into())
+}
