@@ -19,6 +19,8 @@ use super::{DeadLetter, Reason, Sink};
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
+#[cfg(test)]
+mod contract_tests;
 mod file;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
@@ -43,7 +45,11 @@ pub fn file(path: PathBuf) -> Result<impl Sink, String> {
 /// # Errors
 /// When no thread can be started.
 pub fn stdout() -> Result<impl Sink, String> {
-    let acquire = |_shard| Ok(Stdout { epoch: unix_milliseconds(), sequences: HashMap::new() });
+    into_writer(io::stdout)
+}
+
+fn into_writer<W: Write>(writer: impl Fn() -> W + Send + 'static) -> Result<Worker, String> {
+    let acquire = move |_shard| Ok(Stdout { writer: writer(), epoch: unix_milliseconds(), sequences: HashMap::new() });
     Worker::start("stdout", acquire).map_err(|error| no_thread(&error))
 }
 
@@ -121,12 +127,13 @@ pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
 
 const STDOUT: &str = "stdout";
 
-struct Stdout {
+struct Stdout<W> {
+    writer: W,
     epoch: u64,
     sequences: HashMap<InstanceId, u64>,
 }
 
-impl Session for Stdout {
+impl<W: Write> Session for Stdout<W> {
     fn memory(&self, _instance: InstanceId) -> Memory {
         Memory::Unknown
     }
@@ -142,11 +149,10 @@ impl Session for Stdout {
                 write_line(&mut lines, job.notification(), &place).map_err(|error| unavailable(&error))?;
             }
         }
-        let mut stdout = io::stdout().lock();
         // Standard output cannot be opened again: whoever read it is gone.
-        stdout
+        self.writer
             .write_all(&lines)
-            .and_then(|()| stdout.flush())
+            .and_then(|()| self.writer.flush())
             .map_err(|error| SessionError::Closed(format!("standard output: {error}")))?;
         jobs.drain(..).for_each(|job| answer(job, None, &STDOUT));
         Ok(())

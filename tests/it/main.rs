@@ -24,6 +24,8 @@ mod command_line;
 mod conditions;
 /// The README's table of the configuration.
 mod configuration;
+/// Every sink keeps the contract of sinks, and who breaks it is noticed.
+mod contract;
 /// What operators deploy with is true.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod deploy;
