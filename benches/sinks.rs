@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use green_api_bridge::config::{Amqp, Kafka, Sink as SinkConfig};
 use green_api_bridge::notification::{Answer, InstanceId};
 use green_api_bridge::sink::contract_test::pending;
-use green_api_bridge::sink::{Sink, kind};
+use green_api_bridge::sink::kind::{self, Options};
+use green_api_bridge::sink::{Sink, amqp, kafka};
 use tokio::task::JoinSet;
 
 const COUNT: usize = 2000;
@@ -32,7 +32,7 @@ async fn main() {
     }
 }
 
-async fn measure(start: impl Fn() -> SinkConfig) {
+async fn measure(start: impl Fn() -> Options) {
     let start = || kind::start(&start(), Path::new("dead-letters")).unwrap();
     let mut times = publish(&start(), 1, COUNT).await;
     times.sort_unstable();
@@ -67,24 +67,24 @@ fn name() -> String {
     format!("bench-{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos())
 }
 
-fn kafka(servers: &str) -> SinkConfig {
+fn kafka(servers: &str) -> Options {
     let name = name();
-    let mut kafka = Kafka { transactional_id: name.clone(), ..Kafka::default() };
+    let mut kafka = kafka::Options { transactional_id: name.clone(), ..kafka::Options::default() };
     kafka.bootstrap_servers[0].value = servers.into();
     kafka.topic.value = format!("{name}.notifications");
     kafka.ledger_topic.value = format!("{name}.ledger");
     kafka.dead_letter_topic.value = format!("{name}.dead");
-    SinkConfig::Kafka(kafka)
+    Options::Kafka(kafka)
 }
 
-fn amqp(uri: &str) -> SinkConfig {
+fn amqp(uri: &str) -> Options {
     let name = name();
-    let mut amqp = Amqp { name: name.clone(), ..Amqp::default() };
+    let mut amqp = amqp::Options { name: name.clone(), ..amqp::Options::default() };
     amqp.uri[0].value = uri.into();
     amqp.exchange.clone_from(&name);
     amqp.queue = Some(format!("{name}.notifications"));
     amqp.dead_letter_queue = format!("{name}.dead");
-    SinkConfig::Amqp(amqp)
+    Options::Amqp(amqp)
 }
 
 /// So many notifications of each instance, one after the other; how long each of them took.

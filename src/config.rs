@@ -7,25 +7,20 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Spanned;
 use url::Url;
 
+use self::mistake::unplaced;
 use crate::notification::InstanceId;
+use crate::sink::kind::Options;
 use crate::token::TokenSource;
 
-mod address;
+pub(crate) mod address;
 mod check;
-mod mistake;
+pub(crate) mod mistake;
 mod read;
-mod sink;
-mod sink_url;
-pub(crate) mod topics;
 
-#[cfg(feature = "amqp")]
-pub(crate) use address::{amqp as amqp_uri, ipv6_host};
 pub use mistake::{Mistake, Mistakes};
-pub use sink::{Amqp, Argument, CreateTopics, File, Kafka, Key, OnUnroutable, QueueType, Sink, Stdout};
-pub use sink_url::parse as sink_from_url;
 
 /// Everything that an operator can say. What is not said has its documented default.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -41,7 +36,7 @@ pub struct Config {
     #[serde(default)]
     pub api: Api,
     /// Where notifications go.
-    pub sink: Sink,
+    pub sink: Options,
     /// Where notifications go that no sink takes; under `$STATE_DIRECTORY` when that is set.
     #[serde(default = "default_dead_letter_dir")]
     pub dead_letter_dir: PathBuf,
@@ -258,7 +253,7 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn from_parts(instance: Instance, sink: Sink) -> Result<Self, Mistakes> {
+    pub fn from_parts(instance: Instance, sink: Options) -> Result<Self, Mistakes> {
         let config = Self {
             instances: vec![instance],
             instances_dir: None,
@@ -270,11 +265,6 @@ impl Config {
         };
         check::check(config, None)
     }
-}
-
-/// A value that stands in no file.
-pub(crate) fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
 /// Where dead letters go unless the config says otherwise.

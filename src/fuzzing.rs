@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::config::Config;
 use crate::green_api::{Call, Meaning, meaning};
 use crate::notification::{Answer, InstanceId, Notification};
-use crate::sink::lines;
+use crate::sink::file;
 
 #[cfg(any(feature = "kafka", feature = "amqp"))]
 mod addresses;
@@ -127,7 +127,7 @@ fn check_ledger(data: &[u8]) {
 fn check_read_back(data: &[u8]) {
     let pieces: Vec<&[u8]> = data.split(|byte| *byte == BETWEEN).collect();
     let [before, envelopes @ .., torn] = pieces.as_slice() else { return };
-    lines::assert_reads_its_own(instance(), before, envelopes, torn);
+    file::assert_reads_its_own(instance(), before, envelopes, torn);
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use green_api_bridge::config::{File, Sink as Config};
 use green_api_bridge::emulator::Emulator;
 use green_api_bridge::fleet;
 use green_api_bridge::green_api::{Queue, Received};
 use green_api_bridge::sink::contract_test::pending;
-use green_api_bridge::sink::{Sink, kind};
+use green_api_bridge::sink::kind::{self, Options};
+use green_api_bridge::sink::{Sink, file};
 use tokio_util::sync::CancellationToken;
 
 use crate::stage;
@@ -35,7 +35,7 @@ async fn timed<F: Future<Output = ()>>(
     let emulator = Arc::new(stage::emulator(&ids).await);
     (0..COUNT).for_each(|number| emulator.push(&ids[0], format!("{{\"idMessage\":\"{number}\"}}")));
     emulator.set_delay(&ids[0], ROUND_TRIP);
-    let sink = kind::start(&Config::File(File { path: file.into() }), file).unwrap();
+    let sink = kind::start(&Options::File(file::Options { path: file.into() }), file).unwrap();
     let begun = Instant::now();
     carry(stage::queues(&emulator, &ids).remove(0), sink, Arc::clone(&emulator)).await;
     let rate = f64::from(COUNT) / begun.elapsed().as_secs_f64();

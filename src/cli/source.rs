@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 use super::{Failure, Source};
-use crate::config::{self, ApiUrl, Config, Instance, Sink};
-use crate::sink::kind;
+use crate::config::mistake::unplaced;
+use crate::config::{ApiUrl, Config, Instance};
+use crate::sink::kind::{self, Options};
+use crate::sink::stdout;
 
 impl Source {
     /// The config that was asked for.
@@ -25,11 +27,11 @@ impl Source {
     }
 
     /// The sink that was asked for without a config file, whose instance does not matter.
-    pub(super) fn sink_alone(&self) -> Result<Sink, Failure> {
+    pub(super) fn sink_alone(&self) -> Result<Options, Failure> {
         let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
             return Err(Failure::Usage("nothing named: a config with --config FILE, or a sink with --sink URL".into()));
         };
-        let sink = config::sink_from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
+        let sink = Options::from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
         kind::supported(&sink).map_err(Failure::Configuration)?;
         Ok(sink)
     }
@@ -39,7 +41,7 @@ impl Source {
 pub(super) fn instances_from(path: Option<PathBuf>) -> Result<Config, Failure> {
     match path {
         Some(path) => from_file(&path),
-        None => from_environment(Sink::Stdout(config::Stdout {})),
+        None => from_environment(Options::Stdout(stdout::Options {})),
     }
 }
 
@@ -50,7 +52,7 @@ pub(super) fn from_file(path: &Path) -> Result<Config, Failure> {
     Ok(Config::from_file(path, variables)?)
 }
 
-fn from_environment(sink: Sink) -> Result<Config, Failure> {
+fn from_environment(sink: Options) -> Result<Config, Failure> {
     let missing = |name: &str| Failure::Configuration(format!("without a config file the variable {name} is needed"));
     let id = variable("GREEN_API_ID_INSTANCE").ok_or_else(|| missing("GREEN_API_ID_INSTANCE"))?;
     let url = variable("GREEN_API_URL").ok_or_else(|| missing("GREEN_API_URL"))?;
@@ -60,7 +62,7 @@ fn from_environment(sink: Sink) -> Result<Config, Failure> {
     }
     let wrong = |name: &str, why: &str| Failure::Configuration(format!("{name} {why}"));
     let instance = Instance {
-        id: config::unplaced(id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?),
+        id: unplaced(id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?),
         api_url: ApiUrl::try_from(url).map_err(|why| wrong("GREEN_API_URL", why))?,
         api_token: token.map(SecretString::from),
         api_token_file: token_file.map(PathBuf::from),

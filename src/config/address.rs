@@ -135,7 +135,7 @@ fn web(text: &str) -> Result<Url, Option<&'static str>> {
 /// Whether this can be one of `bootstrap_servers`, or several with commas, for clients that speak `protocol`. The client goes
 /// to `localhost` when a name is missing, to another port when this one is none, and passes over all that follows what it
 /// cannot read.
-pub(super) fn kafka(text: &str, protocol: &str) -> Refused {
+pub(crate) fn kafka(text: &str, protocol: &str) -> Refused {
     text.split(',').try_for_each(|text| kafka_broker(text.trim_start_matches(' '), protocol))
 }
 

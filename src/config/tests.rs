@@ -24,7 +24,7 @@ fn mistakes(text: &str) -> String {
 fn the_smallest_config_has_the_documented_defaults() {
     let config = parse(&format!("{INSTANCE}sink: {{kafka: {{}}}}\n")).unwrap();
     assert_eq!(config.api.receive_timeout(), Duration::from_secs(20));
-    let Sink::Kafka(kafka) = &config.sink else { panic!("{config:?}") };
+    let Options::Kafka(kafka) = &config.sink else { panic!("{config:?}") };
     assert_eq!(kafka.topic.value, "green-api.notifications");
     assert_eq!(
         kafka.create_topics.as_ref().map(|create| (create.partitions.value, create.replication.value)),
@@ -60,7 +60,7 @@ admin: {listen: 127.0.0.1:9464}
 log: {format: auto, level: info}
 "#;
     let config = parse(text).unwrap();
-    let Sink::Kafka(kafka) = config.sink else { panic!() };
+    let Options::Kafka(kafka) = config.sink else { panic!() };
     assert_eq!(kafka.properties["socket.timeout.ms"].value.expose_secret(), "10000");
     let amqp = r"
 instances: [{id: 1, api_url: 'http://h', api_token: x}]
@@ -83,7 +83,7 @@ sink:
 admin: null
 ";
     let config = parse(amqp).unwrap();
-    let Sink::Amqp(amqp) = config.sink else { panic!() };
+    let Options::Amqp(amqp) = config.sink else { panic!() };
     assert_eq!((amqp.uri.len(), amqp.queue), (2, None));
     assert!(config.admin.is_some_and(|admin| admin.listen.is_none()));
     for off in ["{listen: off}", "{listen: null}"] {
@@ -108,7 +108,7 @@ sink:
     let config = parse(text).unwrap();
     assert_eq!(config.instances[0].api_token.as_ref().unwrap().expose_secret(), "from: the [environment");
     assert_eq!(config.api.receive_timeout(), Duration::from_secs(30));
-    assert!(matches!(config.sink, Sink::File(file) if file.path.ends_with("a.jsonl")));
+    assert!(matches!(config.sink, Options::File(file) if file.path.ends_with("a.jsonl")));
     let missing = mistakes(&format!("{INSTANCE}sink:\n  file:\n    path: ${{NOWHERE}}\n"));
     assert!(missing.starts_with("4:11:") && missing.contains("NOWHERE"), "{missing}");
 }
@@ -225,7 +225,7 @@ fn a_sink_url_for_kafka_is_used_as_it_stands_or_refused() {
         "kafka://host:9092/ topic",
     ] {
         let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
-        let told = Config::from_parts(instance, sink_from_url(url).unwrap()).expect_err(url).to_string();
+        let told = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
         assert!(!told.contains("s3cret"), "{url}: {told}");
     }
 }
@@ -244,7 +244,7 @@ fn arguments_of_the_queue_that_would_let_messages_get_lost_are_refused() {
         "x-dead-letter-routing-key: '5'",
     ] {
         let config = amqp(&format!("    queue_arguments: {{{good}}}")).expect(good);
-        let Sink::Amqp(Amqp { queue_arguments, .. }) = config.sink else { panic!() };
+        let Options::Amqp(crate::sink::amqp::Options { queue_arguments, .. }) = config.sink else { panic!() };
         assert_eq!(queue_arguments.len(), 1);
     }
     for bad in [
@@ -323,7 +323,7 @@ fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
     }
     for url in ["kafka://h/green-api-bridge.ledger", "kafka://h/green-api.dead-letters"] {
         let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
-        let told = Config::from_parts(instance, sink_from_url(url).unwrap()).expect_err(url).to_string();
+        let told = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
         assert!(told.contains("`topic` can become"), "{told}");
     }
 }

@@ -8,9 +8,13 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::{SECRET, Target, seeds};
+use crate::config::mistake::unplaced;
+use crate::config::{Config, Instance};
+#[cfg(feature = "amqp")]
+use crate::sink::amqp;
 #[cfg(feature = "kafka")]
-use crate::config::sink_from_url;
-use crate::config::{self, Config, Instance, Sink, unplaced};
+use crate::sink::kafka;
+use crate::sink::kind::Options;
 
 /// The addresses of RabbitMQ's nodes.
 #[cfg(feature = "amqp")]
@@ -21,7 +25,7 @@ pub const KAFKA_SERVERS: Target =
     Target { name: "kafka_servers", seeds: seeds::kafka_servers, check: check_kafka_servers };
 
 /// Whether a config with this sink is accepted.
-fn is_accepted(sink: Sink) -> bool {
+fn is_accepted(sink: Options) -> bool {
     let instance = Instance {
         id: unplaced(super::instance()),
         api_url: "https://host".to_owned().try_into().expect("an address"),
@@ -38,7 +42,7 @@ fn is_accepted(sink: Sink) -> bool {
 fn check_amqp_uri(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let uri = vec![unplaced(SecretString::from(text))];
-    if !is_accepted(Sink::Amqp(config::Amqp { uri, ..config::Amqp::default() })) {
+    if !is_accepted(Options::Amqp(amqp::Options { uri, ..amqp::Options::default() })) {
         return;
     }
     let (scheme, rest) = text.split_once("://").expect("a scheme");
@@ -47,7 +51,7 @@ fn check_amqp_uri(data: &[u8]) {
     let (host, port) = split(place);
     let usual = if scheme.eq_ignore_ascii_case("amqps") { 5671 } else { 5672 };
     assert!(!host.is_empty() && port != Some(0), "{text:?}");
-    let (host_gone_to, port_gone_to) = crate::sink::amqp::destination(text).expect("the client can use it");
+    let (host_gone_to, port_gone_to) = amqp::destination(text).expect("the client can use it");
     assert_eq!(port_gone_to, port.unwrap_or(usual), "{text:?}");
     match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(ipv6) => assert_eq!(host_gone_to.parse::<Ipv6Addr>(), ipv6.parse(), "{text:?}"),
@@ -58,8 +62,8 @@ fn check_amqp_uri(data: &[u8]) {
 #[cfg(feature = "kafka")]
 fn check_kafka_servers(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    match sink_from_url(&format!("kafka://{text}")) {
-        Ok(Sink::Kafka(kafka)) => {
+    match Options::from_url(&format!("kafka://{text}")) {
+        Ok(Options::Kafka(kafka)) => {
             let topic = &kafka.topic.value;
             let servers: Vec<&str> = kafka.bootstrap_servers.iter().map(|server| server.value.as_str()).collect();
             assert_eq!(format!("{}/{topic}", servers.join(",")), text, "every part of it is used");
@@ -68,7 +72,7 @@ fn check_kafka_servers(data: &[u8]) {
         Err(told) => assert!(!told.contains(SECRET), "{told}"),
     }
     let bootstrap_servers = vec![unplaced(text.to_owned())];
-    if !is_accepted(Sink::Kafka(config::Kafka { bootstrap_servers, ..config::Kafka::default() })) {
+    if !is_accepted(Options::Kafka(kafka::Options { bootstrap_servers, ..kafka::Options::default() })) {
         return;
     }
     for server in text.split(',').map(|server| server.trim_start_matches(' ')) {

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use serde_saphyr::Location;
+
 use super::DeadLetter;
+use crate::config::mistake::Found;
 use crate::kinds;
 use crate::notification::Notification;
 
@@ -63,4 +66,12 @@ pub(super) fn topic(template: &str, notification: &Notification) -> String {
 #[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has routing keys"))]
 pub(super) fn fill(template: &str, notification: &Notification) -> String {
     template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
+}
+
+/// Whether a template has no other placeholders than can be filled in.
+pub(super) fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {
+    let rest = template.replace("{instance}", "").replace("{type}", "");
+    if rest.contains(['{', '}']) {
+        found.add(location, format!("`{key}` knows the placeholders {{instance}} and {{type}} only"));
+    }
 }

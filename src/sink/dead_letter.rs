@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::cloud_event::Place;
-use super::lines::{read_back, sync_entry, write_line};
+use super::json_line::{parse, write_line};
 use crate::notification::Notification;
 use crate::verify::Audit;
 
@@ -53,7 +53,7 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            if let Some((letter, _)) = read_back::parse(&fs::read(&path)?) {
+            if let Some((letter, _)) = parse(&fs::read(&path)?) {
                 audit.in_folder(&letter);
             } else {
                 warn!(path = %path.display(), "not a dead letter of the bridge: it is passed over");
@@ -61,4 +61,10 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What was just created is only as durable as its entry in its folder.
+pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }

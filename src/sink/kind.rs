@@ -1,43 +1,116 @@
-//! The kinds of sinks that are built in, and the only place that tells them apart.
+//! The kinds of sinks that are built in, and the only place that tells them apart. One more is a folder of its own and,
+//! here, a variant, an arm of the `match`, and a line for its URL.
 
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(feature = "amqp")]
-use super::amqp;
-#[cfg(feature = "kafka")]
-use super::kafka;
-use super::{Sink, dead_letter, lines};
-use crate::config;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Sink, amqp, dead_letter, file, kafka, stdout};
+use crate::config::mistake::Found;
 use crate::doctor::Check;
 use crate::notification::InstanceId;
 use crate::verify::{Audit, Report};
+
+/// Where notifications go: exactly one of these.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(rename = "Sink")]
+pub enum Options {
+    /// Apache Kafka.
+    Kafka(kafka::Options),
+    /// RabbitMQ.
+    Amqp(amqp::Options),
+    /// A file of JSON lines.
+    File(file::Options),
+    /// JSON lines on standard output.
+    Stdout(stdout::Options),
+}
+
+/// A kind of sink, as its options describe one.
+pub(crate) trait Kind {
+    /// Adds what is well written and cannot be right.
+    fn check(&self, _found: &mut Found<'_>) {}
+
+    /// What consumers can rely on.
+    fn guarantee(&self) -> &'static str;
+
+    /// What does the work.
+    ///
+    /// # Errors
+    /// When this build lacks it.
+    fn driver(&self) -> Result<&dyn Driver, String>;
+}
+
+/// The working part of a kind of sink, which a build may lack. What blocks may block.
+pub(crate) trait Driver: Sync {
+    /// Whether the client, as it is built in, can do what the options ask for. Reads no files.
+    ///
+    /// # Errors
+    /// Names what it cannot do.
+    fn supported(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// As [`start`].
+    fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String>;
+
+    /// As [`examine`].
+    fn examine(&self) -> Vec<Check>;
+
+    /// Reads back everything that was published, and says whether its beginning is still there. With
+    /// `drain` it may consume what can be read in no other way.
+    ///
+    /// # Errors
+    /// What cannot be read, and so what to change.
+    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, String>;
+}
+
+impl Options {
+    /// The kind of these options.
+    pub(crate) fn kind(&self) -> &dyn Kind {
+        match self {
+            Self::Kafka(options) => options,
+            Self::Amqp(options) => options,
+            Self::File(options) => options,
+            Self::Stdout(options) => options,
+        }
+    }
+
+    /// A sink in one word, everything else at its default.
+    ///
+    /// # Errors
+    /// The known forms. `text` itself is not repeated: it may hold a password.
+    pub fn from_url(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
+        let parsed = match scheme {
+            "kafka" => kafka::Options::from_url(rest).map(Self::Kafka),
+            "amqp" | "amqps" => amqp::Options::from_url(text).map(Self::Amqp),
+            "file" => file::Options::from_url(rest).map(Self::File),
+            "stdout" if text.contains(':') => stdout::Options::from_url(rest).map(Self::Stdout),
+            _ => Err(String::new()),
+        };
+        let forms = [stdout::FORM, file::FORM, kafka::FORM, amqp::FORM].join(" | ");
+        parsed.map_err(|problem| match &*problem {
+            "" => format!("expected {forms}"),
+            problem => format!("expected {forms}; it {problem}"),
+        })
+    }
+}
 
 /// Whether this build can start the sink of a config.
 ///
 /// # Errors
 /// Names what it lacks.
-pub fn supported(config: &config::Sink) -> Result<(), String> {
-    match config {
-        #[cfg(feature = "kafka")]
-        config::Sink::Kafka(kafka) => kafka::supported(kafka),
-        #[cfg(not(feature = "kafka"))]
-        config::Sink::Kafka(_) => Err("sink.kafka: this build lacks the feature `kafka`".into()),
-        #[cfg(not(feature = "amqp"))]
-        config::Sink::Amqp(_) => Err("sink.amqp: this build lacks the feature `amqp`".into()),
-        _ => Ok(()),
-    }
+pub fn supported(options: &Options) -> Result<(), String> {
+    options.kind().driver()?.supported()
 }
 
 /// What consumers can rely on with this sink.
 #[must_use]
-pub fn guarantee(config: &config::Sink) -> &'static str {
-    match config {
-        config::Sink::Kafka(_) => "exactly once, for consumers that read committed",
-        config::Sink::Amqp(_) => "at least once, possible duplicates marked",
-        config::Sink::File(_) => "exactly once",
-        config::Sink::Stdout(_) => "at least once, possible duplicates marked; no memory over a restart",
-    }
+pub fn guarantee(options: &Options) -> &'static str {
+    options.kind().guarantee()
 }
 
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
@@ -46,37 +119,16 @@ pub fn guarantee(config: &config::Sink) -> &'static str {
 /// # Errors
 /// What has to be changed in the config: a secret that cannot be read, a feature that this build
 /// lacks, an unusable property.
-#[cfg_attr(
-    not(any(feature = "kafka", feature = "amqp")),
-    expect(unused_variables, reason = "files and standard output refuse nothing")
-)]
-pub fn start(config: &config::Sink, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
-    match config {
-        config::Sink::File(file) => Ok(Arc::new(lines::file(file.path.clone())?)),
-        config::Sink::Stdout(_) => Ok(Arc::new(lines::stdout()?)),
-        #[cfg(feature = "kafka")]
-        config::Sink::Kafka(kafka) => Ok(Arc::new(kafka::start(kafka, dead_letters)?)),
-        #[cfg(feature = "amqp")]
-        config::Sink::Amqp(amqp) => Ok(Arc::new(amqp::start(amqp, dead_letters)?)),
-        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
-        missing => supported(missing).and(Err("this sink is not built in".into())),
-    }
+pub fn start(options: &Options, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+    options.kind().driver()?.start(dead_letters)
 }
 
-/// Looks at what a sink needs, with ids of its own: neither ownership nor transactional id of a running
+/// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running
 /// bridge are touched.
-pub async fn examine(config: config::Sink) -> Vec<Check> {
-    let blocking = move || match config {
-        config::Sink::File(file) => vec![Check::of_sink("file", lines::examine(&file.path))],
-        config::Sink::Stdout(_) => {
-            vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
-        }
-        #[cfg(feature = "kafka")]
-        config::Sink::Kafka(kafka) => kafka::doctor::examine(&kafka),
-        #[cfg(feature = "amqp")]
-        config::Sink::Amqp(amqp) => amqp::doctor::examine(&amqp),
-        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
-        missing => vec![Check::of_sink("build", supported(&missing).map(|()| String::new()))],
+pub async fn examine(options: Options) -> Vec<Check> {
+    let blocking = move || match options.kind().driver() {
+        Ok(driver) => driver.examine(),
+        Err(missing) => vec![Check::of_sink("build", Err(missing))],
     };
     // The clients of Kafka and of files block.
     let examined = tokio::task::spawn_blocking(blocking).await;
@@ -89,30 +141,17 @@ pub async fn examine(config: config::Sink) -> Vec<Check> {
 ///
 /// # Errors
 /// What cannot be read, and so what to change.
-#[cfg_attr(not(feature = "amqp"), expect(unused_variables, reason = "only queues are drained"))]
-pub fn verify(
-    config: &config::Sink,
-    dead_letters: &Path,
-    instances: &[InstanceId],
-    drain: bool,
-) -> Result<Report, String> {
+pub fn verify(options: &Options, dead_letters: &Path, instances: &[InstanceId], drain: bool) -> Result<Report, String> {
     let mut audit = Audit::default();
     for instance in instances {
         audit.expect(*instance);
     }
-    let from_the_beginning = match config {
-        config::Sink::File(file) => lines::read_back::audit(&file.path, &mut audit)
-            .map(|()| true)
-            .map_err(|error| format!("sink.file.path {}: {error}", file.path.display()))?,
-        #[cfg(feature = "kafka")]
-        config::Sink::Kafka(kafka) => kafka::published::audit(kafka, &mut audit)?,
-        #[cfg(feature = "amqp")]
-        config::Sink::Amqp(amqp) => amqp::published::audit(amqp, drain, &mut audit)?,
-        config::Sink::Stdout(_) => return Err("sink.stdout keeps nothing that could be verified".into()),
-        #[cfg(not(all(feature = "kafka", feature = "amqp")))]
-        missing => return supported(missing).and(Err("this sink is not built in".into())),
-    };
+    let from_the_beginning = options.kind().driver()?.audit(drain, &mut audit)?;
     dead_letter::audit(dead_letters, &mut audit)
         .map_err(|error| format!("dead_letter_dir {}: {error}", dead_letters.display()))?;
     Ok(audit.report(from_the_beginning))
 }
+
+#[cfg(test)]
+#[path = "kind_tests.rs"]
+mod tests;

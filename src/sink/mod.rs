@@ -13,16 +13,16 @@ use async_trait::async_trait;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 
-#[cfg(feature = "amqp")]
 pub mod amqp;
 pub mod cloud_event;
 pub mod contract_test;
 mod dead_letter;
-#[cfg(feature = "kafka")]
+pub mod file;
+mod json_line;
 pub mod kafka;
 pub mod kind;
-pub mod lines;
 pub mod session;
+pub mod stdout;
 pub mod worker;
 
 /// A place that stores notifications durably. One object per process: it owns connections,

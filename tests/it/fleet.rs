@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use green_api_bridge::config::{File, Sink as Config};
 use green_api_bridge::doubt::Memory;
 use green_api_bridge::emulator::EventKind;
 use green_api_bridge::fleet::{self, Change};
 use green_api_bridge::green_api::{GreenApi, Queue};
 use green_api_bridge::notification::InstanceId;
-use green_api_bridge::sink::{Lane, Pending, Sink, SinkError, Stored, kind};
+use green_api_bridge::sink::kind::{self, Options};
+use green_api_bridge::sink::{Lane, Pending, Sink, SinkError, Stored, file};
 use green_api_bridge::token::TokenSource;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinHandle;
@@ -197,8 +197,8 @@ struct Running {
 
 /// The scene's instances into its file, through another sink.
 fn run_in_process(scene: &Scene, through: impl FnOnce(Arc<dyn Sink>) -> Arc<dyn Sink>) -> Running {
-    let file = File { path: scene.path("out.jsonl") };
-    let sink = kind::start(&Config::File(file), &scene.path("dead-letters")).unwrap();
+    let options = file::Options { path: scene.path("out.jsonl") };
+    let sink = kind::start(&Options::File(options), &scene.path("dead-letters")).unwrap();
     let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
     let queue = |id: &String| {
         let source = TokenSource::Given(TOKEN.into());

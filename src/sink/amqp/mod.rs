@@ -1,226 +1,35 @@
-//! The sink `amqp`: RabbitMQ with publisher confirms. One thread owns the one publishing channel
-//! and, on the same connection, the exclusive queue that is the ownership: when the broker lets
-//! another bridge have that queue, nothing of ours can arrive any more.
+//! The sink `amqp`: RabbitMQ, at least once, possible duplicates marked.
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+#[cfg(feature = "amqp")]
+mod broker;
+mod check;
+mod options;
 
-use lapin::Channel;
-use tracing::info;
+#[cfg(all(feature = "amqp", any(test, fuzzing)))]
+pub(crate) use self::broker::destination;
+pub use self::options::{Argument, OnUnroutable, Options, QueueType};
+use super::kind::{Driver, Kind};
+use crate::config::mistake::Found;
 
-use self::connection::{Link, Nodes};
-use self::publish::Outcome;
-use super::cloud_event::{self, Place};
-use super::dead_letter::Folder;
-use super::session::{Action, Job, Session, SessionError, extract_malformed};
-use super::worker::Worker;
-use super::{DeadLetter, Reason, Sink, SinkError};
-use crate::config::{self, OnUnroutable};
-use crate::doubt::Memory;
-use crate::fault;
-use crate::notification::{InstanceId, Notification};
+/// Its form as a URL.
+pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";
 
-mod alarm;
-mod arguments;
-mod connection;
-pub(super) mod doctor;
-mod publish;
-pub(super) mod published;
-mod topology;
-
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::connection::destination;
-
-/// How long the broker may take to confirm a batch, or to answer anything else.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
-const LARGEST_BODY: usize = 16 << 20;
-
-/// Where dead letters are kept, as keys of the config.
-const QUEUE: &str = "dead_letter_queue";
-const DIRECTORY: &str = "dead_letter_dir";
-
-const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
-
-/// A sink that publishes into RabbitMQ. `Ok` from a publish means confirmed and routed. It
-/// remembers nothing, so the first notification of an instance under each ownership is marked as
-/// a possible duplicate.
-///
-/// # Errors
-/// When a file that the config names cannot be read, or no thread can be started; the text names
-/// what to change.
-pub fn start(config: &config::Amqp, dead_letters: &Path) -> Result<impl Sink + use<>, String> {
-    connection::Secrets::read(config)?;
-    let (config, folder, mut nodes) = (config.clone(), Folder::new(dead_letters), Nodes::new(config.clone()));
-    Worker::start("amqp", move |_shard| Amqp::acquire(&config, &folder, &mut nodes))
-        .map_err(|error| format!("the sink's thread cannot be started: {error}"))
-}
-
-/// The sink under one ownership.
-struct Amqp {
-    link: Link,
-    channel: Channel,
-    config: config::Amqp,
-    folder: Folder,
-    told: topology::Told,
-    epoch: u64,
-    /// The last of each instance under this ownership.
-    sequences: HashMap<InstanceId, u64>,
-}
-
-impl Session for Amqp {
-    fn memory(&self, _instance: InstanceId) -> Memory {
-        Memory::Unknown
+impl Kind for Options {
+    fn check(&self, found: &mut Found<'_>) {
+        check::check(self, found);
     }
 
-    fn probe(&mut self) -> Result<(), SessionError> {
-        self.link.patiently(connection::prove_ownership(&self.channel, &self.config))
+    fn guarantee(&self) -> &'static str {
+        "at least once, possible duplicates marked"
     }
 
-    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
-        // The broker would close the channel over it, under everything else that is in flight.
-        let too_large = |job: &mut Job| job.action() != Action::Prove && job.notification().body().len() > LARGEST_BODY;
-        for job in jobs.extract_if(.., too_large) {
-            self.keep(job, Reason::TooLarge);
-        }
-        let mut malformed = extract_malformed(jobs);
-        let buried = self.bury(&mut malformed, Reason::Malformed);
-        jobs.append(&mut malformed);
-        buried?;
-        self.settle(jobs)?;
-        if !jobs.is_empty() && self.config.declare {
-            // What was declared may have been deleted since.
-            self.link.prepare(&self.config, &self.told)?;
-            self.settle(jobs)?;
-        }
-        match self.config.on_unroutable {
-            OnUnroutable::DeadLetter => self.bury(jobs, Reason::Unroutable),
-            OnUnroutable::Wait => {
-                let exchange = &self.config.exchange;
-                let cause = format!("no queue takes it: bind one to the exchange {exchange}");
-                jobs.drain(..).for_each(|job| job.fail(SinkError::Refused(cause.clone())));
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Amqp {
-    fn acquire(config: &config::Amqp, folder: &Folder, nodes: &mut Nodes) -> Result<Self, SessionError> {
-        let (link, channel) = nodes.own()?;
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
-        Ok(Self {
-            link,
-            channel,
-            config: config.clone(),
-            folder: folder.clone(),
-            told: nodes.told(),
-            epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
-            sequences: HashMap::new(),
-        })
+    #[cfg(feature = "amqp")]
+    fn driver(&self) -> Result<&dyn Driver, String> {
+        Ok(self)
     }
 
-    /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
-    fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
-        let outcomes = self.publish(jobs, None)?;
-        let full = outcomes.contains(&Outcome::Nacked);
-        for (job, outcome) in std::mem::take(jobs).into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Stored(sequence) => self.stored(job, sequence),
-                // Where several queues are bound, another one may have taken it.
-                Outcome::Nacked => job.fail(SinkError::Reopen(FULL.into())),
-                Outcome::Unroutable => jobs.push(job),
-            }
-        }
-        if full {
-            // A quorum queue that was full stays full to a channel, unless a consumer made the room.
-            self.channel = self.link.another_channel()?;
-        }
-        Ok(())
-    }
-
-    /// Publishes dead letters; into the folder goes what even their queue does not take.
-    fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), SessionError> {
-        let outcomes = self.publish(jobs, Some(reason))?;
-        for (job, outcome) in jobs.drain(..).zip(outcomes) {
-            match outcome {
-                Outcome::Stored(_) => self.buried(job, reason, QUEUE),
-                Outcome::Unroutable | Outcome::Nacked => self.keep(job, reason),
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a notification into the folder.
-    fn keep(&mut self, job: Job, reason: Reason) {
-        let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
-        match self.folder.keep(job.notification(), &place) {
-            Ok(()) => self.buried(job, reason, DIRECTORY),
-            Err(error) => job.fail(SinkError::Refused(format!("{reason}; dead_letter_dir: {error}"))),
-        }
-    }
-
-    fn buried(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
-        let instance = job.notification().instance();
-        self.sequences.insert(instance, self.next_sequence(instance));
-        let letter = self.letter(job.notification(), reason, kept_in);
-        job.dead_lettered(None, letter);
-    }
-
-    fn stored(&mut self, job: Job, sequence: Option<u64>) {
-        if let Some(sequence) = sequence {
-            self.sequences.insert(job.notification().instance(), sequence);
-        }
-        job.stored(None);
-    }
-
-    fn letter(&self, notification: &Notification, reason: Reason, kept_in: &'static str) -> DeadLetter {
-        let routing_key = cloud_event::fill(&self.config.routing_key.value, notification);
-        let destination = format!("{}/{routing_key}", self.config.exchange);
-        DeadLetter { reason, destination, kept_in: kept_in.into() }
-    }
-
-    fn place(&self, job: &Job, dead_letter: Option<DeadLetter>) -> Place {
-        let marked = job.action() == Action::Publish { marked: true };
-        Place {
-            sequence: self.next_sequence(job.notification().instance()),
-            epoch: Some(self.epoch),
-            marked,
-            dead_letter,
-        }
-    }
-
-    fn next_sequence(&self, instance: InstanceId) -> u64 {
-        self.sequences.get(&instance).map_or(1, |last| last + 1)
-    }
-
-    /// One batch, all of it a dead letter or none of it. Tells what became of each.
-    fn publish(&mut self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, SessionError> {
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let places: Vec<Place> = jobs
-            .iter()
-            .map(|job| self.place(job, dead.map(|reason| self.letter(job.notification(), reason, QUEUE))))
-            .collect();
-        let (channel, config) = (&self.channel, &self.config);
-        self.link.patiently(async {
-            if jobs.iter().any(|job| job.action() == Action::Prove) {
-                connection::prove_ownership(channel, config).await?;
-            }
-            fault::reached("before_publish");
-            let mut batch = publish::Batch::new(channel, config);
-            for (job, place) in jobs.iter().zip(&places) {
-                match job.action() {
-                    Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
-                }
-            }
-            fault::reached("published");
-            batch.confirmed().await
-        })
+    #[cfg(not(feature = "amqp"))]
+    fn driver(&self) -> Result<&dyn Driver, String> {
+        Err("sink.amqp: this build lacks the feature `amqp`".into())
     }
 }

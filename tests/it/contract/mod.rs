@@ -2,15 +2,15 @@
 
 mod broken;
 
-#[cfg(feature = "amqp")]
+#[cfg(all(feature = "amqp", feature = "emulator"))]
 mod amqp {
     use std::path::Path;
     use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
-    use green_api_bridge::config::{Amqp, Sink as Config};
     use green_api_bridge::sink::contract_test::{self, Message, Place};
-    use green_api_bridge::sink::{Sink, kind};
+    use green_api_bridge::sink::kind::{self, Options};
+    use green_api_bridge::sink::{Sink, amqp};
 
     use crate::network::{Network, Weather};
     use crate::rabbitmq_queues::{Message as Delivery, Names};
@@ -28,11 +28,11 @@ mod amqp {
     impl Place for Queues {
         async fn start(&self) -> Arc<dyn Sink> {
             let Names { name, .. } = &self.direct;
-            let mut amqp = Amqp { name: name.clone(), exchange: name.clone(), ..Amqp::default() };
+            let mut amqp = amqp::Options { name: name.clone(), exchange: name.clone(), ..amqp::Options::default() };
             amqp.uri[0].value = self.behind_network.as_str().into();
             amqp.queue = Some(self.direct.queue());
             amqp.dead_letter_queue = format!("{name}.dead");
-            kind::start(&Config::Amqp(amqp), self.folder.path()).unwrap()
+            kind::start(&Options::Amqp(amqp), self.folder.path()).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {
@@ -89,15 +89,15 @@ mod amqp {
     }
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
-    use green_api_bridge::config::{Kafka, Sink as Config};
     use green_api_bridge::sink::contract_test::{self, Message, Place};
-    use green_api_bridge::sink::{Sink, kind};
+    use green_api_bridge::sink::kind::{self, Options};
+    use green_api_bridge::sink::{Sink, kafka};
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::message::{BorrowedMessage, Headers, Message as _};
     use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -115,14 +115,14 @@ mod kafka {
     impl Place for Ours {
         async fn start(&self) -> Arc<dyn Sink> {
             let Topics { servers, name } = &self.topics;
-            let mut kafka = Kafka { transactional_id: name.clone(), ..Kafka::default() };
+            let mut kafka = kafka::Options { transactional_id: name.clone(), ..kafka::Options::default() };
             kafka.bootstrap_servers[0].value.clone_from(servers);
             kafka.topic.value = format!("{name}.notifications");
             kafka.ledger_topic.value = format!("{name}.ledger");
             kafka.dead_letter_topic.value = format!("{name}.dead");
             let create = kafka.create_topics.as_mut().unwrap();
             create.partitions.value = 1;
-            kind::start(&Config::Kafka(kafka), self.folder.path()).unwrap()
+            kind::start(&Options::Kafka(kafka), self.folder.path()).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {

@@ -1,4 +1,4 @@
-//! Which topics a template can become: none that the bridge keeps for itself may be among them.
+//! What templates of topics can become: nothing that the bridge keeps for itself may be among it.
 
 use std::collections::BTreeSet;
 

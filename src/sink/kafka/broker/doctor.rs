@@ -7,13 +7,13 @@ use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::client::{self, Quiet};
-use crate::config;
 use crate::doctor::Check;
+use crate::sink::kafka::Options;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Never with the transactional id of the bridge: that would fence it.
-pub(in crate::sink) fn examine(config: &config::Kafka) -> Vec<Check> {
+pub(super) fn examine(config: &Options) -> Vec<Check> {
     let client = match client::configure(config) {
         Ok(client) => client,
         Err(why) => return vec![Check::of_sink("config", Err(why))],
@@ -43,7 +43,7 @@ fn metadata(client: &ClientConfig) -> Result<Metadata, String> {
     producer.client().fetch_metadata(None, PATIENCE).map_err(|error| error.to_string())
 }
 
-fn topic(metadata: &Metadata, config: &config::Kafka, key: &str, name: &str) -> Result<String, String> {
+fn topic(metadata: &Metadata, config: &Options, key: &str, name: &str) -> Result<String, String> {
     if name.contains('{') {
         return Ok(format!("{name}: depends on the notification, so it is looked for when one comes"));
     }

@@ -11,8 +11,8 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::connection::unavailable;
-use crate::config;
 use crate::notification::Notification;
+use crate::sink::amqp::Options;
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::session::SessionError;
 
@@ -31,7 +31,7 @@ pub(super) enum Outcome {
 
 pub(super) struct Batch<'a> {
     channel: &'a Channel,
-    config: &'a config::Amqp,
+    config: &'a Options,
     sent: Vec<Option<Sent>>,
 }
 
@@ -42,7 +42,7 @@ struct Sent {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(channel: &'a Channel, config: &'a config::Amqp) -> Self {
+    pub(super) fn new(channel: &'a Channel, config: &'a Options) -> Self {
         Self { channel, config, sent: Vec::new() }
     }
 

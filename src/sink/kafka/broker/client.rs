@@ -13,7 +13,7 @@ use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 use tracing::debug;
 
-use crate::config;
+use crate::sink::kafka::Options;
 
 /// The largest record; the topics that the bridge creates take as much. A body may well be larger
 /// than Kafka's usual megabyte: thumbnails and contact lists travel inside.
@@ -36,7 +36,7 @@ const DEFAULTS: [(&str, &str); 9] = [
 ];
 
 /// The properties of all clients of this sink.
-pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> {
+pub(super) fn configure(config: &Options) -> Result<ClientConfig, String> {
     let mut client = without_files(config)?;
     for (name, path) in &config.properties_files {
         let path = &path.value;
@@ -51,7 +51,7 @@ pub(super) fn configure(config: &config::Kafka) -> Result<ClientConfig, String> 
 }
 
 /// What the config itself says, with names, values and this build's abilities checked.
-pub(super) fn without_files(config: &config::Kafka) -> Result<ClientConfig, String> {
+pub(super) fn without_files(config: &Options) -> Result<ClientConfig, String> {
     let mut client = ClientConfig::new();
     for (name, value) in DEFAULTS {
         client.set(name, value);
@@ -138,13 +138,14 @@ impl ProducerContext for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::mistake::unplaced;
 
     #[test]
     fn unusable_properties_are_named_without_their_value() {
         let with = |name: &str, value: &str| {
-            let mut config = config::Kafka::default();
+            let mut config = Options::default();
             let value = secrecy::SecretString::from(value);
-            config.properties.insert(name.into(), config::unplaced(value));
+            config.properties.insert(name.into(), unplaced(value));
             configure(&config).map(drop)
         };
         assert_eq!(with("acks", "all"), Ok(()));
@@ -152,12 +153,12 @@ mod tests {
         assert!(unknown.contains("sasl.pasword") && !unknown.contains("s3cret"), "{unknown}");
         let wrong = with("socket.timeout.ms", "s3cret").unwrap_err();
         assert!(wrong.contains("socket.timeout.ms") && !wrong.contains("s3cret"), "{wrong}");
-        let mut config = config::Kafka::default();
-        config.properties_files.insert("sasl.password".into(), config::unplaced("/nowhere/password".into()));
+        let mut config = Options::default();
+        config.properties_files.insert("sasl.password".into(), unplaced("/nowhere/password".into()));
         assert!(without_files(&config).is_ok(), "validate reads no secret");
         let missing = configure(&config).map(drop).unwrap_err();
         assert!(missing.contains("/nowhere/password"), "{missing}");
-        config.properties_files.insert("sasl.pasword".into(), config::unplaced("/nowhere/password".into()));
+        config.properties_files.insert("sasl.pasword".into(), unplaced("/nowhere/password".into()));
         let unknown = without_files(&config).map(drop).unwrap_err();
         assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
         for (name, value, told) in

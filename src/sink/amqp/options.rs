@@ -1,4 +1,4 @@
-//! Where notifications go, and what an operator may say about it.
+//! What an operator may say of RabbitMQ.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,100 +8,14 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 
-use super::unplaced;
-
-/// Where notifications go: exactly one of these.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Sink {
-    /// Apache Kafka.
-    Kafka(Kafka),
-    /// RabbitMQ.
-    Amqp(Amqp),
-    /// A file of JSON lines.
-    File(File),
-    /// JSON lines on standard output.
-    Stdout(Stdout),
-}
-
-/// Apache Kafka.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Kafka {
-    /// `HOST:PORT` of some brokers.
-    #[schemars(with = "Vec<String>", extend("default" = ["localhost:9092"]))]
-    pub bootstrap_servers: Vec<Spanned<String>>,
-    /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. A type that is not documented is `other`, none is `unknown`.
-    #[schemars(with = "String", extend("x-types" = crate::kinds::in_topics()))]
-    pub topic: Spanned<String>,
-    /// What keeps its order: an instance or each chat of it.
-    pub key: Key,
-    /// Names this bridge at the brokers; one running bridge per name.
-    pub transactional_id: String,
-    /// The compacted topic that remembers what was published last.
-    #[schemars(with = "String")]
-    pub ledger_topic: Spanned<String>,
-    /// The topic of refused notifications.
-    #[schemars(with = "String")]
-    pub dead_letter_topic: Spanned<String>,
-    /// How missing topics are created; `null`: they must exist.
-    pub create_topics: Option<CreateTopics>,
-    /// Any property of librdkafka: `security.protocol`, `sasl.*`, `ssl.*` and so on.
-    #[schemars(with = "BTreeMap<String, String>", extend("default" = {}))]
-    pub properties: BTreeMap<String, Spanned<SecretString>>,
-    /// The same, each with a file that holds its value: passwords.
-    #[schemars(with = "BTreeMap<String, PathBuf>")]
-    pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
-}
-
-impl Default for Kafka {
-    fn default() -> Self {
-        Self {
-            bootstrap_servers: vec![unplaced("localhost:9092".into())],
-            topic: unplaced("green-api.notifications".into()),
-            key: Key::Instance,
-            transactional_id: "green-api-bridge".into(),
-            ledger_topic: unplaced("green-api-bridge.ledger".into()),
-            dead_letter_topic: unplaced("green-api.dead-letters".into()),
-            create_topics: Some(CreateTopics::default()),
-            properties: BTreeMap::new(),
-            properties_files: BTreeMap::new(),
-        }
-    }
-}
-
-/// What a record's key is.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Key {
-    /// The instance: strict order of all its notifications.
-    Instance,
-    /// The chat: order within each chat.
-    Chat,
-}
-
-/// How missing topics are created.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CreateTopics {
-    /// Partitions of the topics of notifications and dead letters.
-    #[schemars(with = "i32")]
-    pub partitions: Spanned<i32>,
-    /// Replication factor; -1 takes the broker's default.
-    #[schemars(with = "i32")]
-    pub replication: Spanned<i32>,
-}
-
-impl Default for CreateTopics {
-    fn default() -> Self {
-        Self { partitions: unplaced(6), replication: unplaced(-1) }
-    }
-}
+use crate::config::address;
+use crate::config::mistake::unplaced;
 
 /// RabbitMQ.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Amqp {
+#[schemars(rename = "Amqp")]
+pub struct Options {
     /// Where the broker is: one address or several, tried in turn.
     #[serde(deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore<String>", extend("default" = "amqp://guest:guest@localhost:5672/%2f"))]
@@ -136,7 +50,7 @@ pub struct Amqp {
     pub client_identity_password_file: Option<PathBuf>,
 }
 
-impl Default for Amqp {
+impl Default for Options {
     fn default() -> Self {
         Self {
             uri: vec![unplaced("amqp://guest:guest@localhost:5672/%2f".into())],
@@ -213,24 +127,32 @@ pub enum OnUnroutable {
     Wait,
 }
 
-/// A file of JSON lines.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct File {
-    /// Appended to, one line a notification. A regular file: move it away to rotate it.
-    pub path: PathBuf,
-}
-
-impl Default for File {
-    fn default() -> Self {
-        Self { path: "notifications.jsonl".into() }
+impl Options {
+    /// `exchange` and `queue` are ours; whatever else stands in the query is the AMQP client's.
+    pub(in crate::sink) fn from_url(text: &str) -> Result<Self, String> {
+        let (address, fragment) = text.split_at(text.find('#').unwrap_or(text.len()));
+        let (address, query) = address.split_once('?').unwrap_or((address, ""));
+        let mut amqp = Self::default();
+        let (mut seen, mut rest) = (Vec::new(), url::form_urlencoded::Serializer::new(String::new()));
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            if seen.contains(&name) {
+                return Err("has a name twice in its query".into());
+            }
+            match &*name {
+                "exchange" => amqp.exchange = value.into_owned(),
+                "queue" => amqp.queue = Some(value.into_owned()),
+                _ => drop(rest.append_pair(&name, &value)),
+            }
+            seen.push(name);
+        }
+        let rest = rest.finish();
+        let mark = if rest.is_empty() { "" } else { "?" };
+        let uri = format!("{address}{mark}{rest}{fragment}");
+        address::amqp(&uri)?;
+        amqp.uri = vec![unplaced(SecretString::from(uri))];
+        Ok(amqp)
     }
 }
-
-/// JSON lines on standard output: nothing to say about it.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Stdout {}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]

@@ -12,8 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{self, Quiet};
 use super::entries::Entry;
 use super::ledger::{Ledger, is_of_group};
-use crate::config;
-use crate::config::topics::{self, Types};
+use crate::sink::kafka::Options;
+use crate::sink::kafka::template::{self, Types};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// What cannot be read.
-pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Result<bool, String> {
+pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String> {
     let told = |failure: SessionError| failure.to_string();
     let ledger = Ledger::new(&client::configure(config)?, config);
     let consumer = || ledger.consumer("read_committed").map_err(told);
@@ -55,8 +55,8 @@ pub(in crate::sink) fn audit(config: &config::Kafka, audit: &mut Audit) -> Resul
 }
 
 /// Also the topics of kinds that are not documented, which an earlier bridge wrote to.
-fn is_ours(topic: &str, config: &config::Kafka) -> bool {
-    let fits = topics::can_become(&config.topic.value, topic, Types::Any) && topic != config.ledger_topic.value;
+fn is_ours(topic: &str, config: &Options) -> bool {
+    let fits = template::can_become(&config.topic.value, topic, Types::Any) && topic != config.ledger_topic.value;
     fits || topic == config.dead_letter_topic.value
 }
 

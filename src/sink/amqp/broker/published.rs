@@ -12,7 +12,7 @@ use tokio_stream::StreamExt;
 
 use super::connection::{Link, Nodes, unavailable};
 use super::topology::is_soft;
-use crate::config::{self, OnUnroutable, QueueType};
+use crate::sink::amqp::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 
@@ -30,7 +30,7 @@ const LARGEST_CHUNK: i64 = 1 << 16;
 ///
 /// # Errors
 /// What cannot be read, or not without `drain`.
-pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Audit) -> Result<bool, String> {
+pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<bool, String> {
     let Some(queue) = &config.queue else {
         return Err("sink.amqp.queue is null: name the queue that is to be verified".into());
     };
@@ -62,7 +62,7 @@ pub(in crate::sink) fn audit(config: &config::Amqp, drain: bool, audit: &mut Aud
     Ok(from_the_beginning)
 }
 
-async fn channel(connection: &Connection, _config: &config::Amqp) -> Result<Channel, SessionError> {
+async fn channel(connection: &Connection, _config: &Options) -> Result<Channel, SessionError> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
     let prefetch = channel.basic_qos(AT_ONCE, BasicQosOptions::default()).await;
     prefetch.map_err(|error| unavailable("prefetch", &error))?;

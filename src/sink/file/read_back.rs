@@ -1,6 +1,6 @@
 //! Lines as they were written, for the sink's memory and for `verify`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use crate::notification::{Fingerprint, InstanceId};
-use crate::verify::{Audit, Published};
+use crate::sink::json_line::parse;
+use crate::verify::Audit;
 
 /// What was published last for an instance.
 #[derive(Clone, Copy)]
@@ -36,25 +37,12 @@ pub(super) fn last_of_each(file: &mut (impl Read + Seek)) -> io::Result<HashMap<
 }
 
 /// Everything that was published into the file.
-pub(in crate::sink) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
+pub(super) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
     each_line(File::open(path)?, |line| {
         let (published, body) = parse(line)?;
         audit.message(&published, 0, &body);
         Some(())
     })
-}
-
-/// A line in full: what it says of itself, and the body.
-pub(in crate::sink) fn parse(line: &[u8]) -> Option<(Published, Vec<u8>)> {
-    let members: BTreeMap<&str, &RawValue> = serde_json::from_slice(line).ok()?;
-    let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
-    let body = match members.get("data") {
-        Some(data) => data.get().as_bytes().to_vec(),
-        None => STANDARD.decode(text(members.get("data_base64")?)?).ok()?,
-    };
-    let attributes = members.iter().filter(|(name, _)| !name.starts_with("data"));
-    let attributes: Vec<(&str, String)> = attributes.filter_map(|(name, value)| Some((*name, text(value)?))).collect();
-    Some((Published::from_attributes(attributes.iter().map(|(name, value)| (*name, value.as_str())))?, body))
 }
 
 /// Hands every whole line to `take`, which says `None` to one that is not the bridge's.

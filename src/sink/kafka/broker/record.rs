@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
 
-use crate::config::{self, Key};
 use crate::notification::Notification;
 use crate::sink::cloud_event::{self, Place};
+use crate::sink::kafka::{Key, Options};
 
 /// A record to produce.
 pub(super) struct Record {
@@ -18,7 +18,7 @@ pub(super) struct Record {
 }
 
 /// The record of a notification, its body shared. A dead letter goes to its own topic.
-pub(super) fn of(notification: &Notification, place: &Place, config: &config::Kafka) -> Record {
+pub(super) fn of(notification: &Notification, place: &Place, config: &Options) -> Record {
     let mut headers = OwnedHeaders::new_with_capacity(12);
     for (name, value) in cloud_event::attributes(notification, place) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });

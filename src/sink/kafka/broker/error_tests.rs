@@ -9,8 +9,8 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
 use super::*;
-use crate::sink::kafka::producer::{Attempt, Producer};
-use crate::sink::kafka::record::Record;
+use crate::sink::kafka::broker::producer::{Attempt, Producer};
+use crate::sink::kafka::broker::record::Record;
 use crate::sink::session::SessionError;
 
 struct Mock {

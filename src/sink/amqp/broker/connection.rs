@@ -19,7 +19,8 @@ use tracing::debug;
 use super::PATIENCE;
 use super::alarm::Alarms;
 use super::topology::{self, Told, is_soft};
-use crate::config;
+use crate::config::address;
+use crate::sink::amqp::Options;
 use crate::sink::session::SessionError;
 
 /// A silent broker is given up after two of these, and a silent bridge by the broker: the default
@@ -40,7 +41,7 @@ pub(super) struct Secrets {
 
 impl Secrets {
     /// Reads the files, which may have changed since the last time.
-    pub(super) fn read(config: &config::Amqp) -> Result<Self, String> {
+    pub(super) fn read(config: &Options) -> Result<Self, String> {
         let told =
             |key: &str, path: &Path, error: &std::io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
         let text = |key: &str, path: &Path| fs::read_to_string(path).map_err(|error| told(key, path, &error));
@@ -50,7 +51,7 @@ impl Secrets {
         };
         for (index, uri) in uris.iter().enumerate() {
             // The client's own error would repeat it, password and all.
-            config::amqp_uri(uri.expose_secret()).map_err(|form| format!("{}: it {form}", place(config, index)))?;
+            address::amqp(uri.expose_secret()).map_err(|form| format!("{}: it {form}", place(config, index)))?;
         }
         let cert_chain = config.ca_file.as_deref().map(|path| text("ca_file", path)).transpose()?;
         let identity = match &config.client_identity_file {
@@ -73,7 +74,7 @@ impl Secrets {
 }
 
 /// An address may hold a password: it is told by its place in the config.
-fn place(config: &config::Amqp, index: usize) -> String {
+fn place(config: &Options, index: usize) -> String {
     match (&config.uri_file, config.uri.len()) {
         (Some(_), _) => "sink.amqp.uri_file".into(),
         (None, 1) => "sink.amqp.uri".into(),
@@ -83,20 +84,20 @@ fn place(config: &config::Amqp, index: usize) -> String {
 
 /// The broker's nodes, tried in turn: whatever ended the last connection, the next one is tried first.
 pub(super) struct Nodes {
-    config: config::Amqp,
+    config: Options,
     told: Told,
     next: usize,
 }
 
 impl Nodes {
-    pub(super) fn new(config: config::Amqp) -> Self {
+    pub(super) fn new(config: Options) -> Self {
         Self { config, told: Told::default(), next: 0 }
     }
 
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
     pub(super) fn own(&mut self) -> Result<(Link, Channel), SessionError> {
         let told = self.told();
-        self.connect(&async |connection: &Connection, config: &config::Amqp| own(connection, config, &told).await)
+        self.connect(&async |connection: &Connection, config: &Options| own(connection, config, &told).await)
     }
 
     /// What was told of queues, by all connections.
@@ -107,7 +108,7 @@ impl Nodes {
     /// Connects to the first that can be used: at which `prepare` succeeds.
     pub(super) fn connect<T>(
         &mut self,
-        prepare: &impl AsyncFn(&Connection, &config::Amqp) -> Result<T, SessionError>,
+        prepare: &impl AsyncFn(&Connection, &Options) -> Result<T, SessionError>,
     ) -> Result<(Link, T), SessionError> {
         let secrets = Secrets::read(&self.config).map_err(SessionError::Unavailable)?;
         let mut causes = Vec::new();
@@ -133,7 +134,7 @@ pub(super) type Looked = Result<Result<Option<u32>, SessionError>, SessionError>
 
 /// Whether each node can be logged in to, and if so, whether it has what the config names. Takes no
 /// ownership.
-pub(super) fn look(secrets: &Secrets, config: &config::Amqp) -> Vec<(String, Looked)> {
+pub(super) fn look(secrets: &Secrets, config: &Options) -> Vec<(String, Looked)> {
     let look_at = |uri: &SecretString| {
         let link = Link::open(uri, &secrets.tls, config)?;
         Ok(link.within(async {
@@ -149,7 +150,7 @@ fn address(uri: &str) -> Result<AMQPUri, SessionError> {
     let mut address: AMQPUri =
         uri.parse().map_err(|_repeats_it| SessionError::Unavailable("it is no AMQP address".into()))?;
     // The client looks for a name alone, and without one goes to localhost.
-    if let Some(ipv6) = config::ipv6_host(uri) {
+    if let Some(ipv6) = address::ipv6_host(uri) {
         address.authority.host = ipv6.to_string();
     }
     address.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
@@ -165,7 +166,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &config::Amqp) -> Result<Self, SessionError> {
+    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &Options) -> Result<Self, SessionError> {
         let address = address(uri.expose_secret())?;
         let welcome = address.query.connection_timeout.map_or(WELCOME, Duration::from_millis);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
@@ -191,7 +192,7 @@ impl Link {
     }
 
     /// Looks after the topology again.
-    pub(super) fn prepare(&mut self, config: &config::Amqp, told: &Told) -> Result<(), SessionError> {
+    pub(super) fn prepare(&mut self, config: &Options, told: &Told) -> Result<(), SessionError> {
         let preparing = topology::prepare(&self.connection, config, told);
         self.driver.handle.block_on(self.alarms.patiently(preparing))
     }
@@ -247,7 +248,7 @@ impl Drop for Driver {
     }
 }
 
-async fn own(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<Channel, SessionError> {
+async fn own(connection: &Connection, config: &Options, told: &Told) -> Result<Channel, SessionError> {
     let channel = confirming_channel(connection).await?;
     prove_ownership(&channel, config).await?;
     topology::prepare(connection, config, told).await?;
@@ -261,7 +262,7 @@ async fn confirming_channel(connection: &Connection) -> Result<Channel, SessionE
 }
 
 /// Declares the ownership queue: succeeds only on the connection that has it, or when nobody has.
-pub(super) async fn prove_ownership(channel: &Channel, config: &config::Amqp) -> Result<(), SessionError> {
+pub(super) async fn prove_ownership(channel: &Channel, config: &Options) -> Result<(), SessionError> {
     let queue = ShortString::from(format!("{}.owner", config.name));
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(queue.clone(), exclusive, FieldTable::default()).await {

@@ -4,10 +4,11 @@ use std::io::Cursor;
 
 use bytes::Bytes;
 
-use super::file::end_of_last_line;
-use super::read_back::{last_of_each, parse};
-use super::{Place, malformed, write_line};
+use super::read_back::last_of_each;
+use super::session::end_of_last_line;
 use crate::notification::{Answer, InstanceId, Notification};
+use crate::sink::cloud_event::Place;
+use crate::sink::json_line::{malformed, parse, write_line};
 use crate::verify::Audit;
 
 /// `before` stood in the file, in lines that may be anybody's; of what the sink was going to write behind `envelopes`

@@ -6,7 +6,7 @@ use std::fmt;
 
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::config::{self, Argument, QueueType};
+use crate::sink::amqp::{Argument, Options, QueueType};
 
 /// By their names at RabbitMQ.
 pub(super) type Arguments = BTreeMap<String, Argument>;
@@ -43,7 +43,7 @@ pub(super) fn rejected(queue: &str) -> String {
 
 /// What the queue of notifications is made with. Of a quorum queue no version of RabbitMQ drops what a
 /// consumer fails on again and again.
-pub(super) fn of_queue(config: &config::Amqp, queue: &str) -> Arguments {
+pub(super) fn of_queue(config: &Options, queue: &str) -> Arguments {
     let text = |text: &str| Argument::Text(text.to_owned());
     let mut arguments = of_kind(config.queue_type);
     if config.queue_type == QueueType::Quorum {

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::read_back::{self, Remembered};
-use super::{answer, malformed, sync_entry, write_line};
 use crate::doubt::Memory;
 use crate::fault;
 use crate::notification::InstanceId;
 use crate::sink::cloud_event::Place;
+use crate::sink::dead_letter::sync_entry;
+use crate::sink::json_line::{answer, malformed, write_line};
 use crate::sink::session::{Action, Job, Session, SessionError};
 
 pub(super) struct LinesFile {

@@ -1,18 +1,18 @@
 //! Looks at RabbitMQ: login, exchange and queues. Takes no ownership, declares nothing.
 
 use super::connection::{self, Secrets};
-use crate::config;
 use crate::doctor::Check;
+use crate::sink::amqp::Options;
 use crate::sink::session::SessionError;
 
-pub(in crate::sink) fn examine(config: &config::Amqp) -> Vec<Check> {
+pub(super) fn examine(config: &Options) -> Vec<Check> {
     let secrets = match Secrets::read(config) {
         Ok(secrets) => secrets,
         Err(why) => return vec![Check::of_sink("config", Err(why))],
     };
     let mut checks = vec![Check::of_sink("config", Ok("secrets can be read".into()))];
     // Looking is declaring with `passive`.
-    let looking = config::Amqp { declare: false, ..config.clone() };
+    let looking = Options { declare: false, ..config.clone() };
     for (place, looked) in connection::look(&secrets, &looking) {
         match looked {
             Err(failure) => checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}")))),

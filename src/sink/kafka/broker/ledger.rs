@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::client::Quiet;
 use super::entries::{self, Entries, Entry, OWNER};
 use super::record::Record;
-use crate::config;
 use crate::notification::InstanceId;
+use crate::sink::kafka::Options;
 use crate::sink::session::SessionError;
 
 /// All entries stand in one partition: so the sentinel, once read, says that all of them were.
@@ -40,7 +40,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(client: &ClientConfig, config: &config::Kafka) -> Self {
+    pub(super) fn new(client: &ClientConfig, config: &Options) -> Self {
         let mut client = client.clone();
         client.remove("transactional.id");
         client

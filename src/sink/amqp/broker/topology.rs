@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::arguments::{self, Arguments, Difference};
 use super::connection::unavailable;
-use crate::config::{self, QueueType};
+use crate::sink::amqp::{Options, QueueType};
 use crate::sink::session::SessionError;
 
 /// What a process has told of queues, through all its acquisitions: once is enough.
@@ -30,7 +30,7 @@ impl Told {
 }
 
 /// Declares what the config names or, with `declare: false`, checks that it exists.
-pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told: &Told) -> Result<(), SessionError> {
+pub(super) async fn prepare(connection: &Connection, config: &Options, told: &Told) -> Result<(), SessionError> {
     let channel = channel(connection).await?;
     let mut topology = Topology { connection, channel, config, told };
     topology.prepare().await?;
@@ -38,7 +38,7 @@ pub(super) async fn prepare(connection: &Connection, config: &config::Amqp, told
 }
 
 /// How many messages consumers have rejected too often, as far as there is a queue for them.
-pub(super) async fn rejected(connection: &Connection, config: &config::Amqp) -> Result<Option<u32>, SessionError> {
+pub(super) async fn rejected(connection: &Connection, config: &Options) -> Result<Option<u32>, SessionError> {
     let Some(queue) = config.queue.as_ref().filter(|_| config.queue_type == QueueType::Quorum) else { return Ok(None) };
     let name = arguments::rejected(queue);
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -52,7 +52,7 @@ pub(super) async fn rejected(connection: &Connection, config: &config::Amqp) -> 
 struct Topology<'a> {
     connection: &'a Connection,
     channel: Channel,
-    config: &'a config::Amqp,
+    config: &'a Options,
     told: &'a Told,
 }
 

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::client::Quiet;
 use super::topic_memory::TopicMemory;
 use super::unreachable;
-use crate::config;
+use crate::sink::kafka::{CreateTopics, Options};
 use crate::sink::session::SessionError;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ pub(super) enum Ensured {
 pub(super) struct Topics {
     admin: AdminClient<Quiet>,
     client: ClientConfig,
-    create: Option<config::CreateTopics>,
+    create: Option<CreateTopics>,
     ledger: String,
     largest_record: String,
     runtime: Handle,
@@ -40,7 +40,7 @@ pub(super) struct Topics {
 impl Topics {
     pub(super) fn new(
         client: &ClientConfig,
-        config: &config::Kafka,
+        config: &Options,
         runtime: Handle,
         memory: TopicMemory,
     ) -> Result<Self, SessionError> {

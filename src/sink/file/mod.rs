@@ -1,0 +1,96 @@
+//! The sink `file`: one `CloudEvents` JSON object a line, exactly once. The file is its own memory: an
+//! instance's last line tells what was published last.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Sink;
+use super::kind::{Driver, Kind};
+use super::worker::Worker;
+use crate::doctor::Check;
+use crate::verify::Audit;
+
+#[cfg(test)]
+mod contract_tests;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
+mod read_back;
+mod session;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::fuzzing::assert_reads_its_own;
+
+/// Its form as a URL.
+pub(super) const FORM: &str = "file:PATH";
+
+/// A file of JSON lines.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "File")]
+pub struct Options {
+    /// Appended to, one line a notification. A regular file: move it away to rotate it.
+    pub path: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { path: "notifications.jsonl".into() }
+    }
+}
+
+impl Options {
+    pub(super) fn from_url(path: &str) -> Result<Self, String> {
+        if path.is_empty() { Err(String::new()) } else { Ok(Self { path: path.into() }) }
+    }
+}
+
+impl Kind for Options {
+    fn guarantee(&self) -> &'static str {
+        "exactly once"
+    }
+
+    fn driver(&self) -> Result<&dyn Driver, String> {
+        Ok(self)
+    }
+}
+
+impl Driver for Options {
+    /// One bridge locks the file. `Ok` from a publish means fsynced.
+    fn start(&self, _dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+        session::require_regular(&self.path)?;
+        let path = self.path.clone();
+        let worker = Worker::start("file", move |_shard| session::LinesFile::acquire(&path));
+        Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        vec![Check::of_sink("file", examine(&self.path))]
+    }
+
+    fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, String> {
+        let read = read_back::audit(&self.path, audit);
+        read.map(|()| true).map_err(|error| format!("sink.file.path {}: {error}", self.path.display()))
+    }
+}
+
+/// Whether the file, or else its folder, can be written. Neither locks nor creates it.
+fn examine(path: &Path) -> Result<String, String> {
+    let context = |error: io::Error| format!("sink.file.path {}: {error}", path.display());
+    session::require_regular(path)?;
+    if path.exists() {
+        OpenOptions::new().append(true).open(path).map_err(context)?;
+        return Ok("it can be written; exactly once".into());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let metadata = folder.metadata().map_err(context)?;
+    if metadata.is_dir() && !metadata.permissions().readonly() {
+        Ok("it will be created; exactly once".into())
+    } else {
+        Err(format!("sink.file.path {}: its folder cannot be written", path.display()))
+    }
+}

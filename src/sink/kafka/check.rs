@@ -1,0 +1,97 @@
+//! Mistakes of meaning in the options of Kafka.
+
+use secrecy::ExposeSecret;
+
+use super::options::Options;
+use super::template::{self, Types};
+use crate::config::address;
+use crate::config::mistake::Found;
+use crate::sink::cloud_event::check_placeholders;
+
+/// What the sink sets itself: another value would break a promise.
+const RESERVED: [&str; 9] = [
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "transactional.id",
+    "enable.idempotence",
+    "isolation.level",
+    "group.id",
+    "partitioner",
+    "allow.auto.create.topics",
+    "delivery.report.only.error",
+];
+
+/// What is well written and cannot be right.
+pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
+    if kafka.bootstrap_servers.is_empty() {
+        found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
+    }
+    let protocol = match kafka.properties.get("security.protocol") {
+        Some(given) => given.value.expose_secret(),
+        // What a file says is read at the start.
+        None if kafka.properties_files.contains_key("security.protocol") => "",
+        None => "PLAINTEXT",
+    };
+    for server in &kafka.bootstrap_servers {
+        if let Err(form) = address::kafka(&server.value, protocol) {
+            found.add(server.referenced, format!("`bootstrap_servers` {form}"));
+        }
+    }
+    if kafka.transactional_id.is_empty() {
+        found.add(kafka.topic.referenced, "`transactional_id` is empty: it names this bridge at the brokers");
+    }
+    if kafka.topic.value.starts_with('{') {
+        found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
+    }
+    // What a placeholder can become is legal, and 64 bytes at most.
+    let topic = kafka.topic.value.replace("{instance}", "").replace("{type}", "");
+    let names = [
+        ("topic", topic.as_str(), &kafka.topic),
+        ("ledger_topic", &kafka.ledger_topic.value, &kafka.ledger_topic),
+        ("dead_letter_topic", &kafka.dead_letter_topic.value, &kafka.dead_letter_topic),
+    ];
+    for (key, name, written) in names {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-{}".contains(&byte);
+        if (name.is_empty() && key != "topic") || name.len() > 120 || !name.bytes().all(legal) {
+            found.add(written.referenced, format!("`{key}` must have 1 to 120 letters, digits, `.`, `_` or `-`"));
+        }
+    }
+    check_placeholders(&kafka.topic.value, kafka.topic.referenced, "topic", found);
+    for (key, name) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
+        if name.value.contains(['{', '}']) {
+            found.add(name.referenced, format!("`{key}` knows no placeholders"));
+        }
+    }
+    check_topics(kafka, found);
+    if let Some(create) = &kafka.create_topics {
+        if create.partitions.value < 1 {
+            found.add(create.partitions.referenced, "`partitions` must be at least 1");
+        }
+        if create.replication.value < 1 && create.replication.value != -1 {
+            found
+                .add(create.replication.referenced, "`replication` must be at least 1, or -1 for the broker's default");
+        }
+    }
+    let given = kafka.properties.iter().map(|(name, value)| (name, value.referenced));
+    let in_files = kafka.properties_files.iter().map(|(name, path)| (name, path.referenced));
+    for (name, location) in given.chain(in_files) {
+        if RESERVED.contains(&name.as_str()) {
+            found.add(location, format!("the property `{name}` is set by the bridge itself: take it out"));
+        }
+    }
+}
+
+/// A notification in the ledger would be taken for what was published last.
+fn check_topics(kafka: &Options, found: &mut Found<'_>) {
+    for (key, own) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
+        if template::can_become(&kafka.topic.value, &own.value, Types::Documented) {
+            found.add(
+                own.referenced,
+                format!("`topic` can become `{key}`: name another, out of reach of notifications"),
+            );
+        }
+    }
+    if kafka.ledger_topic.value == kafka.dead_letter_topic.value {
+        found.add(kafka.dead_letter_topic.referenced, "`dead_letter_topic` is `ledger_topic`: name another");
+    }
+}

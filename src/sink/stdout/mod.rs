@@ -1,0 +1,160 @@
+//! The sink `stdout`: the lines of the sink `file` on standard output. It remembers nothing, so the first notification
+//! after each start is marked as a possible duplicate.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Sink;
+use super::cloud_event::Place;
+use super::json_line::{answer, malformed, write_line};
+use super::kind::{Driver, Kind};
+use super::session::{Action, Job, Session, SessionError};
+use super::worker::Worker;
+use crate::doctor::Check;
+use crate::doubt::Memory;
+use crate::notification::InstanceId;
+use crate::verify::Audit;
+
+/// Its form as a URL.
+pub(super) const FORM: &str = "stdout:";
+
+/// JSON lines on standard output: nothing to say about it.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Stdout")]
+pub struct Options {}
+
+impl Options {
+    pub(super) fn from_url(rest: &str) -> Result<Self, String> {
+        if rest.is_empty() { Ok(Self {}) } else { Err(String::new()) }
+    }
+}
+
+impl Kind for Options {
+    fn guarantee(&self) -> &'static str {
+        "at least once, possible duplicates marked; no memory over a restart"
+    }
+
+    fn driver(&self) -> Result<&dyn Driver, String> {
+        Ok(self)
+    }
+}
+
+impl Driver for Options {
+    fn start(&self, _dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+        Ok(Arc::new(into_writer(io::stdout)?))
+    }
+
+    fn examine(&self) -> Vec<Check> {
+        vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
+    }
+
+    fn audit(&self, _drain: bool, _audit: &mut Audit) -> Result<bool, String> {
+        Err("sink.stdout keeps nothing that could be verified".into())
+    }
+}
+
+fn into_writer<W: Write>(writer: impl Fn() -> W + Send + 'static) -> Result<Worker, String> {
+    let acquire = move |_shard| Ok(Stdout { writer: writer(), epoch: unix_milliseconds(), sequences: HashMap::new() });
+    Worker::start("stdout", acquire).map_err(|error| format!("the sink's thread cannot be started: {error}"))
+}
+
+const STDOUT: &str = "stdout";
+
+struct Stdout<W> {
+    writer: W,
+    epoch: u64,
+    sequences: HashMap<InstanceId, u64>,
+}
+
+impl<W: Write> Session for Stdout<W> {
+    fn memory(&self, _instance: InstanceId) -> Memory {
+        Memory::Unknown
+    }
+
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+        let mut lines = Vec::new();
+        for job in &*jobs {
+            if let Action::Publish { marked } = job.action() {
+                let sequence = self.sequences.entry(job.notification().instance()).or_default();
+                *sequence += 1;
+                let dead_letter = malformed(job.notification(), &STDOUT);
+                let place = Place { sequence: *sequence, epoch: Some(self.epoch), marked, dead_letter };
+                write_line(&mut lines, job.notification(), &place)
+                    .map_err(|error| SessionError::Unavailable(error.to_string()))?;
+            }
+        }
+        // Standard output cannot be opened again: whoever read it is gone.
+        self.writer
+            .write_all(&lines)
+            .and_then(|()| self.writer.flush())
+            .map_err(|error| SessionError::Closed(format!("standard output: {error}")))?;
+        jobs.drain(..).for_each(|job| answer(job, None, &STDOUT));
+        Ok(())
+    }
+}
+
+fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::sink::contract_test::{self, Message, Place};
+    use crate::sink::json_line::read_messages;
+
+    /// Standard output, but for whose it is.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl Place for Lines {
+        async fn start(&self) -> Arc<dyn Sink> {
+            let lines = self.clone();
+            Arc::new(into_writer(move || lines.clone()).unwrap())
+        }
+
+        async fn read(&self) -> Vec<Message> {
+            read_messages(&self.0.lock().unwrap())
+        }
+
+        fn remembers(&self) -> bool {
+            false
+        }
+
+        fn ownership_can_end(&self) -> bool {
+            false
+        }
+
+        async fn interrupt(&self) {}
+
+        async fn restore(&self) {}
+    }
+
+    #[tokio::test]
+    async fn standard_output_keeps_the_contract() {
+        contract_test::run(&Lines::default()).await;
+    }
+}
