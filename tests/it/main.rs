@@ -115,6 +115,9 @@ mod rabbitmq_verify;
 /// The README stays true.
 #[cfg(feature = "emulator")]
 mod readme;
+/// A sink of somebody else's: the example, into a real Redis.
+#[cfg(feature = "emulator")]
+mod redis;
 /// Notifications that come again although their deletes were confirmed.
 #[cfg(feature = "emulator")]
 mod repeats;

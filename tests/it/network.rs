@@ -16,6 +16,8 @@ pub enum Weather {
     Fine,
     /// Nothing arrives and nothing is refused: it comes late, when the weather is fine again.
     Silent,
+    /// As `Silent`, but connections that begin in it are fine: what was sent earlier comes later.
+    Late,
     /// Connections are closed, and every new one as well.
     Cut,
 }
@@ -57,12 +59,16 @@ impl Drop for Network {
 }
 
 async fn forward(near: TcpStream, behind: SocketAddr, mut weather: watch::Receiver<Weather>) -> io::Result<()> {
-    if *weather.borrow() == Weather::Cut {
+    let at_first = *weather.borrow();
+    if at_first == Weather::Cut {
         return Ok(());
     }
+    let held: &[Weather] =
+        if at_first == Weather::Late { &[Weather::Silent] } else { &[Weather::Silent, Weather::Late] };
     let (from_near, to_near) = near.into_split();
     let (from_far, to_far) = TcpStream::connect(behind).await?.into_split();
-    let (there, back) = (pump(from_near, to_far, weather.clone()), pump(from_far, to_near, weather.clone()));
+    let (there, back) =
+        (pump(from_near, to_far, weather.clone(), held), pump(from_far, to_near, weather.clone(), held));
     let cut = weather.wait_for(|weather| *weather == Weather::Cut);
     tokio::select! {
         ended = there => ended,
@@ -75,6 +81,7 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut weather: watch::Receiver<Weather>,
+    held: &[Weather],
 ) -> io::Result<()> {
     let mut bytes = vec![0; 1 << 16];
     loop {
@@ -82,7 +89,7 @@ async fn pump(
         if count == 0 {
             return to.shutdown().await;
         }
-        if weather.wait_for(|weather| *weather != Weather::Silent).await.is_err() {
+        if weather.wait_for(|weather| !held.contains(weather)).await.is_err() {
             return Ok(());
         }
         to.write_all(&bytes[..count]).await?;
