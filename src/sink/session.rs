@@ -48,8 +48,9 @@ pub trait Session {
     /// stored for a reason of its own. A job is answered only when its fate is certain.
     ///
     /// # Errors
-    /// Any of them ends the session. What is left in `jobs` is taken as unknown: its lanes are
-    /// opened anew, under the next ownership.
+    /// Any of them ends the session. What is left in `jobs`, or was dropped without an answer, is
+    /// taken as unknown: its lanes are opened anew, under the next ownership, or learn there that
+    /// there will be none.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError>;
 }
 

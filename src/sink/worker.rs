@@ -48,8 +48,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. `acquire` takes a new ownership of the shard, again and again as long as
-    /// it takes; the session before is dropped by then. The thread ends when the sink and all its
+    /// Starts the thread, which begins at once. `acquire` takes a new ownership of the shard, again
+    /// and again as long as it takes; the session before is dropped by then. The thread ends when the sink and all its
     /// lanes are gone. `name` is the sink's in logs and metrics.
     ///
     /// # Errors
@@ -266,7 +266,11 @@ impl OwnedLane {
         let begun = Instant::now();
         let job = Job { ownership: self.ownership, pending, action, reply };
         self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
-        let stored = answer.await.map_err(|_gone| thread_ended())??;
+        let stored = match answer.await {
+            Ok(answer) => answer?,
+            Err(_) if self.requests.is_closed() => return Err(thread_ended()),
+            Err(_) => return Err(SinkError::Reopen("the session left a notification without an answer".into())),
+        };
         self.status.publish_seconds.observe(begun.elapsed());
         Ok(stored)
     }

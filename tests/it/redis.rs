@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 #[cfg(feature = "fault-hooks")]
 use std::time::Instant;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use green_api_bridge::doubt::Memory;
 use green_api_bridge::emulator::{self, EventKind};
 use green_api_bridge::notification::{Answer, Fingerprint, InstanceId, Notification};
+use green_api_bridge::sink::contract_test::{self, Message, Place};
 use green_api_bridge::sink::worker::Worker as WorkerSink;
-use green_api_bridge::sink::{Sink, SinkError, contract_test};
+use green_api_bridge::sink::{Sink, SinkError};
 use nix::sys::signal::Signal;
 use redis_streams::start;
 use uuid::Uuid;
@@ -54,6 +57,11 @@ impl Entry {
     fn sequence(&self) -> u64 {
         self.fields["sequence"].parse().unwrap()
     }
+
+    fn into_message(self) -> Message {
+        let attributes = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Message::new(attributes, self.body.clone()).unwrap()
+    }
 }
 
 impl Redis {
@@ -91,6 +99,38 @@ impl Redis {
     fn cut(&self) {
         redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut self.connect()).unwrap();
     }
+}
+
+#[async_trait]
+impl Place for Redis {
+    async fn start(&self) -> Arc<dyn Sink> {
+        Arc::new(self.sink("contract"))
+    }
+
+    async fn read(&self) -> Vec<Message> {
+        let read = |stream: &str| self.read(&format!("{{contract}}:{stream}"), 0);
+        let entries = tokio::task::block_in_place(|| [read("notifications"), read("dead-letters")]);
+        let mut messages: Vec<Message> = entries.into_iter().flatten().map(Entry::into_message).collect();
+        messages.sort_by_key(|message| message.sequence);
+        messages
+    }
+
+    fn remembers(&self) -> bool {
+        true
+    }
+
+    async fn interrupt(&self) {
+        tokio::task::block_in_place(|| self.broker.kill());
+    }
+
+    async fn restore(&self) {
+        tokio::task::block_in_place(|| self.broker.start_again());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_keeps_the_contract() {
+    contract_test::run(&Redis::start()).await;
 }
 
 /// The example as a process, for all instances of the scene.
