@@ -17,6 +17,7 @@ use crate::token::{TokenSource, UnreadableSecret};
 
 mod addresses;
 mod answer;
+pub mod doctor;
 
 pub use answer::{Call, Meaning, meaning};
 

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use super::{Failure, Source, run};
 use crate::config::Instance;
-use crate::doctor::{Check, examine};
+use crate::doctor::Check;
+use crate::green_api::doctor::examine;
 use crate::notification::InstanceId;
 use crate::sink::kind;
 

@@ -9,11 +9,13 @@ use lapin::{Connection, Event};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::{Stream, StreamExt};
 
-use super::PATIENCE;
-use super::topology::is_of_a_declaration;
+use super::errors::is_of_a_declaration;
 use crate::condition::Condition;
 use crate::sink::session::SessionError;
 use crate::status;
+
+/// How long the broker may take to confirm a batch, or to answer anything else.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a channel was closed is known as soon as that it was, or this much later.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -43,7 +45,7 @@ impl Alarms {
         answer: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
         let mut answer = pin!(answer);
-        let mut deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             tokio::select! {
                 biased;
@@ -53,7 +55,7 @@ impl Alarms {
                 },
                 Some(event) = self.events.next() => {
                     self.learn(&event);
-                    deadline = Instant::now() + PATIENCE;
+                    deadline = Instant::now() + ANSWER_TIMEOUT;
                 }
                 () = sleep_until(deadline), if !self.blocked => {
                     return Err(SessionError::Unavailable("the broker did not answer in 30 s".into()));

@@ -9,16 +9,16 @@ use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::{FieldTable, LongString, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, Error};
+use lapin::{Channel, Connection, ConnectionProperties};
 use p12_keystore::KeyStore;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::PATIENCE;
-use super::alarm::Alarms;
-use super::topology::{self, Told, is_soft};
+use super::alarm::{ANSWER_TIMEOUT, Alarms};
+use super::errors::{is_soft, unavailable};
+use super::topology::{self, Told};
 use crate::config::address;
 use crate::sink::amqp::Options;
 use crate::sink::session::SessionError;
@@ -128,21 +128,30 @@ impl Nodes {
     }
 }
 
-/// Whether a node can be logged in to, then whether it has what the config names, and how many messages were rejected too
-/// often.
-pub(super) type Looked = Result<Result<Option<u32>, SessionError>, SessionError>;
+/// What was found at a node.
+pub(super) enum Examined {
+    /// It cannot be logged in to.
+    Unreachable(SessionError),
+    /// It lacks something that the config names, or has it otherwise.
+    Lacks(SessionError),
+    /// It has everything; and so many messages were rejected too often, where there is a queue for them.
+    Complete { rejected: Option<u32> },
+}
 
-/// Whether each node can be logged in to, and if so, whether it has what the config names. Takes no
-/// ownership.
-pub(super) fn look(secrets: &Secrets, config: &Options) -> Vec<(String, Looked)> {
-    let look_at = |uri: &SecretString| {
-        let link = Link::open(uri, &secrets.tls, config)?;
-        Ok(link.within(async {
+/// Examines each node, which is named by its place in the config. Takes no ownership.
+pub(super) fn examine(secrets: &Secrets, config: &Options) -> Vec<(String, Examined)> {
+    let examine_one = |uri: &SecretString| {
+        let link = match Link::open(uri, &secrets.tls, config) {
+            Ok(link) => link,
+            Err(failure) => return Examined::Unreachable(failure),
+        };
+        let found = link.within(async {
             topology::prepare(&link.connection, config, &Told::default()).await?;
             topology::rejected(&link.connection, config).await
-        }))
+        });
+        found.map_or_else(Examined::Lacks, |rejected| Examined::Complete { rejected })
     };
-    secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), look_at(uri))).collect()
+    secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), examine_one(uri))).collect()
 }
 
 /// The address as the client is told it.
@@ -183,7 +192,7 @@ impl Link {
 
     /// Waits for what the broker has to answer, for 30 s.
     pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
-        self.driver.within(PATIENCE, answer)
+        self.driver.within(ANSWER_TIMEOUT, answer)
     }
 
     /// A channel for the next publish, under the same ownership.
@@ -272,11 +281,6 @@ pub(super) async fn prove_ownership(channel: &Channel, config: &Options) -> Resu
         }
         Err(error) => Err(unavailable(&format!("the ownership queue {queue}"), &error)),
     }
-}
-
-/// The client's error; it names no address.
-pub(super) fn unavailable(what: &str, error: &Error) -> SessionError {
-    SessionError::Unavailable(format!("{what}: {error}"))
 }
 
 /// For [`crate::fuzzing`]: the host and the port to which the client goes.

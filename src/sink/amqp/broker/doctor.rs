@@ -1,6 +1,6 @@
 //! Looks at RabbitMQ: login, exchange and queues. Takes no ownership, declares nothing.
 
-use super::connection::{self, Secrets};
+use super::connection::{self, Examined, Secrets};
 use crate::doctor::Check;
 use crate::sink::amqp::Options;
 use crate::sink::session::SessionError;
@@ -13,18 +13,21 @@ pub(super) fn examine(config: &Options) -> Vec<Check> {
     let mut checks = vec![Check::of_sink("config", Ok("secrets can be read".into()))];
     // Looking is declaring with `passive`.
     let looking = Options { declare: false, ..config.clone() };
-    for (place, looked) in connection::look(&secrets, &looking) {
-        match looked {
-            Err(failure) => checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}")))),
-            Ok(topology) => {
-                checks.push(Check::of_sink("broker", Ok(format!("{place}: logged in"))));
-                if let (Ok(Some(count)), Some(queue)) = (&topology, &config.queue) {
-                    let told = format!("{queue}.rejected: {count} message(s) that a consumer handed back too often");
-                    checks.push(Check::of_sink("rejected", Ok(told)));
-                }
-                checks.push(Check::of_sink("topology", judged(topology.map(drop), config.declare)));
+    for (place, examined) in connection::examine(&secrets, &looking) {
+        let (topology, rejected) = match examined {
+            Examined::Unreachable(failure) => {
+                checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}"))));
+                continue;
             }
+            Examined::Lacks(failure) => (Err(failure), None),
+            Examined::Complete { rejected } => (Ok(()), rejected),
+        };
+        checks.push(Check::of_sink("broker", Ok(format!("{place}: logged in"))));
+        if let (Some(count), Some(queue)) = (rejected, &config.queue) {
+            let found = format!("{queue}.rejected: {count} message(s) that a consumer handed back too often");
+            checks.push(Check::of_sink("rejected", Ok(found)));
         }
+        checks.push(Check::of_sink("topology", judged(topology, config.declare)));
     }
     checks.push(Check::of_sink("guarantee", Ok("confirmed; what may be a second copy is marked".into())));
     checks

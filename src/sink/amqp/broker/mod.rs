@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapin::Channel;
 use tracing::info;
@@ -29,15 +29,13 @@ mod alarm;
 mod arguments;
 mod connection;
 mod doctor;
+mod errors;
 mod publish;
 mod published;
 mod topology;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::connection::destination;
-
-/// How long the broker may take to confirm a batch, or to answer anything else.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
 const LARGEST_BODY: usize = 16 << 20;

@@ -10,7 +10,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
-use super::connection::unavailable;
+use super::errors::unavailable;
 use crate::notification::Notification;
 use crate::sink::amqp::Options;
 use crate::sink::cloud_event::{self, Place};

@@ -10,8 +10,8 @@ use lapin::{Channel, Connection, Consumer};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
-use super::connection::{Link, Nodes, unavailable};
-use super::topology::is_soft;
+use super::connection::{Link, Nodes};
+use super::errors::{is_soft, unavailable};
 use crate::sink::amqp::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, Error, ErrorKind, ExchangeKind};
+use lapin::{Channel, Connection, Error, ExchangeKind};
 use tracing::warn;
 
 use super::arguments::{self, Arguments, Difference};
-use super::connection::unavailable;
+use super::errors::{is_soft, unavailable};
 use crate::sink::amqp::{Options, QueueType};
 use crate::sink::session::SessionError;
 
@@ -178,13 +178,4 @@ fn failed(key: &str, name: &str, instead: &str, error: &Error) -> SessionError {
         return SessionError::Unavailable(format!("sink.amqp.{key} {name}: {error}"));
     };
     SessionError::Unavailable(format!("sink.amqp.{key} {name}: {error}: {advice}"))
-}
-
-/// What is told to who declared something, and explains no other failure.
-pub(super) fn is_of_a_declaration(error: &Error) -> bool {
-    is_soft(error, AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains(" arg '")
-}
-
-pub(super) fn is_soft(error: &Error, wanted: AMQPSoftError) -> bool {
-    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(wanted))
 }

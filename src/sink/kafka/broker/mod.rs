@@ -16,6 +16,7 @@ use self::errors::Blame;
 use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer, Refusal};
 use self::topic_memory::{TopicMemory, partition_of};
+use self::topics::Ensured;
 use crate::doctor::Check;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
@@ -328,8 +329,8 @@ impl Kafka {
             if !matches!(route, Route::Folder(_)) {
                 let mut record = record::of(job.notification(), &place, &self.config);
                 match self.used_partitions(&record.topic)? {
-                    Ok(count) => record.partition = Some(partition_of(&record.key, count)),
-                    Err(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
+                    Ensured::Exists { partitions } => record.partition = Some(partition_of(&record.key, partitions)),
+                    Ensured::Unusable(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
                 }
                 records.push(record);
                 of_job.push(index);

@@ -33,21 +33,18 @@ impl Kafka {
     }
 
     /// How many partitions of a topic are used; or why the topic cannot be.
-    pub(super) fn used_partitions(&mut self, topic: &str) -> Result<Result<i32, String>, SessionError> {
-        if let Some(count) = self.known_topics.get(topic) {
-            return Ok(Ok(*count));
+    pub(super) fn used_partitions(&mut self, topic: &str) -> Result<Ensured, SessionError> {
+        if let Some(&partitions) = self.known_topics.get(topic) {
+            return Ok(Ensured::Exists { partitions });
         }
-        Ok(match self.topics.ensure(topic)? {
-            Ensured::Unusable(why) => Err(why),
-            Ensured::Exists { partitions } => {
-                // It may have been missing until now, which the producer keeps in mind.
-                self.producer.look_at(topic);
-                let count = self.topic_memory.used(topic, partitions);
-                self.topic_memory.know(topic, count);
-                self.known_topics.insert(topic.to_owned(), count);
-                Ok(count)
-            }
-        })
+        let ensured = self.topics.ensure(topic)?;
+        let Ensured::Exists { partitions: there } = ensured else { return Ok(ensured) };
+        // It may have been missing until now, which the producer keeps in mind.
+        self.producer.look_at(topic);
+        let partitions = self.topic_memory.used(topic, there);
+        self.topic_memory.know(topic, partitions);
+        self.known_topics.insert(topic.to_owned(), partitions);
+        Ok(Ensured::Exists { partitions })
     }
 
     /// Takes out what goes to a topic that was lately missing or forbidden.
