@@ -104,6 +104,6 @@ async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
     sleep(Duration::from_secs(7));
     network.becomes(Weather::Fine);
     scene.drained();
-    bridge.wait_for_log("took over 5 s: making a new producer");
+    bridge.wait_for_log("exceeded 5 s: recreating the producer");
     assert_exactly_once(&scene, &topics, &bodies);
 }

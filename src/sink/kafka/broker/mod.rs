@@ -362,9 +362,9 @@ impl Kafka {
                 // A commit request that got stuck in the network could end a later transaction of
                 // the same producer (KAFKA-17754); of a new one it cannot.
                 match committed {
-                    Attempt::CommittedSlowly => Err(SessionError::Renew(
-                        "a commit was retried or took over 5 s: a new producer is needed".into(),
-                    )),
+                    Attempt::CommittedSlowly => {
+                        Err(SessionError::Renew("a commit was retried or exceeded 5 s: recreating the producer".into()))
+                    }
                     _ => Ok(Vec::new()),
                 }
             }
