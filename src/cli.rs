@@ -9,7 +9,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Mistakes};
+use crate::config::Config;
+use crate::mistake::Mistakes;
 use crate::telemetry;
 
 #[cfg(feature = "emulator")]

@@ -10,17 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 use url::Url;
 
-use self::mistake::unplaced;
+use crate::address;
+use crate::mistake::{Mistakes, unplaced};
 use crate::notification::InstanceId;
 use crate::sink::kind::Options;
 use crate::token::TokenSource;
 
-pub(crate) mod address;
 mod check;
-pub(crate) mod mistake;
 mod read;
-
-pub use mistake::{Mistake, Mistakes};
 
 /// Everything that an operator can say. What is not said has its documented default.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+mod address;
 pub mod admin;
 pub mod bridge;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod fuzzing;
 pub mod green_api;
 mod health;
 mod kinds;
+pub mod mistake;
 pub mod notification;
 pub mod pauses;
 mod repeats;

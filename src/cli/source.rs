@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 use super::{Failure, Source};
-use crate::config::mistake::unplaced;
 use crate::config::{ApiUrl, Config, Instance};
+use crate::mistake::unplaced;
 use crate::sink::kind::{self, Options};
 use crate::sink::stdout;
 

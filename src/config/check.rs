@@ -6,8 +6,8 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 use serde_saphyr::Location;
 
-use super::mistake::{Found, Mistakes, unknown};
 use super::{Api, Config, Instance};
+use crate::mistake::{Found, Mistakes, unknown};
 
 /// The switches of `setSettings` that put kinds of notification into the queue.
 const SWITCHES: [&str; 15] = [

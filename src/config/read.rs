@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, Options};
 
-use super::{Config, Instance, Mistake, Mistakes, check};
+use super::{Config, Instance, check};
+use crate::mistake::{Mistake, Mistakes};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     from_text(path, &text(path)?, variables)

@@ -8,8 +8,8 @@ use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::{SECRET, Target, seeds};
-use crate::config::mistake::unplaced;
 use crate::config::{Config, Instance};
+use crate::mistake::unplaced;
 #[cfg(feature = "amqp")]
 use crate::sink::amqp;
 #[cfg(feature = "kafka")]

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde_saphyr::Location;
 
 use super::DeadLetter;
-use crate::config::mistake::Found;
 use crate::kinds;
+use crate::mistake::Found;
 use crate::notification::Notification;
 
 /// The media type of a body.

@@ -17,6 +17,7 @@ pub mod amqp;
 pub mod cloud_event;
 pub mod contract_test;
 mod dead_letter;
+mod driver;
 pub mod file;
 mod json_line;
 pub mod kafka;
@@ -47,7 +48,7 @@ pub trait Lane: Send {
     /// *will* be deleted upstream. May be called again with the same notification.
     ///
     /// When it is dropped before it ends, the outcome is unknown: the sink may still store the
-    /// notification, and has to be in order afterwards.
+    /// notification. The lane that is opened next knows whether it did.
     ///
     /// # Errors
     /// Each [`SinkError`] says what its caller has to do.

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use secrecy::ExposeSecret;
 
 use super::options::{Argument, Options, QueueType};
-use crate::config::address;
-use crate::config::mistake::Found;
+use crate::address;
+use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// What is well written and cannot be right.

@@ -8,8 +8,8 @@ mod options;
 #[cfg(all(feature = "amqp", any(test, fuzzing)))]
 pub(crate) use self::broker::destination;
 pub use self::options::{Argument, OnUnroutable, Options, QueueType};
-use super::kind::{Driver, Kind};
-use crate::config::mistake::Found;
+use super::driver::{Driver, Kind};
+use crate::mistake::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";

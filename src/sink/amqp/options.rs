@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_saphyr::Spanned;
 
-use crate::config::address;
-use crate::config::mistake::unplaced;
+use crate::address;
+use crate::mistake::unplaced;
 
 /// RabbitMQ.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use super::Options;
 use crate::sink::Sink;
 use crate::sink::contract_test::{self, Message, Place};
+use crate::sink::driver::Driver;
 use crate::sink::json_line::read_messages;
-use crate::sink::kind::Driver;
 
 /// A file in a folder that can be moved away.
 struct File {

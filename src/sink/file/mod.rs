@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Sink;
-use super::kind::{Driver, Kind};
+use super::driver::{Driver, Kind};
 use super::worker::Worker;
 use crate::doctor::Check;
 use crate::verify::Audit;

@@ -4,8 +4,8 @@ use secrecy::ExposeSecret;
 
 use super::options::Options;
 use super::template::{self, Types};
-use crate::config::address;
-use crate::config::mistake::Found;
+use crate::address;
+use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// What the sink sets itself: another value would break a promise.

@@ -9,8 +9,8 @@ mod template;
 #[cfg(all(feature = "kafka", any(test, fuzzing)))]
 pub(crate) use self::broker::assert_reads_its_own;
 pub use self::options::{CreateTopics, Key, Options};
-use super::kind::{Driver, Kind};
-use crate::config::mistake::Found;
+use super::driver::{Driver, Kind};
+use crate::mistake::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";

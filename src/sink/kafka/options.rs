@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
-use crate::config::mistake::unplaced;
+use crate::mistake::unplaced;
 
 /// Apache Kafka.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

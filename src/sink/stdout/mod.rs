@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::Sink;
 use super::cloud_event::Place;
+use super::driver::{Driver, Kind};
 use super::json_line::{answer, malformed, write_line};
-use super::kind::{Driver, Kind};
 use super::session::{Action, Job, Session, SessionError};
 use super::worker::Worker;
 use crate::doctor::Check;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::sink::amqp::{Argument, Options, QueueType};
+use crate::sink::amqp::options::{Argument, Options, QueueType};
 
 /// By their names at RabbitMQ.
 pub(super) type Arguments = BTreeMap<String, Argument>;

@@ -19,8 +19,8 @@ use tracing::debug;
 use super::alarm::{ANSWER_TIMEOUT, Alarms};
 use super::errors::{is_soft, unavailable};
 use super::topology::{self, Told};
-use crate::config::address;
-use crate::sink::amqp::Options;
+use crate::address;
+use crate::sink::amqp::options::Options;
 use crate::sink::session::SessionError;
 
 /// A silent broker is given up after two of these, and a silent bridge by the broker: the default

@@ -2,7 +2,7 @@
 
 use super::connection::{self, Examined, Secrets};
 use crate::doctor::Check;
-use crate::sink::amqp::Options;
+use crate::sink::amqp::options::Options;
 use crate::sink::session::SessionError;
 
 pub(super) fn examine(config: &Options) -> Vec<Check> {

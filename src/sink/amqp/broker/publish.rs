@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::errors::unavailable;
 use crate::notification::Notification;
-use crate::sink::amqp::Options;
+use crate::sink::amqp::options::Options;
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::session::SessionError;
 

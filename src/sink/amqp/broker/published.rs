@@ -12,7 +12,7 @@ use tokio_stream::StreamExt;
 
 use super::connection::{Link, Nodes};
 use super::errors::{is_soft, unavailable};
-use crate::sink::amqp::{OnUnroutable, Options, QueueType};
+use crate::sink::amqp::options::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::arguments::{self, Arguments, Difference};
 use super::errors::{is_soft, unavailable};
-use crate::sink::amqp::{Options, QueueType};
+use crate::sink::amqp::options::{Options, QueueType};
 use crate::sink::session::SessionError;
 
 /// What a process has told of queues, through all its acquisitions: once is enough.

@@ -13,7 +13,7 @@ use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 use tracing::debug;
 
-use crate::sink::kafka::Options;
+use crate::sink::kafka::options::Options;
 
 /// The largest record; the topics that the bridge creates take as much. A body may well be larger
 /// than Kafka's usual megabyte: thumbnails and contact lists travel inside.
@@ -138,7 +138,7 @@ impl ProducerContext for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::mistake::unplaced;
+    use crate::mistake::unplaced;
 
     #[test]
     fn unusable_properties_are_named_without_their_value() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Kafka;
+use super::session::Kafka;
 use crate::sink::SinkError;
 use crate::sink::session::Job;
 

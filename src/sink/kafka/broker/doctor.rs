@@ -8,7 +8,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use super::client::{self, Quiet};
 use crate::doctor::Check;
-use crate::sink::kafka::Options;
+use crate::sink::kafka::options::Options;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 

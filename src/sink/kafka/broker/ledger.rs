@@ -16,7 +16,7 @@ use super::client::Quiet;
 use super::entries::{self, Entries, Entry, OWNER};
 use super::record::Record;
 use crate::notification::InstanceId;
-use crate::sink::kafka::Options;
+use crate::sink::kafka::options::Options;
 use crate::sink::session::SessionError;
 
 /// All entries stand in one partition: so the sentinel, once read, says that all of them were.

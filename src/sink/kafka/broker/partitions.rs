@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Kafka;
+use super::session::Kafka;
 use super::topics::Ensured;
 use crate::sink::SinkError;
 use crate::sink::session::{Job, SessionError};

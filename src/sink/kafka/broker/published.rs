@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{self, Quiet};
 use super::entries::Entry;
 use super::ledger::{Ledger, is_of_group};
-use crate::sink::kafka::Options;
+use crate::sink::kafka::options::Options;
 use crate::sink::kafka::template::{self, Types};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};

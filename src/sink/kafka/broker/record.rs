@@ -5,7 +5,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::notification::Notification;
 use crate::sink::cloud_event::{self, Place};
-use crate::sink::kafka::{Key, Options};
+use crate::sink::kafka::options::{Key, Options};
 
 /// A record to produce.
 pub(super) struct Record {

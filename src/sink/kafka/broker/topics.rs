@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::client::Quiet;
 use super::topic_memory::TopicMemory;
 use super::unreachable;
-use crate::sink::kafka::{CreateTopics, Options};
+use crate::sink::kafka::options::{CreateTopics, Options};
 use crate::sink::session::SessionError;
 
 const PATIENCE: Duration = Duration::from_secs(20);

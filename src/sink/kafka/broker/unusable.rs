@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::Kafka;
 use super::entries::Entries;
+use super::session::Kafka;
 use crate::sink::SinkError;
 use crate::sink::session::Job;
 

@@ -25,7 +25,7 @@ impl Mistake {
 
     /// A mistake of form. The parser's own rendering shows lines of the file, and a token may
     /// stand in one of them: only the sentence is taken.
-    pub(super) fn of_form(file: &Path, text: &str, error: &Error) -> Self {
+    pub(crate) fn of_form(file: &Path, text: &str, error: &Error) -> Self {
         let error = error.without_snippet();
         let location = error.location().unwrap_or(Location::UNKNOWN);
         let key = key_before(text, location);
@@ -103,7 +103,7 @@ impl fmt::Display for Mistake {
 }
 
 /// "unknown key `sinc`: did you mean `sink`?", or the whole choice when nothing is near.
-pub(super) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+pub(crate) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
     // A whole URL with its password may stand where a name should.
     if given.len() > 40 || !given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
         return format!("unknown {what}: expected one of {}", known.join(", "));

@@ -91,7 +91,7 @@ fn amqp_query(url: &Url) -> Result<String, &'static str> {
 }
 
 /// Whether this can be a proxy. Of another scheme, or of none, the client would use no proxy at all.
-pub(super) fn proxy(text: &str) -> Result<Url, &'static str> {
+pub(crate) fn proxy(text: &str) -> Result<Url, &'static str> {
     const FORM: &str = "must look like http://HOST:PORT or https://USER:PASSWORD@HOST:PORT";
     let url = web(text).map_err(|problem| problem.unwrap_or(FORM))?;
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
@@ -103,7 +103,7 @@ pub(super) fn proxy(text: &str) -> Result<Url, &'static str> {
 }
 
 /// Whether this can be the address of the API.
-pub(super) fn api(text: &str) -> Result<Url, &'static str> {
+pub(crate) fn api(text: &str) -> Result<Url, &'static str> {
     const FORM: &str = "must look like https://1101.api.greenapi.com, without user, query or token";
     let url = web(text).map_err(|problem| problem.unwrap_or(FORM))?;
     let (authority, _) = parts(text);

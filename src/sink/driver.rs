@@ -1,0 +1,48 @@
+//! What a kind of sink is to everything but the line.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Sink;
+use crate::doctor::Check;
+use crate::mistake::Found;
+use crate::verify::Audit;
+
+/// A kind of sink, as its options describe one.
+pub(crate) trait Kind {
+    /// Adds what is well written and cannot be right.
+    fn check(&self, _found: &mut Found<'_>) {}
+
+    /// What consumers can rely on.
+    fn guarantee(&self) -> &'static str;
+
+    /// What does the work.
+    ///
+    /// # Errors
+    /// When this build lacks it.
+    fn driver(&self) -> Result<&dyn Driver, String>;
+}
+
+/// The working part of a kind of sink, which a build may lack. What blocks may block.
+pub(crate) trait Driver: Sync {
+    /// Whether the client, as it is built in, can do what the options ask for. Reads no files.
+    ///
+    /// # Errors
+    /// Names what it cannot do.
+    fn supported(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// As [`start`](super::kind::start).
+    fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String>;
+
+    /// As [`examine`](super::kind::examine).
+    fn examine(&self) -> Vec<Check>;
+
+    /// Reads back everything that was published, and says whether its beginning is still there. With
+    /// `drain` it may consume what can be read in no other way.
+    ///
+    /// # Errors
+    /// What cannot be read, and so what to change.
+    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, String>;
+}
