@@ -212,6 +212,18 @@ async fn sets_one_apart_and_not_its_group(place: &impl Place) {
 async fn survives_dropped_futures(place: &impl Place) {
     let (sink, instance) = (place.start().await, new_instance());
     let (mut lane, mut memory) = open(&*sink, instance).await;
+    // While the sink stores for others, what it is asked for comes together.
+    let mut others = JoinSet::new();
+    for other in [new_instance(), new_instance()] {
+        let sink = Arc::clone(&sink);
+        others.spawn(async move {
+            let (mut lane, _) = open(&*sink, other).await;
+            loop {
+                drop(publish(&mut *lane, other, b"\"other\"", false).await);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
     let mut stored = Vec::new();
     for number in 0..30_u64 {
         let body = format!("{{\"dropped\":{number}}}");
@@ -240,6 +252,7 @@ async fn survives_dropped_futures(place: &impl Place) {
     }
     drop(publish(&mut *lane, instance, b"\"last\"", memory == Memory::Unknown).await.unwrap());
     stored.push("\"last\"".to_owned());
+    others.shutdown().await;
     let mut read = of(&place.read().await, instance);
     if !place.remembers() {
         // A copy is one only behind its first, and marked.
@@ -366,7 +379,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// As it comes out of a queue, under a receipt that depends on the body.
-fn notification(instance: InstanceId, body: &[u8]) -> Notification {
+pub(super) fn notification(instance: InstanceId, body: &[u8]) -> Notification {
     let envelope = [format!("{{\"receiptId\":{},\"body\":", body.len()).as_bytes(), body, b"}"].concat();
     Answer::read(instance, &Bytes::from(envelope)).head().expect("a body stands whole in its envelope")
 }

@@ -4,6 +4,7 @@
 //!
 //! A thread of its own, because the clients of Kafka and of files block.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,13 +62,14 @@ impl Worker {
         name: &'static str,
         mut acquire: impl FnMut(Shard) -> Result<S, SessionError> + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (requests, mut waiting) = mpsc::unbounded_channel();
+        let (requests, waiting) = mpsc::unbounded_channel();
+        let mut waiting = Requests { waiting, held: None };
         let status = status::sink(name);
         thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
             let _gone = Gone(status);
             let end = serve(&mut || acquire(Shard::WHOLE), &mut waiting, status);
             if let Err(end) = end {
-                while let Some(request) = waiting.blocking_recv() {
+                while let Some(request) = waiting.wait() {
                     request.refuse(end.clone());
                 }
             }
@@ -87,6 +89,14 @@ impl Drop for Gone {
 }
 
 impl Request {
+    fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Probe => None,
+            Self::Open(instance, _) => Some(*instance),
+            Self::Store(job) => Some(job.notification().instance()),
+        }
+    }
+
     fn refuse(self, error: SinkError) {
         match self {
             Self::Probe => {}
@@ -96,10 +106,24 @@ impl Request {
     }
 }
 
+/// What the lanes ask for, in their order.
+struct Requests {
+    waiting: mpsc::UnboundedReceiver<Request>,
+    /// The next one, if it was taken too early.
+    held: Option<Request>,
+}
+
+impl Requests {
+    /// Blocks; `None` when all lanes are gone.
+    fn wait(&mut self) -> Option<Request> {
+        self.held.take().or_else(|| self.waiting.blocking_recv())
+    }
+}
+
 /// Serves until all lanes are gone.
 fn serve<S: Session>(
     acquire: &mut impl FnMut() -> Result<S, SessionError>,
-    requests: &mut mpsc::UnboundedReceiver<Request>,
+    requests: &mut Requests,
     status: &SinkStatus,
 ) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
@@ -168,14 +192,16 @@ impl Doubtful {
 
 /// Waits for something to store, then takes all that waits, and whether to probe. Opens lanes on the
 /// way; `None` when all lanes are gone.
-fn gather(
-    requests: &mut mpsc::UnboundedReceiver<Request>,
-    session: &impl Session,
-    ownership: &Ownership,
-) -> Option<(Vec<Job>, bool)> {
-    let (mut jobs, mut probe) = (Vec::new(), false);
-    let mut next = Some(requests.blocking_recv()?);
+fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership) -> Option<(Vec<Job>, bool)> {
+    let (mut jobs, mut instances, mut probe) = (Vec::<Job>::new(), HashSet::new(), false);
+    let mut next = Some(requests.wait()?);
     while let Some(request) = next {
+        // Only a lane whose publish was dropped asks for more while that is under way, or the lane after it: what is
+        // remembered then depends on this group.
+        if request.instance().is_some_and(|instance| instances.contains(&instance)) {
+            requests.held = Some(request);
+            break;
+        }
         match request {
             Request::Probe => probe = true,
             Request::Open(instance, reply) => {
@@ -185,9 +211,12 @@ fn gather(
             Request::Store(job) if job.ownership != ownership.number => {
                 job.fail(SinkError::Renewed);
             }
-            Request::Store(job) => jobs.push(job),
+            Request::Store(job) => {
+                instances.insert(job.notification().instance());
+                jobs.push(job);
+            }
         }
-        next = (jobs.len() < GROUP).then(|| requests.try_recv().ok()).flatten();
+        next = (jobs.len() < GROUP).then(|| requests.waiting.try_recv().ok()).flatten();
     }
     Some((jobs, probe))
 }
@@ -296,3 +325,7 @@ fn thread_ended() -> SinkError {
     error!("the sink's thread ended: this is a defect, please report it");
     SinkError::Closed("its thread ended".into())
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

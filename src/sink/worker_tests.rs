@@ -1,0 +1,72 @@
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::Poll;
+
+use super::*;
+use crate::sink::contract_test::notification;
+
+/// Stores a group when it is told to.
+struct Gated {
+    entered: Sender<Vec<InstanceId>>,
+    gate: Receiver<()>,
+    last: HashMap<InstanceId, Memory>,
+}
+
+impl Session for Gated {
+    fn memory(&self, instance: InstanceId) -> Memory {
+        self.last.get(&instance).copied().unwrap_or(Memory::Nothing)
+    }
+
+    fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+        self.entered.send(jobs.iter().map(|job| job.notification().instance()).collect()).unwrap();
+        self.gate.recv().unwrap();
+        for job in jobs.drain(..) {
+            let memory = Memory::Published { sequence: 1, fingerprint: job.notification().fingerprint() };
+            self.last.insert(job.notification().instance(), memory);
+            job.stored(Some(1));
+        }
+        Ok(())
+    }
+}
+
+/// Begins a publish and drops it.
+async fn publish_dropped(lane: &mut dyn Lane, instance: InstanceId) {
+    let mut publishing = lane.publish(Pending::new(&notification(instance, b"1")), false);
+    poll_fn(|context| {
+        assert!(publishing.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_asks_behind_a_dropped_publish_waits_for_its_outcome() {
+    let (entered, groups) = channel();
+    let (open_gate, gate) = channel();
+    let mut session = Some(Gated { entered, gate, last: HashMap::new() });
+    let sink = Worker::start("gated", move |_shard| Ok(session.take().unwrap())).unwrap();
+    let [busy, dropped]: [InstanceId; 2] = ["1", "2"].map(|id| id.parse().unwrap());
+    let (mut first, _) = sink.open(busy).await.unwrap();
+    let (mut second, memory) = sink.open(dropped).await.unwrap();
+    assert_eq!(memory, Memory::Nothing);
+    // While the thread stores, more than one request waits.
+    publish_dropped(&mut *first, busy).await;
+    assert_eq!(groups.recv().unwrap(), [busy]);
+    publish_dropped(&mut *second, dropped).await;
+    publish_dropped(&mut *second, dropped).await;
+    let mut opening = sink.open(dropped);
+    poll_fn(|context| {
+        assert!(opening.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    open_gate.send(()).unwrap();
+    assert_eq!(groups.recv().unwrap(), [dropped], "at most one of an instance");
+    open_gate.send(()).unwrap();
+    assert_eq!(groups.recv().unwrap(), [dropped]);
+    open_gate.send(()).unwrap();
+    let (_, memory) = opening.await.unwrap();
+    let fingerprint = notification(dropped, b"1").fingerprint();
+    assert_eq!(memory, Memory::Published { sequence: 1, fingerprint }, "what was dropped is stored by then");
+}
