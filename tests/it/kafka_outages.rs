@@ -105,5 +105,7 @@ async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
     network.becomes(Weather::Fine);
     scene.drained();
     bridge.wait_for_log("exceeded 5 s: recreating the producer");
+    // Everything is stored, so it is no failure of the sink.
+    assert!(bridge.log().contains("renewing the ownership of the sink"), "{}", bridge.log());
     assert_exactly_once(&scene, &topics, &bodies);
 }
