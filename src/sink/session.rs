@@ -25,6 +25,32 @@ impl Shard {
     }
 }
 
+/// Takes the ownerships of a sink, one after the other, and keeps what outlives them: a closure, or a
+/// type whose sessions borrow from it.
+pub trait Acquire {
+    /// What an ownership gives.
+    type Session<'a>: Session
+    where
+        Self: 'a;
+
+    /// Takes a new ownership of the shard; the session before is dropped by then. It may block.
+    ///
+    /// # Errors
+    /// As they say, it is called again, or never.
+    fn acquire(&mut self, shard: Shard) -> Result<Self::Session<'_>, SessionError>;
+}
+
+impl<S: Session, A: FnMut(Shard) -> Result<S, SessionError>> Acquire for A {
+    type Session<'a>
+        = S
+    where
+        Self: 'a;
+
+    fn acquire(&mut self, shard: Shard) -> Result<S, SessionError> {
+        self(shard)
+    }
+}
+
 /// Storage under one ownership of a shard: a connection and what keeps rivals out, such as a lock, a
 /// producer epoch or an exclusive queue. It is gone when it is dropped.
 ///

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::session::{Action, Job, Session, SessionError, Shard};
+use super::session::{Acquire, Action, Job, Session, SessionError, Shard};
 use super::{Lane, Pending, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
@@ -49,25 +49,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread, which begins at once. `acquire` takes a new ownership of the shard, again
-    /// and again as long as it takes; the session before is dropped by then. The thread ends when the sink and all its
-    /// lanes are gone. `name` is the sink's in logs and metrics.
+    /// Starts the thread, which begins at once to take an ownership of the shard, again and again as
+    /// long as it takes. It ends when the sink and all its lanes are gone. `name` is the sink's in logs and metrics.
     ///
     /// # Errors
     /// When no thread can be started.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start<S: Session>(
-        name: &'static str,
-        mut acquire: impl FnMut(Shard) -> Result<S, SessionError> + Send + 'static,
-    ) -> std::io::Result<Self> {
+    pub fn start(name: &'static str, mut acquire: impl Acquire + Send + 'static) -> std::io::Result<Self> {
         let (requests, waiting) = mpsc::unbounded_channel();
         let mut waiting = Requests { waiting, held: None };
         let status = status::sink(name);
         thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
             let _gone = Gone(status);
-            let end = serve(&mut || acquire(Shard::WHOLE), &mut waiting, status);
+            let end = serve(&mut acquire, &mut waiting, status);
             if let Err(end) = end {
                 while let Some(request) = waiting.wait() {
                     request.refuse(end.clone());
@@ -121,17 +117,13 @@ impl Requests {
 }
 
 /// Serves until all lanes are gone.
-fn serve<S: Session>(
-    acquire: &mut impl FnMut() -> Result<S, SessionError>,
-    requests: &mut Requests,
-    status: &SinkStatus,
-) -> Result<(), SinkError> {
+fn serve(sessions: &mut impl Acquire, requests: &mut Requests, status: &SinkStatus) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
     // Since a group could not be stored: taking ownership again does not show that the next one can be.
     let mut doubtful = None::<Doubtful>;
     for number in 0.. {
         let mut session = loop {
-            let pause = match acquire() {
+            let pause = match sessions.acquire(Shard::WHOLE) {
                 Ok(session) => break session,
                 Err(failure) => pause_after(failure, &mut status.conditions(), &mut pauses)?,
             };

@@ -12,7 +12,7 @@ use crate::sink::session::Job;
 /// How long a topic's limits are remembered: thousands of instances may ask for them.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-impl Kafka {
+impl Kafka<'_> {
     /// It waits, and whoever reads the log learns what to compare.
     pub(super) fn wait_for_clock(&mut self, job: Job, topic: &str, why: &str) {
         let known = self.clock_limits.get(topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);

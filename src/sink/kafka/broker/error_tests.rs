@@ -41,7 +41,7 @@ impl Mock {
         let mock = Self::new();
         let producer = mock.producer();
         mock.cluster.request_errors(api, answers);
-        let attempt = producer.attempt(&[record(1), record(1)], None);
+        let attempt = producer.attempt(&[&record(1), &record(1)], None);
         (mock, producer, attempt)
     }
 }
@@ -69,7 +69,7 @@ fn a_coordinator_that_is_busy_or_moves_is_asked_again() {
     ];
     let mock = Mock::new();
     mock.cluster.request_errors(Api::InitProducerId, &busy);
-    assert!(is_committed(&mock.producer().attempt(&[record(1)], None)));
+    assert!(is_committed(&mock.producer().attempt(&[&record(1)], None)));
     for api in [Api::AddPartitionsToTxn, Api::EndTxn] {
         let (_mock, _producer, attempt) = Mock::attempt(api, &busy);
         assert!(is_committed(&attempt), "{api:?}: {attempt:?}");
@@ -80,9 +80,9 @@ fn a_coordinator_that_is_busy_or_moves_is_asked_again() {
 fn a_record_too_large_for_the_client_is_refused_and_nothing_else() {
     let mock = Mock::new();
     let producer = mock.producer();
-    let attempt = producer.attempt(&[record(1), record(3000), record(1)], None);
+    let attempt = producer.attempt(&[&record(1), &record(3000), &record(1)], None);
     assert_eq!(refused(attempt), [(1, Blame::Record(Reason::TooLarge))]);
-    assert!(is_committed(&producer.attempt(&[record(1), record(1)], None)));
+    assert!(is_committed(&producer.attempt(&[&record(1), &record(1)], None)));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_the_broker_refuses_is_blamed_on_the_record_or_its_topic_and_the_producer
         // The client keeps a forbidden topic in mind until it hears of it again. Of the others only the sequence number
         // is missing, for which the broker refuses the next transaction once.
         if blame != Blame::Topic {
-            let attempt = producer.attempt(&[record(1)], None);
+            let attempt = producer.attempt(&[&record(1)], None);
             assert!(is_committed(&attempt), "{answer:?}: {attempt:?}");
         }
     }
@@ -156,6 +156,6 @@ fn what_the_operator_has_to_permit_or_change_is_told_and_tried_again() {
             Err(SessionError::Unavailable(why)) => assert!(why.contains(advice), "{answer:?}: {why}"),
             other => panic!("{answer:?}: {:?}", other.err()),
         }
-        assert!(is_committed(&mock.producer().attempt(&[record(1)], None)), "{answer:?}");
+        assert!(is_committed(&mock.producer().attempt(&[&record(1)], None)), "{answer:?}");
     }
 }

@@ -21,7 +21,7 @@ use crate::sink::Sink;
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::kafka::options::Options;
-use crate::sink::session::SessionError;
+use crate::sink::session::{Acquire, SessionError, Shard};
 use crate::sink::worker::Worker;
 use crate::verify::Audit;
 
@@ -52,7 +52,7 @@ impl Driver for Options {
     /// `Ok` from a publish means committed.
     fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
         client::configure(self)?;
-        let mut acquisition = Acquisition {
+        let acquisition = Acquisition {
             config: self.clone(),
             folder: Folder::new(dead_letters),
             runtime: Handle::current(),
@@ -61,7 +61,7 @@ impl Driver for Options {
             count: 0,
             owned: false,
         };
-        let worker = Worker::start("kafka", move |_shard| acquisition.acquire());
+        let worker = Worker::start("kafka", acquisition);
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
     }
 
@@ -88,23 +88,25 @@ struct Acquisition {
     owned: bool,
 }
 
-impl Acquisition {
+impl Acquire for Acquisition {
+    type Session<'a> = Kafka<'a>;
+
     /// Fences the former owner, proves that the transactional id is ours by committing a sentinel
     /// into the ledger, and reads the ledger up to that sentinel: what stands before it is decided
     /// for good.
-    fn acquire(&mut self) -> Result<Kafka, SessionError> {
+    fn acquire(&mut self, _shard: Shard) -> Result<Kafka<'_>, SessionError> {
         // Read anew, because the files of `properties_files` may have changed.
         let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
-        let topics = Topics::new(&client, &self.config, self.runtime.clone(), self.topic_memory.clone())?;
+        let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
         let ledger = Ledger::new(&client, &self.config);
-        topics.ensure_ledger()?;
+        topics.ensure_ledger(&mut self.topic_memory)?;
         if self.owned {
             self.look_for_a_rival(&ledger)?;
         }
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count };
         let producer = Producer::new(&client)?;
-        match producer.attempt(&[ledger.sentinel(&sentinel)?], None) {
+        match producer.attempt(&[&ledger.sentinel(&sentinel)?], None) {
             Attempt::Committed | Attempt::CommittedSlowly => {}
             Attempt::Refused(refused) => {
                 let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
@@ -120,20 +122,20 @@ impl Acquisition {
             producer,
             ledger,
             topics,
-            topic_memory: self.topic_memory.clone(),
-            known_topics: self.topic_memory.known(),
-            doubtful_topics: self.topic_memory.doubtful(),
+            topic_memory: &mut self.topic_memory,
             looked: None,
             look: client::metadata_refresh(&client),
-            config: self.config.clone(),
-            folder: self.folder.clone(),
+            config: &self.config,
+            folder: &self.folder,
             sentinel,
             clock_limits: HashMap::new(),
             entries,
             reread: Instant::now(),
         })
     }
+}
 
+impl Acquisition {
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
     /// tells them apart, and has to be asked before we fence the rival in turn.
     fn look_for_a_rival(&self, ledger: &Ledger) -> Result<(), SessionError> {

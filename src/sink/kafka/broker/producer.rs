@@ -82,7 +82,7 @@ impl Producer {
     /// Produces all records in one transaction. Every delivery is awaited and looked at before the
     /// commit: a commit alone succeeds also for what was never sent. `before` is delivered before
     /// the others are sent.
-    pub(super) fn attempt(&self, records: &[Record], before: Option<&Record>) -> Attempt {
+    pub(super) fn attempt(&self, records: &[&Record], before: Option<&Record>) -> Attempt {
         for _ in 0..ATTEMPTS {
             match self.attempt_once(records, before) {
                 Err(Purged) => debug!("repeating the transaction"),
@@ -92,7 +92,7 @@ impl Producer {
         Attempt::Failed("the transaction was aborted again and again".into())
     }
 
-    fn attempt_once(&self, records: &[Record], before: Option<&Record>) -> Result<Attempt, Purged> {
+    fn attempt_once(&self, records: &[&Record], before: Option<&Record>) -> Result<Attempt, Purged> {
         fault::reached("before_begin");
         if let Err(error) = self.client.begin_transaction() {
             return Ok(Attempt::Failed(format!("begin_transaction: {}", explain(&error))));

@@ -1,6 +1,6 @@
 //! Storing groups of notifications in transactions, under one ownership.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -9,7 +9,7 @@ use super::entries::{self, Entries, Entry};
 use super::errors::Blame;
 use super::ledger::{Ledger, Sentinel};
 use super::producer::{Attempt, Producer, Refusal};
-use super::record;
+use super::record::{self, Record};
 use super::topic_memory::{TopicMemory, partition_of};
 use super::topics::{Ensured, Topics};
 use crate::doubt::Memory;
@@ -21,20 +21,16 @@ use crate::sink::session::{Action, Job, Session, SessionError, extract_malformed
 use crate::sink::{DeadLetter, Reason, SinkError};
 
 /// The sink under one ownership.
-pub(super) struct Kafka {
+pub(super) struct Kafka<'a> {
     pub(super) producer: Producer,
     pub(super) ledger: Ledger,
     pub(super) topics: Topics,
-    pub(super) topic_memory: TopicMemory,
-    /// How many partitions of it are used.
-    pub(super) known_topics: HashMap<String, i32>,
-    /// Those that were lately missing or forbidden: who needs them is stored alone.
-    pub(super) doubtful_topics: HashSet<String>,
+    pub(super) topic_memory: &'a mut TopicMemory,
     /// When the topics were last looked at, if since the ownership was taken, and how often that is done.
     pub(super) looked: Option<Instant>,
     pub(super) look: Duration,
-    pub(super) config: Options,
-    pub(super) folder: Folder,
+    pub(super) config: &'a Options,
+    pub(super) folder: &'a Folder,
     pub(super) sentinel: Sentinel,
     /// How far from the broker's clock ours may be, as far as a topic was asked.
     pub(super) clock_limits: HashMap<String, (Instant, [Option<i64>; 2])>,
@@ -43,7 +39,7 @@ pub(super) struct Kafka {
     pub(super) reread: Instant,
 }
 
-impl Session for Kafka {
+impl Session for Kafka<'_> {
     fn memory(&self, instance: InstanceId) -> Memory {
         match self.entries.of.get(&instance) {
             None => Memory::Nothing,
@@ -99,25 +95,21 @@ impl Route {
     }
 }
 
-impl Kafka {
+impl Kafka<'_> {
     /// All of them but those that become suspects on the way. When it fails, the unanswered stay in
     /// `jobs`.
     fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), SessionError> {
         while !jobs.is_empty() {
-            let refused = self.commit(jobs, Route::Topic)?;
-            let mut others = Vec::new();
-            for (index, job) in jobs.drain(..).enumerate() {
-                match refused.iter().find(|refusal| refusal.record == index) {
-                    None => others.push(job),
-                    Some(Refusal { blame: Blame::Record(_) | Blame::SomeTopic, .. }) => suspects.push(job),
-                    Some(Refusal { blame: Blame::Topic, why, .. }) => self.wait_for_topic(job, why),
-                    Some(Refusal { blame: Blame::Clock, why, .. }) => {
+            for Refused { job, blame, why } in self.commit(jobs, Route::Topic)? {
+                match blame {
+                    Blame::Record(_) | Blame::SomeTopic => suspects.push(job),
+                    Blame::Topic => self.wait_for_topic(job, &why),
+                    Blame::Clock => {
                         let topic = self.topic(job.notification());
-                        self.wait_for_clock(job, &topic, why);
+                        self.wait_for_clock(job, &topic, &why);
                     }
                 }
             }
-            *jobs = others;
         }
         Ok(())
     }
@@ -129,15 +121,9 @@ impl Kafka {
     fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut single = vec![job];
         loop {
-            let refused = match self.commit(&mut single, route) {
-                Ok(refused) => refused,
-                Err(failure) => {
-                    unanswered.append(&mut single);
-                    return Err(failure);
-                }
-            };
-            let Some(Refusal { blame, why, .. }) = refused.into_iter().next() else { return Ok(()) };
-            let Some(job) = single.pop() else { return Ok(()) };
+            let refused = self.commit(&mut single, route);
+            unanswered.append(&mut single);
+            let Some(Refused { job, blame, why }) = refused?.pop() else { return Ok(()) };
             route = match (route, blame) {
                 (Route::Topic, Blame::Record(reason)) => Route::DeadLetterTopic(reason),
                 (Route::Topic, Blame::Topic | Blame::SomeTopic) => {
@@ -183,52 +169,54 @@ impl Kafka {
         Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }
     }
 
-    /// Commits the jobs and answers them; or aborts, and tells which of them were refused.
-    fn commit(&mut self, jobs: &mut Vec<Job>, route: Route) -> Result<Vec<Refusal>, SessionError> {
-        let mut records = Vec::with_capacity(2 * jobs.len());
-        // Which job a record is of.
-        let mut of_job = Vec::with_capacity(jobs.len());
-        let mut places = Vec::with_capacity(jobs.len());
+    /// Commits the jobs and answers them; or takes out those that were refused, and nothing is stored.
+    fn commit(&mut self, jobs: &mut Vec<Job>, route: Route) -> Result<Vec<Refused>, SessionError> {
+        let mut group = jobs.drain(..).map(|job| self.prepare(job, route)).collect();
+        let refused = self.commit_group(&mut group);
+        jobs.extend(group.into_iter().map(|prepared| prepared.job));
+        refused
+    }
+
+    fn prepare(&self, job: Job, route: Route) -> Prepared {
+        if job.action() == Action::Prove {
+            return Prepared { job, place: None, record: None };
+        }
+        let place = self.place(&job, route);
+        let in_topic = !matches!(route, Route::Folder(_));
+        let record = in_topic.then(|| record::of(job.notification(), &place, self.config));
+        Prepared { job, place: Some(place), record }
+    }
+
+    fn commit_group(&mut self, group: &mut Vec<Prepared>) -> Result<Vec<Refused>, SessionError> {
         let mut without_topic = Vec::new();
-        for (index, job) in jobs.iter().enumerate() {
-            if job.action() == Action::Prove {
-                places.push(None);
-                continue;
+        for (index, record) in group.iter_mut().filter_map(|prepared| prepared.record.as_mut()).enumerate() {
+            match self.used_partitions(&record.topic)? {
+                Ensured::Exists { partitions } => record.partition = Some(partition_of(&record.key, partitions)),
+                Ensured::Unusable(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
             }
-            let place = self.place(job, route);
-            if !matches!(route, Route::Folder(_)) {
-                let mut record = record::of(job.notification(), &place, &self.config);
-                match self.used_partitions(&record.topic)? {
-                    Ensured::Exists { partitions } => record.partition = Some(partition_of(&record.key, partitions)),
-                    Ensured::Unusable(why) => without_topic.push(Refusal { record: index, blame: Blame::Topic, why }),
-                }
-                records.push(record);
-                of_job.push(index);
-            }
-            places.push(Some(place));
         }
         if !without_topic.is_empty() {
-            return Ok(without_topic);
+            return Ok(take_refused(group, without_topic));
         }
-        for (job, place) in jobs.iter().zip(&places) {
-            if let Some(place) = place {
-                let entry = Entry { sequence: place.sequence, fingerprint: job.notification().fingerprint() };
-                records.push(self.ledger.entry(job.notification().instance(), entry)?);
+        let mut of_ledger = Vec::with_capacity(group.len());
+        for prepared in &*group {
+            if let Some(entry) = prepared.entry() {
+                of_ledger.push(self.ledger.entry(prepared.job.notification().instance(), entry)?);
             }
         }
-        if records.is_empty() {
+        if of_ledger.is_empty() {
             // Only proofs: committing anything proves the ownership.
-            records.push(self.ledger.sentinel(&self.sentinel)?);
+            of_ledger.push(self.ledger.sentinel(&self.sentinel)?);
         }
+        let published = group.iter().filter_map(|prepared| prepared.record.as_ref());
+        let records: Vec<&Record> = published.chain(&of_ledger).collect();
         // A transaction to which nothing but a forbidden topic was added cannot be aborted.
-        let doubtful = records.iter().any(|record| self.doubtful_topics.contains(&record.topic));
+        let doubtful = records.iter().any(|record| self.topic_memory.is_doubtful(&record.topic));
         let before = if doubtful { Some(self.ledger.sentinel(&self.sentinel)?) } else { None };
         match self.producer.attempt(&records, before.as_ref()) {
             committed @ (Attempt::Committed | Attempt::CommittedSlowly) => {
-                debug!(notifications = jobs.len(), "committed");
-                for (job, place) in jobs.drain(..).zip(places) {
-                    self.committed(job, place);
-                }
+                debug!(notifications = group.len(), "committed");
+                group.drain(..).for_each(|prepared| self.committed(prepared));
                 // A commit request that got stuck in the network could end a later transaction of
                 // the same producer (KAFKA-17754); of a new one it cannot.
                 match committed {
@@ -238,20 +226,19 @@ impl Kafka {
                     _ => Ok(Vec::new()),
                 }
             }
-            Attempt::Refused(refused) => {
-                let first = refused.first().map(|refusal| refusal.why.clone()).unwrap_or_default();
-                let about = |refusal: Refusal| Some(Refusal { record: *of_job.get(refusal.record)?, ..refusal });
-                let of_jobs: Vec<Refusal> = refused.into_iter().filter_map(about).collect();
-                if of_jobs.is_empty() {
+            Attempt::Refused(refusals) => {
+                let first = refusals.first().map(|refusal| refusal.why.clone()).unwrap_or_default();
+                let refused = take_refused(group, refusals);
+                if refused.is_empty() {
                     return Err(SessionError::Unavailable(format!(
                         "an entry of the ledger_topic was refused: {first}"
                     )));
                 }
-                Ok(of_jobs)
+                Ok(refused)
             }
             Attempt::Forbidden(why) => {
-                for job in &*jobs {
-                    self.doubt(self.topic(job.notification()));
+                for prepared in &*group {
+                    self.topic_memory.doubt(self.topic(prepared.job.notification()));
                 }
                 Err(SessionError::Unavailable(why))
             }
@@ -259,19 +246,57 @@ impl Kafka {
         }
     }
 
-    fn committed(&mut self, job: Job, place: Option<Place>) {
-        let Some(place) = place else { return job.stored(None) };
+    fn committed(&mut self, prepared: Prepared) {
+        let entry = prepared.entry();
+        let Prepared { job, place, .. } = prepared;
+        let (Some(place), Some(entry)) = (place, entry) else { return job.stored(None) };
         let notification = job.notification();
-        if !self.doubtful_topics.is_empty() && place.dead_letter.is_none() {
-            let topic = self.topic(notification);
-            self.doubtful_topics.remove(&topic);
-            self.topic_memory.trust(&topic);
+        if self.topic_memory.has_doubts() && place.dead_letter.is_none() {
+            self.topic_memory.trust(&self.topic(notification));
         }
-        let entry = Entry { sequence: place.sequence, fingerprint: notification.fingerprint() };
         self.entries.of.insert(notification.instance(), entry);
         match place.dead_letter {
             None => job.stored(Some(place.sequence)),
             Some(letter) => job.dead_lettered(Some(place.sequence), letter),
         }
     }
+}
+
+/// A job of a transaction, with what is stored for it: nothing for a proof, no record for what went
+/// into the folder.
+struct Prepared {
+    job: Job,
+    place: Option<Place>,
+    record: Option<Record>,
+}
+
+impl Prepared {
+    /// Of the ledger.
+    fn entry(&self) -> Option<Entry> {
+        let sequence = self.place.as_ref()?.sequence;
+        Some(Entry { sequence, fingerprint: self.job.notification().fingerprint() })
+    }
+}
+
+/// A job whose record was refused.
+struct Refused {
+    job: Job,
+    blame: Blame,
+    why: String,
+}
+
+/// Takes them out of the group, whose records came first in the transaction.
+fn take_refused(group: &mut Vec<Prepared>, refusals: Vec<Refusal>) -> Vec<Refused> {
+    let mut refusals: HashMap<usize, Refusal> = refusals.into_iter().map(|refusal| (refusal.record, refusal)).collect();
+    let mut index = 0..;
+    let (mut refused, mut others) = (Vec::new(), Vec::new());
+    for prepared in group.drain(..) {
+        let record = prepared.record.as_ref().and_then(|_| index.next());
+        match record.and_then(|index| refusals.remove(&index)) {
+            None => others.push(prepared),
+            Some(Refusal { blame, why, .. }) => refused.push(Refused { job: prepared.job, blame, why }),
+        }
+    }
+    *group = others;
+    refused
 }

@@ -34,16 +34,10 @@ pub(super) struct Topics {
     ledger: String,
     largest_record: String,
     runtime: Handle,
-    memory: TopicMemory,
 }
 
 impl Topics {
-    pub(super) fn new(
-        client: &ClientConfig,
-        config: &Options,
-        runtime: Handle,
-        memory: TopicMemory,
-    ) -> Result<Self, SessionError> {
+    pub(super) fn new(client: &ClientConfig, config: &Options, runtime: Handle) -> Result<Self, SessionError> {
         let mut client = client.clone();
         client.remove("transactional.id");
         Ok(Self {
@@ -53,12 +47,11 @@ impl Topics {
             create: config.create_topics.clone(),
             ledger: config.ledger_topic.value.clone(),
             runtime,
-            memory,
         })
     }
 
     /// The ledger's topic exists from here on, and forgets nothing. Without it nothing goes.
-    pub(super) fn ensure_ledger(&self) -> Result<(), SessionError> {
+    pub(super) fn ensure_ledger(&self, memory: &mut TopicMemory) -> Result<(), SessionError> {
         // Small segments, so that compaction keeps what has to be read at a start small.
         let settings = [
             ("cleanup.policy", "compact"),
@@ -73,7 +66,7 @@ impl Topics {
         match self.setting(topic, "cleanup.policy").as_deref() {
             Ok("compact") => Ok(()),
             Err(why) => {
-                self.memory.tell_of_settings(topic, why);
+                memory.tell_of_settings(topic, why);
                 Ok(())
             }
             Ok(policy) => Err(SessionError::Unavailable(format!(

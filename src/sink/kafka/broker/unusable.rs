@@ -12,7 +12,7 @@ use crate::sink::session::Job;
 /// How often entries that cannot be used are read again.
 const REREAD: Duration = Duration::from_secs(10);
 
-impl Kafka {
+impl Kafka<'_> {
     /// Nothing may be published for an instance of which is not known what was published last. From time to time the
     /// ledger is asked again: the operator may have mended it.
     pub(super) fn refuse_unusable(&mut self, jobs: &mut Vec<Job>) {
