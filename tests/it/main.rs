@@ -91,6 +91,9 @@ mod rabbitmq_consumers;
 /// RabbitMQ, its operator and the network at their worst.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_faults;
+/// What RabbitMQ closes a channel over.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_channels;
 /// The bridge killed on its way into RabbitMQ.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_kills;

@@ -124,5 +124,8 @@ pub fn assert_kept(scene: &Scene, messages: &[Message], bodies: &[String], marks
 /// The marks that these logs account for: one per instance and acquisition of the ownership, one per unknown outcome.
 pub fn marks_due(scene: &Scene, log: &str) -> usize {
     let count = |text: &str| log.matches(&format!(r#""message":"{text}""#)).count();
-    scene.instances.len() * count("owning the AMQP sink") + count("not stored, opening the sink again")
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let unconfirmed: u64 = lines.filter_map(|line| line["unconfirmed"].as_u64()).sum();
+    let unknown = count("not stored, opening the sink again") + usize::try_from(unconfirmed).unwrap();
+    scene.instances.len() * count("owning the AMQP sink") + unknown
 }

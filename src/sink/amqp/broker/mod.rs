@@ -1,20 +1,19 @@
-//! The sink `amqp`: RabbitMQ with publisher confirms. One thread owns the one publishing channel
-//! and, on the same connection, the exclusive queue that is the ownership: when the broker lets
-//! another bridge have that queue, nothing of ours can arrive any more.
+//! The sink `amqp`: RabbitMQ with publisher confirms. One thread owns the connection on which it
+//! publishes and, on the same connection, the exclusive queue that is the ownership: when the broker
+//! lets another bridge have that queue, nothing of ours can arrive any more.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lapin::Channel;
 use tracing::info;
 
+use self::channels::Channels;
 use self::connection::{Link, Nodes};
 use self::publish::Outcome;
 use crate::doctor::Check;
 use crate::doubt::Memory;
-use crate::fault;
 use crate::notification::{InstanceId, Notification};
 use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Place};
@@ -27,6 +26,7 @@ use crate::verify::Audit;
 
 mod alarm;
 mod arguments;
+mod channels;
 mod connection;
 mod doctor;
 mod errors;
@@ -36,9 +36,6 @@ mod topology;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::connection::destination;
-
-/// What every RabbitMQ takes: version 4 allows no more, earlier ones 128 MiB.
-const LARGEST_BODY: usize = 16 << 20;
 
 /// Where dead letters are kept, as keys of the config.
 const QUEUE: &str = "dead_letter_queue";
@@ -68,7 +65,7 @@ impl Driver for Options {
 /// The sink under one ownership.
 struct Amqp {
     link: Link,
-    channel: Channel,
+    channels: Channels,
     config: Options,
     folder: Folder,
     told: topology::Told,
@@ -83,13 +80,12 @@ impl Session for Amqp {
     }
 
     fn probe(&mut self) -> Result<(), SessionError> {
-        self.link.patiently(connection::prove_ownership(&self.channel, &self.config))
+        self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, &self.config))
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
-        // The broker would close the channel over it, under everything else that is in flight.
-        let too_large = |job: &mut Job| job.action() != Action::Prove && job.notification().body().len() > LARGEST_BODY;
-        for job in jobs.extract_if(.., too_large) {
+        let too_large = |job: &mut Job| job.action() != Action::Prove && self.channels.is_too_large(job.notification());
+        for job in jobs.extract_if(.., too_large).collect::<Vec<_>>() {
             self.keep(job, Reason::TooLarge);
         }
         let mut malformed = extract_malformed(jobs);
@@ -117,11 +113,12 @@ impl Session for Amqp {
 impl Amqp {
     fn acquire(config: &Options, folder: &Folder, nodes: &mut Nodes) -> Result<Self, SessionError> {
         let (link, channel) = nodes.own()?;
+        let channels = Channels::new(channel);
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
         Ok(Self {
             link,
-            channel,
+            channels,
             config: config.clone(),
             folder: folder.clone(),
             told: nodes.told(),
@@ -133,29 +130,28 @@ impl Amqp {
     /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
     fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, None)?;
-        let full = outcomes.contains(&Outcome::Nacked);
         for (job, outcome) in std::mem::take(jobs).into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Stored(sequence) => self.stored(job, sequence),
                 // Where several queues are bound, another one may have taken it.
                 Outcome::Nacked => job.fail(SinkError::Reopen(FULL.into())),
                 Outcome::Unroutable => jobs.push(job),
+                Outcome::TooLarge => self.keep(job, Reason::TooLarge),
+                Outcome::Refused(cause) => job.fail(SinkError::Refused(cause)),
             }
-        }
-        if full {
-            // A quorum queue that was full stays full to a channel, unless a consumer made the room.
-            self.channel = self.link.another_channel()?;
         }
         Ok(())
     }
 
     /// Publishes dead letters; into the folder goes what even their queue does not take.
     fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), SessionError> {
-        let outcomes = self.publish(jobs, Some(reason))?;
+        let outcomes = self.publish(&mut *jobs, Some(reason))?;
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
                 Outcome::Stored(_) => self.buried(job, reason, QUEUE),
-                Outcome::Unroutable | Outcome::Nacked => self.keep(job, reason),
+                Outcome::Unroutable | Outcome::Nacked | Outcome::TooLarge | Outcome::Refused(_) => {
+                    self.keep(job, reason);
+                }
             }
         }
         Ok(())
@@ -202,32 +198,5 @@ impl Amqp {
 
     fn next_sequence(&self, instance: InstanceId) -> u64 {
         self.sequences.get(&instance).map_or(1, |last| last + 1)
-    }
-
-    /// One batch, all of it a dead letter or none of it. Tells what became of each.
-    fn publish(&mut self, jobs: &[Job], dead: Option<Reason>) -> Result<Vec<Outcome>, SessionError> {
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let places: Vec<Place> = jobs
-            .iter()
-            .map(|job| self.place(job, dead.map(|reason| self.letter(job.notification(), reason, QUEUE))))
-            .collect();
-        let (channel, config) = (&self.channel, &self.config);
-        self.link.patiently(async {
-            if jobs.iter().any(|job| job.action() == Action::Prove) {
-                connection::prove_ownership(channel, config).await?;
-            }
-            fault::reached("before_publish");
-            let mut batch = publish::Batch::new(channel, config);
-            for (job, place) in jobs.iter().zip(&places) {
-                match job.action() {
-                    Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
-                }
-            }
-            fault::reached("published");
-            batch.confirmed().await
-        })
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! lapin attaches a returned message to whichever confirm comes next. So a batch is a barrier:
 //! all confirms are awaited, and returns are matched by our own message id, before anything is
-//! decided.
+//! decided. What was confirmed before the broker closed the channel is known all the same: a return
+//! comes before its own confirm.
 
 use std::collections::HashSet;
 
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Error, PublisherConfirm};
 
-use super::errors::unavailable;
+use super::errors::{Closed, unavailable};
 use crate::notification::Notification;
 use crate::sink::amqp::options::Options;
 use crate::sink::cloud_event::{self, Place};
@@ -18,8 +19,8 @@ use crate::sink::session::SessionError;
 
 const PERSISTENT: u8 = 2;
 
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of a message that was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// Every queue that it was routed to has it, at this place of the sequence; or it was there.
     Stored(Option<u64>),
@@ -27,32 +28,56 @@ pub(super) enum Outcome {
     Unroutable,
     /// At least one queue refused it.
     Nacked,
+    /// Larger than the broker takes; not stored, for certain.
+    TooLarge,
+    /// The broker closed the channel over it; not stored, for certain.
+    Refused(String),
 }
 
+/// Messages that are published together.
 pub(super) struct Batch<'a> {
     channel: &'a Channel,
     config: &'a Options,
-    sent: Vec<Option<Sent>>,
+    messages: Vec<Message>,
+    closed: Option<Closed>,
 }
 
-struct Sent {
-    id: ShortString,
-    sequence: u64,
-    confirm: PublisherConfirm,
+/// What became of a batch, in its order.
+pub(super) struct Published {
+    /// `None`: unknown, because the channel was closed before it was confirmed.
+    pub outcomes: Vec<Option<Outcome>>,
+    pub closed: Option<Closed>,
+}
+
+enum Message {
+    /// Nothing was to be published.
+    Nothing,
+    Sent {
+        id: ShortString,
+        sequence: u64,
+        confirm: PublisherConfirm,
+    },
+    /// The channel was closed before, or meanwhile.
+    Unsent,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(channel: &'a Channel, config: &'a Options) -> Self {
-        Self { channel, config, sent: Vec::new() }
+        Self { channel, config, messages: Vec::new(), closed: None }
     }
 
     /// A place in the batch for what needs no publish.
     pub(super) fn nothing(&mut self) {
-        self.sent.push(None);
+        self.messages.push(Message::Nothing);
     }
 
-    /// Sends it, without waiting for its confirm. A dead letter goes to its own queue.
+    /// Sends it, without waiting for its confirm. A dead letter goes to its own queue. Nothing more is
+    /// sent when the broker has closed the channel.
     pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), SessionError> {
+        if self.closed.is_some() {
+            self.messages.push(Message::Unsent);
+            return Ok(());
+        }
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
         for (name, value) in cloud_event::attributes(notification, place) {
@@ -80,45 +105,74 @@ impl<'a> Batch<'a> {
             // The default exchange routes to the queue of that name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
-        let confirm = self
-            .channel
-            .basic_publish(exchange, routing_key, options, notification.body(), properties)
-            .await
-            .map_err(|error| unavailable("publish", &error))?;
-        self.sent.push(Some(Sent { id, sequence: place.sequence, confirm }));
+        let sent = self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties).await;
+        let message = match sent {
+            Ok(confirm) => Message::Sent { id, sequence: place.sequence, confirm },
+            Err(error) => {
+                self.is_closed("publish", &error)?;
+                Message::Unsent
+            }
+        };
+        self.messages.push(message);
         Ok(())
     }
 
-    /// Waits for every confirm, then tells the outcomes in the order of the batch.
-    pub(super) async fn confirmed(self) -> Result<Vec<Outcome>, SessionError> {
+    /// Waits for every confirm, and for as many as there are when the broker closes the channel.
+    pub(super) async fn confirmed(mut self) -> Result<Published, SessionError> {
         let mut returned = HashSet::new();
-        let mut answers = Vec::with_capacity(self.sent.len());
-        for sent in self.sent {
-            let Some(Sent { id, sequence, confirm }) = sent else {
-                answers.push(None);
-                continue;
-            };
-            let confirmation = confirm.await.map_err(|error| unavailable("confirm", &error))?;
-            let acknowledged = match &confirmation {
-                Confirmation::Ack(_) => true,
-                Confirmation::Nack(_) => false,
-                Confirmation::NotRequested => {
-                    return Err(SessionError::Unavailable("the channel does not confirm".into()));
-                }
-            };
-            if let Some(message) = confirmation.take_message() {
-                returned.extend(message.delivery.properties.message_id().clone());
-            }
-            answers.push(Some((id, sequence, acknowledged)));
+        let mut answers = Vec::with_capacity(self.messages.len());
+        for message in std::mem::take(&mut self.messages) {
+            answers.push(match message {
+                Message::Nothing => Answer::Nothing,
+                Message::Unsent => Answer::Unknown,
+                Message::Sent { id, sequence, confirm } => match confirm.await {
+                    Err(error) => {
+                        self.is_closed("confirm", &error)?;
+                        Answer::Unknown
+                    }
+                    Ok(confirmation) => {
+                        let answer = match &confirmation {
+                            Confirmation::Ack(_) => Answer::Ack { id, sequence },
+                            Confirmation::Nack(_) => Answer::Nack { id },
+                            Confirmation::NotRequested => {
+                                return Err(SessionError::Unavailable("the channel does not confirm".into()));
+                            }
+                        };
+                        if let Some(message) = confirmation.take_message() {
+                            returned.extend(message.delivery.properties.message_id().clone());
+                        }
+                        answer
+                    }
+                },
+            });
         }
-        let outcome = |answer: Option<(ShortString, u64, bool)>| match answer {
-            None => Outcome::Stored(None),
-            Some((id, ..)) if returned.contains(&id) => Outcome::Unroutable,
-            Some((_, sequence, true)) => Outcome::Stored(Some(sequence)),
-            Some((_, _, false)) => Outcome::Nacked,
+        let outcome = |answer: Answer| match answer {
+            Answer::Nothing => Some(Outcome::Stored(None)),
+            Answer::Unknown => None,
+            Answer::Ack { id, .. } | Answer::Nack { id } if returned.contains(&id) => Some(Outcome::Unroutable),
+            Answer::Ack { sequence, .. } => Some(Outcome::Stored(Some(sequence))),
+            Answer::Nack { .. } => Some(Outcome::Nacked),
         };
-        Ok(answers.into_iter().map(outcome).collect())
+        Ok(Published { outcomes: answers.into_iter().map(outcome).collect(), closed: self.closed })
     }
+
+    /// The broker closed the channel: the first error that says why is kept. Any other error ends more
+    /// than the channel.
+    fn is_closed(&mut self, what: &str, error: &Error) -> Result<(), SessionError> {
+        let closed = Closed::read(error).ok_or_else(|| unavailable(what, error))?;
+        if self.closed.as_ref().is_none_or(|known| known.code.is_none()) {
+            self.closed = Some(closed);
+        }
+        Ok(())
+    }
+}
+
+/// The broker's answer to a message.
+enum Answer {
+    Nothing,
+    Ack { id: ShortString, sequence: u64 },
+    Nack { id: ShortString },
+    Unknown,
 }
 
 /// Names are checked with the config, and the rest is short by construction; what is too long all
