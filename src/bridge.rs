@@ -69,9 +69,10 @@ impl<'a> Bridge<'a> {
                 let stored = match self.publish(&mut *lane, verdict, &head).await {
                     Ok(Some(stored)) => stored,
                     Ok(None) => continue,
-                    Err(SinkError::Refused(cause)) => {
-                        self.health.status.publish_refused.increase();
-                        self.health.refused(&cause);
+                    Err(refusal @ (SinkError::Refused(_) | SinkError::NoRoom(_))) => {
+                        // It is received again; until then its body takes no memory.
+                        drop(head);
+                        self.health.refused(&refusal);
                         sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
@@ -79,6 +80,7 @@ impl<'a> Bridge<'a> {
                     Err(SinkError::Reopen(cause)) => {
                         self.health.status.publish_unknown.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
+                        drop(head);
                         sleep_unless(self.stop, self.health.pause()).await;
                         break;
                     }

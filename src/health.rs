@@ -1,6 +1,5 @@
 //! How an instance is: its conditions, its pauses, and what they are concluded from.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +12,7 @@ use crate::green_api::Problem;
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::repeats::Repeats;
-use crate::sink::{DeadLetter, Reason, Stored};
+use crate::sink::{DeadLetter, Reason, SinkError, Stored};
 use crate::status::{self, InstanceStatus, now};
 
 /// So long are notifications kept upstream.
@@ -218,8 +217,13 @@ impl Health {
     }
 
     /// The sink refused it for now.
-    pub(crate) fn refused(&mut self, cause: &dyn fmt::Display) {
+    pub(crate) fn refused(&mut self, refusal: &SinkError) {
+        self.status.publish_refused.increase();
+        let (SinkError::Refused(cause) | SinkError::NoRoom(cause)) = refusal else { return };
         self.conditions.enter(Condition::SinkUnavailable, cause);
+        if matches!(refusal, SinkError::NoRoom(_)) {
+            self.conditions.enter(Condition::DeadLetters, cause);
+        }
         self.may_wait(now());
     }
 

@@ -42,9 +42,11 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     info!("stopped");
     outcome.map_err(|end| match end {
         SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
-        SinkError::Refused(_) | SinkError::Renewed | SinkError::Reopen(_) | SinkError::Closed(_) => {
-            Failure::Failed(end.to_string())
-        }
+        SinkError::Refused(_)
+        | SinkError::NoRoom(_)
+        | SinkError::Renewed
+        | SinkError::Reopen(_)
+        | SinkError::Closed(_) => Failure::Failed(end.to_string()),
     })
 }
 

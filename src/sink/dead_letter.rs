@@ -5,6 +5,7 @@
     allow(dead_code, reason = "each sink has reasons of its own; files and standard output refuse nothing")
 )]
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,12 @@ impl Folder {
         file.sync_all()?;
         fs::rename(&unfinished, &path)?;
         sync_entry(&path)
+    }
+}
+
+impl fmt::Display for Folder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(formatter)
     }
 }
 

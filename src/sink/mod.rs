@@ -211,6 +211,9 @@ pub enum SinkError {
     /// It was not stored, for certain; others may be. Try it again on this lane, after a pause.
     #[error("the sink refused the notification: {0}")]
     Refused(String),
+    /// As [`Refused`](Self::Refused); and there is no room for it as a dead letter either.
+    #[error("no room for a dead letter: {0}")]
+    NoRoom(String),
     /// It was not stored, because the lane belongs to an earlier ownership. Throw the head away, open
     /// the lane anew and receive again.
     #[error("the sink's ownership was renewed")]

@@ -1,11 +1,17 @@
 //! What a sink implements to be served by a [`Worker`](super::worker::Worker): storage under one
 //! ownership.
+#![cfg_attr(
+    not(any(feature = "kafka", feature = "amqp")),
+    allow(dead_code, reason = "files and standard output need no folder for dead letters")
+)]
 
 use std::fmt;
 
 use tokio::sync::oneshot;
 
-use super::{DeadLetter, Pending, SinkError, Stored};
+use super::cloud_event::Place;
+use super::dead_letter::Folder;
+use super::{DeadLetter, Pending, Reason, SinkError, Stored};
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
 
@@ -124,7 +130,21 @@ pub struct Job {
     pub(super) ownership: u64,
     pub(super) pending: Pending,
     pub(super) action: Action,
-    pub(super) reply: oneshot::Sender<Result<Stored, SinkError>>,
+    /// It lies in the folder for dead letters by now, for this reason.
+    pub(super) kept: Option<Reason>,
+    pub(super) reply: oneshot::Sender<Result<Answer, SinkError>>,
+}
+
+/// What a session has to say of a notification.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Stored(Stored),
+    /// It is to be kept in this folder, and then handed in again: a slow disk stops its own lane alone.
+    Keep {
+        pending: Pending,
+        folder: Folder,
+        place: Place,
+    },
 }
 
 impl Job {
@@ -143,12 +163,17 @@ impl Job {
     /// It is durably stored, at this place of a sequence that is remembered; or the ownership is
     /// proved.
     pub fn stored(self, sequence: Option<u64>) {
-        answer(self.reply, Ok(self.pending.stored(sequence)));
+        answer(self.reply, Ok(Answer::Stored(self.pending.stored(sequence))));
     }
 
     /// It is durably stored, as a dead letter.
     pub fn dead_lettered(self, sequence: Option<u64>, letter: DeadLetter) {
-        answer(self.reply, Ok(self.pending.stored(sequence).as_dead_letter(letter)));
+        answer(self.reply, Ok(Answer::Stored(self.pending.stored(sequence).as_dead_letter(letter))));
+    }
+
+    /// It is to be kept in the folder at this place, as a dead letter, and comes again when it is.
+    pub(super) fn keep_in(self, folder: &Folder, place: Place) {
+        answer(self.reply, Ok(Answer::Keep { pending: self.pending, folder: folder.clone(), place }));
     }
 
     /// It is not stored, or that is unknown, as the error says.
@@ -157,7 +182,7 @@ impl Job {
     }
 }
 
-fn answer(reply: oneshot::Sender<Result<Stored, SinkError>>, answer: Result<Stored, SinkError>) {
+fn answer(reply: oneshot::Sender<Result<Answer, SinkError>>, answer: Result<Answer, SinkError>) {
     // Nobody waits any more when the process stops; then there is nobody to tell.
     drop(reply.send(answer));
 }
@@ -165,4 +190,9 @@ fn answer(reply: oneshot::Sender<Result<Stored, SinkError>>, answer: Result<Stor
 /// Takes out what is to be published and is not valid JSON: it is kept as a dead letter.
 pub fn extract_malformed(jobs: &mut Vec<Job>) -> Vec<Job> {
     jobs.extract_if(.., |job| job.action != Action::Prove && job.notification().is_malformed()).collect()
+}
+
+/// Takes out what lies in the folder for dead letters, with the reason.
+pub(super) fn extract_kept(jobs: &mut Vec<Job>) -> Vec<(Job, Reason)> {
+    jobs.extract_if(.., |job| job.kept.is_some()).filter_map(|job| job.kept.map(|reason| (job, reason))).collect()
 }

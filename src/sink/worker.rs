@@ -14,8 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::session::{Acquire, Action, Job, Session, SessionError, Shard};
-use super::{Lane, Pending, Sink, SinkError, Stored};
+use super::cloud_event::Place;
+use super::dead_letter::Folder;
+use super::session::{Acquire, Action, Answer, Job, Session, SessionError, Shard};
+use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
@@ -282,19 +284,39 @@ struct OwnedLane {
 }
 
 impl OwnedLane {
-    async fn ask(&self, pending: Pending, action: Action) -> Result<Stored, SinkError> {
-        let (reply, answer) = oneshot::channel();
+    async fn ask(&self, mut pending: Pending, action: Action) -> Result<Stored, SinkError> {
         let begun = Instant::now();
-        let job = Job { ownership: self.ownership, pending, action, reply };
-        self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
-        let stored = match answer.await {
-            Ok(answer) => answer?,
-            Err(_) if self.requests.is_closed() => return Err(thread_ended()),
-            Err(_) => return Err(SinkError::Reopen("the session left a notification without an answer".into())),
-        };
-        self.status.publish_seconds.observe(begun.elapsed());
-        Ok(stored)
+        let mut kept = None;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let job = Job { ownership: self.ownership, pending, action, kept, reply };
+            self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
+            match answer.await {
+                Ok(Ok(Answer::Stored(stored))) => {
+                    self.status.publish_seconds.observe(begun.elapsed());
+                    return Ok(stored);
+                }
+                Ok(Ok(Answer::Keep { pending: dead, folder, place })) => {
+                    kept = place.dead_letter.as_ref().map(|letter| letter.reason);
+                    pending = keep(dead, folder, place).await?;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) if self.requests.is_closed() => return Err(thread_ended()),
+                Err(_) => return Err(SinkError::Reopen("the session left a notification without an answer".into())),
+            }
+        }
     }
+}
+
+/// Writes it beside the threads that serve others.
+async fn keep(pending: Pending, folder: Folder, place: Place) -> Result<Pending, SinkError> {
+    let written = tokio::task::spawn_blocking(move || {
+        let kept = folder.keep(pending.notification(), &place);
+        let reason = place.dead_letter.map_or(Reason::Refused, |letter| letter.reason);
+        kept.map_err(|error| SinkError::NoRoom(format!("{reason}; dead_letter_dir {folder}: {error}")))?;
+        Ok(pending)
+    });
+    written.await.unwrap_or_else(|_stopping| Err(SinkError::Renewed))
 }
 
 #[async_trait]

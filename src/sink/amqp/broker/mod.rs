@@ -19,7 +19,7 @@ use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
-use crate::sink::session::{Action, Job, Session, SessionError, extract_malformed};
+use crate::sink::session::{Action, Job, Session, SessionError, extract_kept, extract_malformed};
 use crate::sink::worker::Worker;
 use crate::sink::{DeadLetter, Reason, Sink, SinkError};
 use crate::verify::Audit;
@@ -84,6 +84,9 @@ impl Session for Amqp {
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+        for (job, reason) in extract_kept(jobs) {
+            self.buried(job, reason, DIRECTORY);
+        }
         let too_large = |job: &mut Job| job.action() != Action::Prove && self.channels.is_too_large(job.notification());
         for job in jobs.extract_if(.., too_large).collect::<Vec<_>>() {
             self.keep(job, Reason::TooLarge);
@@ -157,13 +160,10 @@ impl Amqp {
         Ok(())
     }
 
-    /// Puts a notification into the folder.
-    fn keep(&mut self, job: Job, reason: Reason) {
+    /// Sends a notification into the folder.
+    fn keep(&self, job: Job, reason: Reason) {
         let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
-        match self.folder.keep(job.notification(), &place) {
-            Ok(()) => self.buried(job, reason, DIRECTORY),
-            Err(error) => job.fail(SinkError::Refused(format!("{reason}; dead_letter_dir: {error}"))),
-        }
+        job.keep_in(&self.folder, place);
     }
 
     fn buried(&mut self, job: Job, reason: Reason, kept_in: &'static str) {

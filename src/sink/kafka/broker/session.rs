@@ -17,8 +17,8 @@ use crate::notification::{InstanceId, Notification};
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
-use crate::sink::session::{Action, Job, Session, SessionError, extract_malformed};
-use crate::sink::{DeadLetter, Reason, SinkError};
+use crate::sink::session::{Action, Job, Session, SessionError, extract_kept, extract_malformed};
+use crate::sink::{DeadLetter, Reason};
 
 /// The sink under one ownership.
 pub(super) struct Kafka<'a> {
@@ -56,21 +56,19 @@ impl Session for Kafka<'_> {
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         self.look_at_partitions();
         self.refuse_unusable(jobs);
-        let mut malformed = extract_malformed(jobs);
+        let kept = extract_kept(jobs).into_iter().map(|(job, reason)| (job, Route::Folder(reason)));
+        let malformed = extract_malformed(jobs).into_iter().map(|job| (job, Route::DeadLetterTopic(Reason::Malformed)));
+        let mut alone: Vec<(Job, Route)> = kept.chain(malformed).collect();
         let mut suspects = self.of_doubtful_topics(jobs);
         let mut outcome = self.store_together(jobs, &mut suspects);
+        alone.extend(suspects.into_iter().map(|job| (job, Route::Topic)));
+        let mut alone = alone.into_iter();
         while outcome.is_ok()
-            && let Some(job) = malformed.pop()
+            && let Some((job, route)) = alone.next()
         {
-            outcome = self.store_alone(job, Route::DeadLetterTopic(Reason::Malformed), jobs);
+            outcome = self.store_alone(job, route, jobs);
         }
-        while outcome.is_ok()
-            && let Some(job) = suspects.pop()
-        {
-            outcome = self.store_alone(job, Route::Topic, jobs);
-        }
-        jobs.append(&mut suspects);
-        jobs.append(&mut malformed);
+        jobs.extend(alone.map(|(job, _)| job));
         outcome
     }
 }
@@ -115,8 +113,8 @@ impl Kafka<'_> {
     }
 
     /// A whole batch is refused for one bad record in it, so a suspect may be good. A bad one goes
-    /// to the dead-letter topic, in the transaction that moves the ledger; and to the folder,
-    /// before that transaction, when it is too bad for the topic. Back into `unanswered` when
+    /// to the dead-letter topic, in the transaction that moves the ledger; when it is too bad for the
+    /// topic, to the folder, and it comes again to have the ledger moved. Back into `unanswered` when
     /// nothing can be stored at all.
     fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut single = vec![job];
@@ -124,33 +122,28 @@ impl Kafka<'_> {
             let refused = self.commit(&mut single, route);
             unanswered.append(&mut single);
             let Some(Refused { job, blame, why }) = refused?.pop() else { return Ok(()) };
-            route = match (route, blame) {
-                (Route::Topic, Blame::Record(reason)) => Route::DeadLetterTopic(reason),
-                (Route::Topic, Blame::Topic | Blame::SomeTopic) => {
-                    self.wait_for_topic(job, &why);
-                    return Ok(());
+            match (route, blame) {
+                (Route::Topic, Blame::Record(reason)) => {
+                    route = Route::DeadLetterTopic(reason);
+                    single.push(job);
+                    continue;
                 }
+                (Route::Topic, Blame::Topic | Blame::SomeTopic) => self.wait_for_topic(job, &why),
                 (Route::Topic, Blame::Clock) => {
                     let topic = self.topic(job.notification());
                     self.wait_for_clock(job, &topic, &why);
-                    return Ok(());
                 }
                 // Of a dead letter neither.
                 (Route::DeadLetterTopic(_) | Route::Folder(_), Blame::Clock) => {
                     let topic = self.config.dead_letter_topic.value.clone();
                     self.wait_for_clock(job, &topic, &why);
-                    return Ok(());
                 }
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
                     let place = self.place(&job, Route::Folder(reason));
-                    if let Err(error) = self.folder.keep(job.notification(), &place) {
-                        job.fail(SinkError::Refused(format!("{why}; dead_letter_dir: {error}")));
-                        return Ok(());
-                    }
-                    Route::Folder(reason)
+                    job.keep_in(self.folder, place);
                 }
-            };
-            single.push(job);
+            }
+            return Ok(());
         }
     }
 
