@@ -88,6 +88,8 @@ impl<'a> Bridge<'a> {
                 };
                 self.health.stored(&stored);
                 doubt.stored(head.fingerprint(), stored.sequence());
+                // Its body may be large, and the next one wants room.
+                drop(head);
                 fault::reached("stored");
                 overlapped = self.delete(stored, doubt).await;
                 if let Some(pause) = self.health.pause_after_repeat() {
@@ -106,6 +108,7 @@ impl<'a> Bridge<'a> {
 
     /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop.
     async fn next_head(&mut self, in_hand: Option<Notification>) -> Option<Notification> {
+        self.queue.renew_connections();
         let mut head = in_hand;
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -17,20 +17,25 @@ use crate::token::{TokenSource, UnreadableSecret};
 
 mod addresses;
 mod answer;
+mod clients;
 pub mod doctor;
+mod large;
 
-pub use answer::{Call, Meaning, meaning};
+use self::addresses::Addresses;
+pub use self::answer::{Call, Meaning, meaning};
+use self::clients::{Ages, Clients, Current, Settings};
+use self::large::{LargeAnswers, NotRead, Reading};
 
-/// The largest answer that is read; a notification's body has no documented limit.
-const LARGEST_ANSWER: usize = 64 << 20;
 /// What an answer may take beyond the time that the server was asked to wait.
 const MARGIN: Duration = Duration::from_secs(15);
-const CONNECT: Duration = Duration::from_secs(10);
+/// A server that asks for more is asked again all the same.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// The HTTP client of all instances. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct GreenApi {
-    client: reqwest::Client,
+    clients: Clients,
+    large: LargeAnswers,
     receive_timeout: Duration,
 }
 
@@ -45,24 +50,15 @@ impl GreenApi {
         proxy: Option<&Url>,
         certificates: Option<&[u8]>,
     ) -> Result<Self, ClientError> {
-        // HTTP/1.1 alone, by the missing feature. No redirects and no referer: both would carry the
-        // token in the path to another host.
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("green-api-bridge/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .dns_resolver(addresses::Addresses::default())
-            .pool_idle_timeout(Duration::from_secs(30));
-        if let Some(proxy) = proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy.clone()).map_err(ClientError::of)?);
-        }
-        if let Some(pem) = certificates {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError::of)?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        Ok(Self { client: builder.build().map_err(ClientError::of)?, receive_timeout })
+        let certificates =
+            certificates.map(reqwest::Certificate::from_pem_bundle).transpose().map_err(ClientError::of)?;
+        let settings = Settings {
+            proxy: proxy.cloned(),
+            certificates: certificates.unwrap_or_default(),
+            addresses: Addresses::default(),
+        };
+        let clients = Clients::new(settings, Ages::with_polls_of(receive_timeout))?;
+        Ok(Self { clients, large: LargeAnswers::default(), receive_timeout })
     }
 }
 
@@ -81,6 +77,7 @@ impl ClientError {
 #[derive(Clone, Debug)]
 pub struct Queue {
     api: GreenApi,
+    http: Current,
     instance: InstanceId,
     base: Url,
     source: TokenSource,
@@ -136,7 +133,8 @@ impl Queue {
     /// When the token cannot be read.
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
         let token = source.read()?;
-        Ok(Self { api, instance, base, source, token, receives: Pace::default(), deletes: Pace::default() })
+        let http = api.clients.first();
+        Ok(Self { api, http, instance, base, source, token, receives: Pace::default(), deletes: Pace::default() })
     }
 
     /// The instance whose queue this is.
@@ -154,6 +152,12 @@ impl Queue {
         Ok(())
     }
 
+    /// Every few minutes its connections are left for new ones, so that a host that has moved is followed. To be called
+    /// between two requests, and often.
+    pub fn renew_connections(&mut self) {
+        self.api.clients.renew(&mut self.http);
+    }
+
     /// Waits for the head of the queue. It stays there until it is deleted. At most 100 a second are
     /// sent, as the service allows. May be dropped.
     ///
@@ -165,7 +169,7 @@ impl Queue {
         let mut url = self.url(call, None);
         url.query_pairs_mut().append_pair("receiveTimeout", &seconds.to_string());
         self.receives.turn().await;
-        let request = self.api.client.get(url).timeout(self.api.receive_timeout + MARGIN);
+        let request = self.http.client.get(url).timeout(self.api.receive_timeout + MARGIN);
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Empty => Ok(Received::Empty),
@@ -199,7 +203,7 @@ impl Queue {
     pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
         let call = Call::Delete;
         self.deletes.turn().await;
-        let request = self.api.client.delete(self.url(call, Some(stored.receipt()))).timeout(MARGIN);
+        let request = self.http.client.delete(self.url(call, Some(stored.receipt()))).timeout(MARGIN);
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => Ok(Deleted::Confirmed),
@@ -256,7 +260,7 @@ impl Queue {
         method: Method,
         body: Option<&Map<String, Value>>,
     ) -> Result<Map<String, Value>, Problem> {
-        let mut request = self.api.client.request(method, self.url(call, None)).timeout(MARGIN);
+        let mut request = self.http.client.request(method, self.url(call, None)).timeout(MARGIN);
         if let Some(body) = body {
             let body = serde_json::to_vec(body).unwrap_or_default();
             request = request.header(header::CONTENT_TYPE, "application/json").body(body);
@@ -291,19 +295,18 @@ impl Queue {
             let condition = if is_head { Condition::UnreadableAnswer } else { Condition::UpstreamUnavailable };
             self.problem(call, condition, "the answer is larger than 64 MiB")
         };
-        if response.content_length().is_some_and(|length| length > LARGEST_ANSWER as u64) {
-            return Err(too_large());
-        }
-        let first = response.chunk().await.map_err(unavailable)?.unwrap_or_default();
-        let mut whole = None::<BytesMut>;
-        while let Some(chunk) = response.chunk().await.map_err(unavailable)? {
-            let whole = whole.get_or_insert_with(|| BytesMut::from(&first[..]));
-            if whole.len() + chunk.len() > LARGEST_ANSWER {
-                return Err(too_large());
+        let not_read = |why: NotRead| match why {
+            NotRead::TooLarge => too_large(),
+            NotRead::NoRoom => {
+                let cause = "answers over 256 KiB take 256 MiB together by now, which the sink has to store first";
+                self.problem(call, Condition::UpstreamUnavailable, cause)
             }
-            whole.extend_from_slice(&chunk);
+        };
+        let mut reading = Reading::start(&self.api.large, response.content_length()).await.map_err(not_read)?;
+        while let Some(part) = response.chunk().await.map_err(unavailable)? {
+            reading.push(part).await.map_err(not_read)?;
         }
-        Ok(Answer { status, retry_after, body: whole.map_or(first, BytesMut::freeze) })
+        Ok(Answer { status, retry_after, body: reading.finish() })
     }
 
     fn trouble(&self, call: Call, meaning: Meaning, answer: &Answer) -> Problem {
@@ -323,7 +326,7 @@ impl Queue {
 
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds: u64 = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.min(3600)))
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
 /// The error and what caused it, on one line.

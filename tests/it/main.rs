@@ -85,15 +85,15 @@ mod page;
 /// Into a real RabbitMQ, read by somebody else's client.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq;
+/// What RabbitMQ closes a channel over.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
+mod rabbitmq_channels;
 /// What downstream services make of it, in Python and JavaScript.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_consumers;
 /// RabbitMQ, its operator and the network at their worst.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_faults;
-/// What RabbitMQ closes a channel over.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
-mod rabbitmq_channels;
 /// The bridge killed on its way into RabbitMQ.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_kills;

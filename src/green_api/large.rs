@@ -1,0 +1,173 @@
+//! How much memory large answers may take, all instances together. A small one needs no permission.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// The largest answer that is read; a notification's body has no documented limit.
+pub(super) const LARGEST_ANSWER: usize = 64 << 20;
+/// So much is read without a permit.
+const SMALL: usize = 256 << 10;
+/// What all permits allow.
+const TOGETHER: usize = 256 << 20;
+/// How long a permit is waited for.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Permits of a byte each. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct LargeAnswers(Arc<Semaphore>);
+
+impl Default for LargeAnswers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TOGETHER)))
+    }
+}
+
+/// Why an answer cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotRead {
+    /// Larger than any that is.
+    TooLarge,
+    /// Others are in hand.
+    NoRoom,
+}
+
+/// An answer that is being read.
+pub(super) struct Reading<'a> {
+    large: &'a LargeAnswers,
+    /// As the answer says.
+    length: Option<u64>,
+    first: Bytes,
+    whole: Option<BytesMut>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> Reading<'a> {
+    /// Waits for a permit if the answer says that it is large, before any of it is read.
+    pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>) -> Result<Self, NotRead> {
+        let mut reading = Self { large, length, first: Bytes::new(), whole: None, permit: None };
+        match length.map(usize::try_from) {
+            Some(Ok(length)) if length <= SMALL => {}
+            Some(Ok(length)) if length <= LARGEST_ANSWER => reading.permit = Some(large.permit(length).await?),
+            Some(_) => return Err(NotRead::TooLarge),
+            None => {}
+        }
+        Ok(reading)
+    }
+
+    /// The next part of it. An answer of one part is not copied.
+    pub(super) async fn push(&mut self, part: Bytes) -> Result<(), NotRead> {
+        let Some(whole) = &mut self.whole else {
+            if self.first.is_empty() {
+                self.first = part;
+                return Ok(());
+            }
+            let capacity = self.length.and_then(|length| usize::try_from(length).ok());
+            let mut whole = BytesMut::with_capacity(capacity.unwrap_or(self.first.len() + part.len()));
+            whole.extend_from_slice(&self.first);
+            self.first = Bytes::new();
+            self.whole = Some(whole);
+            return Box::pin(self.push(part)).await;
+        };
+        let length = whole.len() + part.len();
+        if length > LARGEST_ANSWER {
+            return Err(NotRead::TooLarge);
+        }
+        if length > SMALL && self.permit.is_none() {
+            self.permit = Some(self.large.permit(LARGEST_ANSWER).await?);
+            // Grown at once, so that it never takes twice as much; what is not written takes nothing.
+            whole.reserve(LARGEST_ANSWER - whole.len());
+        }
+        whole.extend_from_slice(&part);
+        Ok(())
+    }
+
+    /// All of it, with its permit, which ends with the last that shares these bytes.
+    pub(super) fn finish(self) -> Bytes {
+        let whole = self.whole.map_or(self.first, BytesMut::freeze);
+        match self.permit {
+            None => whole,
+            Some(mut permit) => {
+                drop(permit.split(permit.num_permits().saturating_sub(whole.len())));
+                Bytes::from_owner(Permitted { whole, _permit: permit })
+            }
+        }
+    }
+}
+
+impl LargeAnswers {
+    async fn permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, NotRead> {
+        let bytes = u32::try_from(bytes).map_err(|_more_than_all| NotRead::TooLarge)?;
+        match timeout(PERMIT_TIMEOUT, Arc::clone(&self.0).acquire_many_owned(bytes)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(NotRead::NoRoom),
+        }
+    }
+}
+
+struct Permitted {
+    whole: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Permitted {
+    fn as_ref(&self) -> &[u8] {
+        &self.whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    async fn read(large: &LargeAnswers, length: Option<usize>, parts: &[usize]) -> Result<Bytes, NotRead> {
+        let mut reading = Reading::start(large, length.map(|length| length as u64)).await?;
+        for part in parts {
+            reading.push(Bytes::from(vec![b'x'; *part])).await?;
+        }
+        Ok(reading.finish())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_answers_share_256_mib_and_small_ones_need_none() {
+        let large = LargeAnswers::default();
+        let mut in_hand = Vec::new();
+        for _ in 0..4 {
+            in_hand.push(read(&large, Some(64 * MIB), &[32 * MIB, 32 * MIB]).await.unwrap());
+        }
+        assert_eq!(read(&large, Some(SMALL + 1), &[SMALL + 1]).await, Err(NotRead::NoRoom));
+        assert_eq!(read(&large, None, &[SMALL, 1]).await, Err(NotRead::NoRoom));
+        assert_eq!(read(&large, Some(SMALL), &[SMALL]).await.unwrap().len(), SMALL);
+        assert_eq!(read(&large, None, &[SMALL]).await.unwrap().len(), SMALL);
+        // What shares the bytes keeps the permit.
+        let part = in_hand.pop().unwrap().slice(1..2);
+        assert_eq!(read(&large, Some(MIB), &[MIB]).await, Err(NotRead::NoRoom));
+        drop(part);
+        assert!(read(&large, Some(MIB), &[MIB]).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_unknown_length_only_what_it_has_is_kept() {
+        let large = LargeAnswers::default();
+        let mut in_hand = Vec::new();
+        for _ in 0..100 {
+            in_hand.push(read(&large, None, &[MIB, MIB / 2]).await.unwrap());
+        }
+        assert!(in_hand.iter().all(|answer| answer.len() == MIB + MIB / 2));
+        assert_eq!(large.0.available_permits(), 256 * MIB - 150 * MIB);
+    }
+
+    #[tokio::test]
+    async fn more_than_64_mib_is_too_large_however_it_comes() {
+        let large = LargeAnswers::default();
+        assert_eq!(read(&large, Some(LARGEST_ANSWER + 1), &[]).await, Err(NotRead::TooLarge));
+        assert_eq!(read(&large, None, &[LARGEST_ANSWER, 1]).await, Err(NotRead::TooLarge));
+        assert_eq!(large.0.available_permits(), TOGETHER);
+        assert_eq!(read(&large, Some(3), &[3]).await.unwrap(), "xxx");
+    }
+}
