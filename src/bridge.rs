@@ -16,7 +16,7 @@ use crate::green_api::{Problem, Queue, Received};
 use crate::health::Health;
 use crate::notification::Notification;
 use crate::sink::{Lane, Pending, Sink, SinkError, Stored};
-use crate::status::{InstanceStatus, Outcome};
+use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 use crate::unreadable::Unreadable;
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
@@ -255,7 +255,7 @@ async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T
         if let Ok(done) = timeout(WORRY, &mut waiting).await {
             return done;
         }
-        health.kept_from_looking();
+        health.kept_from_looking(status::the_sink().is_some_and(SinkStatus::stands_by));
     }
 }
 

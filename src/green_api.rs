@@ -325,7 +325,11 @@ impl Queue {
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds: u64 = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    pause_of(response.headers().get(header::RETRY_AFTER)?.to_str().ok()?)
+}
+
+fn pause_of(retry_after: &str) -> Option<Duration> {
+    let seconds = retry_after.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
 }
 
@@ -340,4 +344,17 @@ fn cause(error: reqwest::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_may_ask_for_a_pause_of_5_minutes_at_most() {
+        let seconds = |text: &str| pause_of(text).map(|pause| pause.as_secs());
+        assert_eq!([seconds(" 7 "), seconds("300"), seconds("3600")], [Some(7), Some(300), Some(300)]);
+        assert_eq!(seconds("18446744073709551615"), Some(300));
+        assert_eq!([seconds("-1"), seconds("Wed, 21 Oct 2026 07:28:00 GMT")], [None, None]);
+    }
 }

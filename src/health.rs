@@ -266,9 +266,14 @@ impl Health {
         self.expected = None;
     }
 
-    /// Something keeps us from looking at the queue.
-    pub(crate) fn kept_from_looking(&mut self) {
-        self.may_wait(now());
+    /// Something keeps us from looking at the queue. While we stand by, another bridge does.
+    pub(crate) fn kept_from_looking(&mut self, stands_by: bool) {
+        if stands_by {
+            self.waiting_since = None;
+            self.conditions.leave(Condition::RetentionAtRisk);
+        } else {
+            self.may_wait(now());
+        }
     }
 
     fn may_wait(&mut self, now: u64) {
@@ -327,6 +332,21 @@ mod tests {
         assert!(!is_at_risk(&health));
         health.empty(Some(3));
         assert!(!is_at_risk(&health), "since just now");
+    }
+
+    #[test]
+    fn a_stand_by_is_not_at_risk_however_long_it_waits() {
+        let mut health = Health::of("82".parse().unwrap());
+        let is_at_risk = |health: &Health| health.conditions.contains(Condition::RetentionAtRisk);
+        health.may_wait(0);
+        health.kept_from_looking(true);
+        health.kept_from_looking(false);
+        assert!(!is_at_risk(&health), "the clock starts when nobody looks");
+        health.waiting_since = Some(0);
+        health.kept_from_looking(false);
+        assert!(is_at_risk(&health));
+        health.kept_from_looking(true);
+        assert!(!is_at_risk(&health));
     }
 
     #[test]

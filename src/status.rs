@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::condition::Conditions;
+use crate::condition::{Condition, Conditions};
 use crate::kinds::{KINDS, OTHER, listed};
 use crate::notification::InstanceId;
 
@@ -198,6 +198,11 @@ impl SinkStatus {
     pub fn is_stuck(&self) -> bool {
         let since = self.busy_since.get();
         since != 0 && now().saturating_sub(since) > STUCK_SECS
+    }
+
+    /// Whether another bridge has the ownership, and serves the instances meanwhile.
+    pub fn stands_by(&self) -> bool {
+        self.conditions().contains(Condition::WaitingForOwnership)
     }
 
     /// What it waits for. Locked when that changes, never on the way of a notification.

@@ -97,7 +97,7 @@ impl Collector for Bridge {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (instance, status) in &instances {
                 for (value, read) in values {
-                    let labels = [("instance", instance.as_str()), (label, value)];
+                    let labels = [("id_instance", instance.as_str()), (label, value)];
                     let labels = if label.is_empty() { &labels[..1] } else { &labels[..] };
                     family.encode_family(&labels)?.encode_counter(&read(status).get(), NO_EXEMPLAR)?;
                 }
@@ -106,7 +106,9 @@ impl Collector for Bridge {
         for (name, help, read) in GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (instance, status) in &instances {
-                family.encode_family(&[("instance", instance.as_str())])?.encode_gauge(&signed(read(status).get()))?;
+                family
+                    .encode_family(&[("id_instance", instance.as_str())])?
+                    .encode_gauge(&signed(read(status).get()))?;
             }
         }
         let help = "Notifications received, redeliveries included";
@@ -143,7 +145,7 @@ fn by_kind(
     for (instance, status) in instances {
         for (kind, count) in read(status).each() {
             let labels: Vec<_> =
-                [("instance", instance.as_str())].into_iter().chain(more).chain([("type", kind)]).collect();
+                [("id_instance", instance.as_str())].into_iter().chain(more).chain([("type", kind)]).collect();
             family.encode_family(&labels.as_slice())?.encode_counter(&count, NO_EXEMPLAR)?;
         }
     }
@@ -155,7 +157,7 @@ fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Re
     let mut family = encoder.encode_descriptor("instance_state", help, None, MetricType::Gauge)?;
     for (instance, status) in instances {
         if let Some(state) = status.state() {
-            family.encode_family(&[("instance", instance.as_str()), ("state", state)])?.encode_gauge(&1_i64)?;
+            family.encode_family(&[("id_instance", instance.as_str()), ("state", state)])?.encode_gauge(&1_i64)?;
         }
     }
     Ok(())
@@ -170,7 +172,7 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let instance = instance.map(|instance| instance.to_string()).unwrap_or_default();
         for condition in present {
             let condition = condition.to_string();
-            let labels = [("instance", instance.as_str()), ("condition", condition.as_str())];
+            let labels = [("id_instance", instance.as_str()), ("condition", condition.as_str())];
             family.encode_family(&labels)?.encode_gauge(&1_i64)?;
         }
     }

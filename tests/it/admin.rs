@@ -68,18 +68,18 @@ async fn everything_that_happened_can_be_read() {
     }
 
     // The last delete takes effect a moment before its answer is counted.
-    let confirmed = format!(r#"green_api_bridge_deletes_total{{instance="{ID}",outcome="confirmed"}} 5"#);
+    let confirmed = format!(r#"green_api_bridge_deletes_total{{id_instance="{ID}",outcome="confirmed"}} 5"#);
     let mut metrics = String::new();
     while !metrics.contains(&confirmed) {
         metrics = text(&address, "/metrics").await;
     }
     for line in [
         format!(
-            r#"green_api_bridge_notifications_published_total{{instance="{ID}",sink="file",type="incomingCall"}} 5"#
+            r#"green_api_bridge_notifications_published_total{{id_instance="{ID}",sink="file",type="incomingCall"}} 5"#
         ),
-        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}",type="incomingCall"}} 5"#),
-        format!(r#"green_api_bridge_in_flight_notifications{{instance="{ID}"}} 0"#),
-        format!(r#"green_api_bridge_polls_total{{instance="{ID}",outcome="notification"}} "#),
+        format!(r#"green_api_bridge_notifications_received_total{{id_instance="{ID}",type="incomingCall"}} 5"#),
+        format!(r#"green_api_bridge_in_flight_notifications{{id_instance="{ID}"}} 0"#),
+        format!(r#"green_api_bridge_polls_total{{id_instance="{ID}",outcome="notification"}} "#),
         r#"green_api_bridge_sink_up{sink="file"} 1"#.into(),
         r#"green_api_bridge_publish_duration_seconds_count{sink="file"} 15"#.into(),
         r#"green_api_bridge_end_to_end_latency_seconds_count{sink="file"} 15"#.into(),
@@ -100,17 +100,17 @@ const METRICS: [(&str, &str, &[&str]); 21] = [
     ("process_open_fds", "gauge", &[]),
     ("process_threads", "gauge", &[]),
     ("process_cpu_seconds", "counter", &[]),
-    ("green_api_bridge_polls", "counter", &["instance", "outcome"]),
-    ("green_api_bridge_deletes", "counter", &["instance", "outcome"]),
-    ("green_api_bridge_redeliveries", "counter", &["instance"]),
-    ("green_api_bridge_dead_lettered", "counter", &["instance", "reason"]),
-    ("green_api_bridge_in_flight_notifications", "gauge", &["instance"]),
-    ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["instance"]),
-    ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["instance"]),
-    ("green_api_bridge_notifications_received", "counter", &["instance", "type"]),
-    ("green_api_bridge_notifications_published", "counter", &["instance", "sink", "type"]),
-    ("green_api_bridge_instance_state", "gauge", &["instance", "state"]),
-    ("green_api_bridge_condition", "gauge", &["instance", "condition"]),
+    ("green_api_bridge_polls", "counter", &["id_instance", "outcome"]),
+    ("green_api_bridge_deletes", "counter", &["id_instance", "outcome"]),
+    ("green_api_bridge_redeliveries", "counter", &["id_instance"]),
+    ("green_api_bridge_dead_lettered", "counter", &["id_instance", "reason"]),
+    ("green_api_bridge_in_flight_notifications", "gauge", &["id_instance"]),
+    ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["id_instance"]),
+    ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["id_instance"]),
+    ("green_api_bridge_notifications_received", "counter", &["id_instance", "type"]),
+    ("green_api_bridge_notifications_published", "counter", &["id_instance", "sink", "type"]),
+    ("green_api_bridge_instance_state", "gauge", &["id_instance", "state"]),
+    ("green_api_bridge_condition", "gauge", &["id_instance", "condition"]),
     ("green_api_bridge_poll_duration_seconds", "histogram", &["outcome"]),
     ("green_api_bridge_sink_up", "gauge", &["sink"]),
     ("green_api_bridge_publish_errors", "counter", &["sink", "error_type"]),
@@ -145,7 +145,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
             let value = value.trim_matches('"');
             // Words of our own, and nothing that grows with what is carried.
             let is_bounded = match label {
-                "instance" => value.is_empty() || scene.instances.iter().any(|id| id == value),
+                "id_instance" => value.is_empty() || scene.instances.iter().any(|id| id == value),
                 "le" => value == "+Inf" || value.parse::<f64>().is_ok(),
                 "version" | "revision" | "librdkafka" => value.len() < 41,
                 _ => value.chars().all(|character| character.is_ascii_alphabetic() || character == '_'),
@@ -154,16 +154,16 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
         }
         let names: Vec<&str> = labels.map(|(label, _)| label).filter(|label| *label != "le").collect();
         assert_eq!(&names, wanted, "{line}");
-        assert!(!(kind == &"histogram" && names.contains(&"instance")), "{line}");
+        assert!(!(kind == &"histogram" && names.contains(&"id_instance")), "{line}");
     }
     for line in [
-        format!(r#"green_api_bridge_notifications_received_total{{instance="{ID}",type="other"}} 1"#),
-        format!(r#"green_api_bridge_instance_state{{instance="{ID}",state="other"}} 1"#),
-        format!(r#"green_api_bridge_polls_total{{instance="{ID}",outcome="error"}} 0"#),
+        format!(r#"green_api_bridge_notifications_received_total{{id_instance="{ID}",type="other"}} 1"#),
+        format!(r#"green_api_bridge_instance_state{{id_instance="{ID}",state="other"}} 1"#),
+        format!(r#"green_api_bridge_polls_total{{id_instance="{ID}",outcome="error"}} 0"#),
     ] {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
-    let refused = format!(r#"green_api_bridge_polls_total{{instance="{}",outcome="error"}} 0"#, scene.instances[2]);
+    let refused = format!(r#"green_api_bridge_polls_total{{id_instance="{}",outcome="error"}} 0"#, scene.instances[2]);
     assert!(!metrics.contains(&refused), "{metrics}");
     let readme = include_str!("../../README.md");
     for (name, kind, labels) in METRICS {
@@ -174,7 +174,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
         };
         assert!(readme.contains(&row), "{row} is not in the README");
     }
-    let of_an_instance = metrics.lines().filter(|line| line.contains(&format!(r#"instance="{ID}""#))).count();
+    let of_an_instance = metrics.lines().filter(|line| line.contains(&format!(r#"id_instance="{ID}""#))).count();
     assert!(of_an_instance < 20, "{of_an_instance} series for each of thousands");
 }
 
@@ -201,7 +201,7 @@ async fn the_state_of_an_account_and_the_age_of_a_notification_are_those_that_it
     };
     let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
     readiness(&address, 200).await;
-    let state = |state: &str| format!(r#"green_api_bridge_instance_state{{instance="{ID}",state="{state}"}} 1"#);
+    let state = |state: &str| format!(r#"green_api_bridge_instance_state{{id_instance="{ID}",state="{state}"}} 1"#);
     assert!(!text(&address, "/metrics").await.contains("green_api_bridge_instance_state{"), "nothing has told it");
     let ages = [("starting", 200), ("authorized", 7200), ("notAuthorized", 100_000)];
     scene.push(ages.map(|(state, age)| changed(state, age)).iter().map(String::as_str));
@@ -232,11 +232,11 @@ async fn a_notification_is_in_flight_until_its_delete_is_answered() {
     scene.emulator.turn(ID, |knobs| knobs.delay_ms = 1_000);
     let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
     readiness(&address, 200).await;
-    let in_flight = |count: u8| format!(r#"green_api_bridge_in_flight_notifications{{instance="{ID}"}} {count}"#);
+    let in_flight = |count: u8| format!(r#"green_api_bridge_in_flight_notifications{{id_instance="{ID}"}} {count}"#);
     metrics_with(&address, &in_flight(0)).await;
     scene.push(["{}"]);
     metrics_with(&address, &in_flight(1)).await;
-    let deleted = format!(r#"green_api_bridge_deletes_total{{instance="{ID}",outcome="confirmed"}} 1"#);
+    let deleted = format!(r#"green_api_bridge_deletes_total{{id_instance="{ID}",outcome="confirmed"}} 1"#);
     let metrics = metrics_with(&address, &deleted).await;
     assert!(metrics.contains(&in_flight(0)), "{metrics}");
 }
@@ -252,7 +252,10 @@ async fn what_is_not_ready_is_named_and_comes_back() {
     assert!(told.contains("the sink is not connected") && !told.contains("Green API"), "{told}");
     bridge.wait_for_log("sink_unavailable");
     let metrics = text(&address, "/metrics").await;
-    assert!(metrics.contains(r#"green_api_bridge_condition{instance="",condition="sink_unavailable"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"green_api_bridge_condition{id_instance="",condition="sink_unavailable"} 1"#),
+        "{metrics}"
+    );
     std::fs::create_dir(scene.path("later")).unwrap();
     readiness(&address, 200).await;
     assert!(!text(&address, "/metrics").await.contains("sink_unavailable"));

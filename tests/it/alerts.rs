@@ -45,7 +45,9 @@ impl Prometheus {
         assert_ne!(rule["health"], "err", "{rule}");
         let label = |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
         let raised = rule["alerts"].as_array().unwrap().iter();
-        raised.map(|alert| (label(alert, "instance"), alert["state"].as_str().unwrap().to_owned())).collect()
+        // Of Green API, or else of Prometheus.
+        let name = if alert == "GreenApiBridgeDown" { "instance" } else { "id_instance" };
+        raised.map(|alert| (label(alert, name), alert["state"].as_str().unwrap().to_owned())).collect()
     }
 
     /// The values that a question is answered with.
