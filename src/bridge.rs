@@ -241,7 +241,7 @@ impl<'a> Bridge<'a> {
         let pause = self.health.failed(problem);
         sleep_unless(self.stop, pause).await;
         if problem.condition == Condition::TokenRefused
-            && let Err(error) = self.queue.read_token_again()
+            && let Some(Err(error)) = self.stop.run_until_cancelled(self.queue.read_token_again()).await
         {
             warn!(instance = %self.queue.instance(), %error, "the token cannot be read again");
         }

@@ -1,19 +1,30 @@
-//! Sudden death at a named step of a notification's way, for the tests. Only builds with the
-//! feature `fault-hooks` contain it; in all others [`reached`] is nothing.
+//! Sudden death at a named step of a notification's way, and file systems that hang, for the tests. Only builds with the
+//! feature `fault-hooks` contain it; in all others [`reached`] and [`hanging`] are nothing.
 //!
 //! The variable `BRIDGE_FAULT=SIGNAL@STEP#N` makes the process send itself that signal, `SIGKILL`
-//! or `SIGSTOP` say, when it reaches that step for the N-th time.
+//! or `SIGSTOP` say, when it reaches that step for the N-th time. A pipe `NAME.hangs` beside the file `NAME` makes
+//! whoever asks about that file hang in the system's hands until somebody opens the pipe for writing.
 
 /// A step is reached. Does not return if the process is to die here.
 #[cfg(not(feature = "fault-hooks"))]
 #[inline]
 pub(crate) fn reached(_step: &str) {}
 
+/// Asks about a file, on a file system that may hang.
+#[cfg(not(feature = "fault-hooks"))]
+#[inline]
+pub(crate) fn hanging<T>(path: &std::path::Path, ask: fn(&std::path::Path) -> T) -> T {
+    ask(path)
+}
+
 #[cfg(feature = "fault-hooks")]
-pub(crate) use hooks::reached;
+pub(crate) use hooks::{hanging, reached};
 
 #[cfg(feature = "fault-hooks")]
 mod hooks {
+    use std::fs::File;
+    use std::os::unix::fs::FileTypeExt;
+    use std::path::Path;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -44,5 +55,15 @@ mod hooks {
             // To this thread, which so cannot go on even for a moment before the process stops.
             raise(plan.signal).unwrap_or_else(|error| panic!("{}: {error}", plan.signal));
         }
+    }
+
+    pub(crate) fn hanging<T>(path: &Path, ask: fn(&Path) -> T) -> T {
+        let mut pipe = path.as_os_str().to_owned();
+        pipe.push(".hangs");
+        if Path::new(&pipe).metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            // Whether somebody came or the pipe is gone.
+            File::open(pipe).ok();
+        }
+        ask(path)
     }
 }

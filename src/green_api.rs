@@ -127,7 +127,7 @@ struct Answer {
 }
 
 impl Queue {
-    /// The queue of `instance` at `base`, its `apiUrl`.
+    /// The queue of `instance` at `base`, its `apiUrl`. Reads the token: a file may take 5 seconds.
     ///
     /// # Errors
     /// When the token cannot be read.
@@ -143,12 +143,12 @@ impl Queue {
         self.instance
     }
 
-    /// Reads the token again: a file may hold another by now.
+    /// Reads the token again: a file may hold another by now. May be dropped.
     ///
     /// # Errors
     /// When it cannot be read; the token known so far stays in use.
-    pub fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
-        self.token = self.source.read()?;
+    pub async fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
+        self.token = self.source.read_aside().await?;
         Ok(())
     }
 

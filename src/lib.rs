@@ -16,6 +16,7 @@ pub mod fleet;
 pub mod fuzzing;
 pub mod green_api;
 mod health;
+mod input_file;
 mod kinds;
 pub mod mistake;
 pub mod notification;

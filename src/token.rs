@@ -1,8 +1,12 @@
 //! Where an instance's token comes from.
 
+use std::io;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::input_file;
 
 /// Where an instance's token comes from.
 #[derive(Clone, Debug)]
@@ -14,7 +18,7 @@ pub enum TokenSource {
 }
 
 impl TokenSource {
-    /// Reads the token.
+    /// Reads the token. Blocks for at most 5 seconds.
     ///
     /// # Errors
     /// When the file cannot be read or is empty; the text names the file.
@@ -23,12 +27,26 @@ impl TokenSource {
             Self::Given(token) => return Ok(token.clone()),
             Self::File(path) => path,
         };
-        let unreadable = |cause: String| UnreadableSecret { path: path.clone(), cause };
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        let unreadable = |cause| UnreadableSecret { path: path.clone(), cause };
+        let text = input_file::read_secret_text(path).map_err(unreadable)?;
         match text.trim() {
-            "" => Err(unreadable("it is empty".into())),
+            "" => Err(unreadable(io::Error::other("it is empty"))),
             token => Ok(SecretString::from(token)),
         }
+    }
+
+    /// Reads the token on another thread. May be dropped.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_aside(&self) -> Result<SecretString, UnreadableSecret> {
+        let path = match self {
+            Self::Given(token) => return Ok(token.clone()),
+            Self::File(path) => path.clone(),
+        };
+        let source = self.clone();
+        let unexpected = |end: JoinError| UnreadableSecret { path, cause: io::Error::other(end) };
+        spawn_blocking(move || source.read()).await.map_err(unexpected)?
     }
 }
 
@@ -37,5 +55,13 @@ impl TokenSource {
 #[error("{}: {cause}", path.display())]
 pub struct UnreadableSecret {
     path: PathBuf,
-    cause: String,
+    cause: io::Error,
+}
+
+impl UnreadableSecret {
+    /// Whether the file does not answer: it may well do so later.
+    #[must_use]
+    pub fn is_late(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::TimedOut
+    }
 }

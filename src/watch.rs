@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tracing::{error, info, warn};
 use crate::config::{Instance, instance_files};
 use crate::fleet::Change;
 use crate::green_api::Queue;
+use crate::input_file;
 use crate::notification::InstanceId;
 
 const LOOK: Duration = Duration::from_secs(2);
@@ -29,7 +31,7 @@ pub struct Watch {
     make_queue: MakeQueue,
     /// By the file of an instance; those of the config itself have no file of their own.
     files: HashMap<PathBuf, Seen>,
-    fixed: Vec<(Instance, Option<Stamp>)>,
+    fixed: Vec<(Instance, Token)>,
 }
 
 /// What tells that a file is no longer the same, without reading it.
@@ -41,39 +43,111 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// Of what a link leads to. `None`: there is none, or it cannot be read.
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = fs::metadata(path).ok()?;
+    /// Of what a link leads to.
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        Some(Self { inode: metadata.ino(), length: metadata.len(), modified })
+        Ok(Self { inode: metadata.ino(), length: metadata.len(), modified })
     }
 }
 
-struct Seen {
+/// What files are like at one look. Those that do not answer are not in it: nothing is known of them.
+struct Stamps(HashMap<PathBuf, Option<Stamp>>);
+
+impl Stamps {
+    fn of(paths: Vec<PathBuf>) -> Self {
+        let looked = input_file::each(paths.clone(), Stamp::of);
+        let answered = paths.into_iter().zip(looked).filter_map(|(path, stamp)| match stamp {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
+            // None: there is none, or it cannot be read.
+            stamp => Some((path, stamp.ok())),
+        });
+        Self(answered.collect())
+    }
+
+    fn token(&self, instance: &Instance) -> Option<Stamp> {
+        self.0.get(instance.api_token_file.as_ref()?).copied().flatten()
+    }
+}
+
+/// The token file of an instance, as it was when it was last read.
+#[derive(Default)]
+struct Token {
     stamp: Option<Stamp>,
-    token: Option<Stamp>,
+    /// Why it could not be read, as it was told.
+    trouble: Option<String>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// As it was read. `None`: it could not be used, and is tried again.
+    stamp: Option<Stamp>,
+    token: Token,
     /// What runs because of it. `None` if it never was right.
     instance: Option<Instance>,
     /// What is given in another file too, and can run because of this one when that is gone.
     waits_for: Option<InstanceId>,
+    /// What is wrong with it, as it was told.
+    trouble: Option<String>,
 }
 
-fn token_stamp(instance: &Instance) -> Option<Stamp> {
-    instance.api_token_file.as_deref().and_then(Stamp::of)
+impl Token {
+    /// The instance runs with what is in the file from now on, if that has changed.
+    fn look(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &MakeQueue) -> Option<Change> {
+        let now = stamps.token(instance);
+        if now.is_none() || now == self.stamp {
+            return None;
+        }
+        let id = instance.id.value;
+        match make_queue(instance) {
+            Ok(queue) => {
+                *self = Self { stamp: now, trouble: None };
+                info!(instance = %id, why = "its token file has changed", "starting again");
+                Some(Change::Run(Box::new(queue)))
+            }
+            Err(cause) => {
+                if self.trouble.as_ref() != Some(&cause) {
+                    warn!(instance = %id, cause, "it goes on as it was");
+                }
+                self.trouble = Some(cause);
+                None
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// What ran goes on. The file is looked at again, because what is wrong may be mended elsewhere: by a permission, by
+    /// the token's file.
+    fn wrong(self, cause: String) -> Self {
+        if self.trouble.as_ref() != Some(&cause) {
+            warn!(cause, "a file of instances_dir is wrong: what ran goes on as it was");
+        }
+        Self { stamp: None, waits_for: None, trouble: Some(cause), ..self }
+    }
 }
 
 impl Watch {
-    /// Watches the files of these instances, which run already, and `folder` for others.
+    /// Watches the files of these instances, and `folder` for others. Those in `running` run already, those in `late` are
+    /// started when their token files answer. Asks for every file: one may take 5 seconds.
     #[must_use]
-    pub fn new(instances: Vec<Instance>, folder: Option<PathBuf>, make_queue: MakeQueue) -> Self {
+    pub fn new(running: Vec<Instance>, late: Vec<Instance>, folder: Option<PathBuf>, make_queue: MakeQueue) -> Self {
         let mut watch = Self { folder, make_queue, files: HashMap::new(), fixed: Vec::new() };
-        for instance in instances {
-            let token = token_stamp(&instance);
+        let tokens = running.iter().filter_map(|instance| instance.api_token_file.clone());
+        let files = running.iter().chain(&late).filter_map(|instance| instance.file.clone());
+        let stamps = Stamps::of(tokens.chain(files).collect());
+        let unread = |instance| (instance, Token::default());
+        let read = |instance: Instance| {
+            let stamp = stamps.token(&instance);
+            (instance, Token { stamp, ..Token::default() })
+        };
+        for (instance, token) in running.into_iter().map(read).chain(late.into_iter().map(unread)) {
             match instance.file.clone() {
                 None => watch.fixed.push((instance, token)),
                 Some(file) => {
-                    let stamp = Stamp::of(&file);
-                    watch.files.insert(file, Seen { stamp, token, instance: Some(instance), waits_for: None });
+                    let stamp = stamps.0.get(&file).copied().flatten();
+                    let seen = Seen { stamp, token, instance: Some(instance), waits_for: None, trouble: None };
+                    watch.files.insert(file, seen);
                 }
             }
         }
@@ -103,23 +177,25 @@ impl Watch {
     }
 
     fn look(&mut self) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for (instance, token) in &mut self.fixed {
-            let now = token_stamp(instance);
-            if now != *token && now.is_some() {
-                *token = now;
-                changes.extend(run(&self.make_queue, instance, "its token file has changed"));
-            }
-        }
-        let Some(folder) = self.folder.clone() else { return changes };
-        let paths = match instance_files(&folder) {
-            Ok(paths) => paths,
-            Err(error) => {
+        let listed = self.folder.as_deref().map(|folder| (folder, instance_files(folder)));
+        let paths = match listed {
+            None => Some(Vec::new()),
+            Some((_, Ok(paths))) => Some(paths),
+            Some((folder, Err(error))) => {
                 // Nothing is stopped because the folder cannot be read for a moment.
                 warn!(folder = %folder.display(), %error, "instances_dir cannot be read");
-                return changes;
+                None
             }
         };
+        let fixed = self.fixed.iter().map(|(instance, _)| instance);
+        let instances = fixed.chain(self.files.values().filter_map(|seen| seen.instance.as_ref()));
+        let tokens = instances.filter_map(|instance| instance.api_token_file.clone());
+        let stamps = Stamps::of(tokens.chain(paths.iter().flatten().cloned()).collect());
+        let mut changes = Vec::new();
+        for (instance, token) in &mut self.fixed {
+            changes.extend(token.look(instance, &stamps, &self.make_queue));
+        }
+        let Some(paths) = paths else { return changes };
         let gone: Vec<PathBuf> = self.files.keys().filter(|file| paths.binary_search(file).is_err()).cloned().collect();
         for file in gone {
             let removed = self.files.remove(&file).and_then(|seen| seen.instance);
@@ -129,70 +205,54 @@ impl Watch {
             }
         }
         for path in &paths {
-            changes.extend(self.look_at(path));
+            if let Some(stamp) = stamps.0.get(path) {
+                changes.extend(self.look_at(path, *stamp, &stamps));
+            }
         }
         changes
     }
 
-    fn look_at(&mut self, path: &Path) -> Vec<Change> {
-        let stamp = Stamp::of(path);
-        let seen = self.files.get(path);
-        let token = seen.and_then(|seen| seen.instance.as_ref()).and_then(token_stamp);
+    fn look_at(&mut self, path: &Path, stamp: Option<Stamp>, stamps: &Stamps) -> Vec<Change> {
         let is_free = |id: InstanceId| !self.is_taken(id, path);
-        let same_file = seen.is_some_and(|seen| seen.stamp == stamp && !seen.waits_for.is_some_and(is_free));
-        if same_file && seen.is_some_and(|seen| token == seen.token || token.is_none()) {
-            return Vec::new();
+        let is_known = |seen: &Seen| seen.stamp == stamp && !seen.waits_for.is_some_and(is_free);
+        if self.files.get(path).is_some_and(is_known) {
+            let Some(Seen { token, instance: Some(instance), .. }) = self.files.get_mut(path) else {
+                return Vec::new();
+            };
+            return token.look(instance, stamps, &self.make_queue).into_iter().collect();
         }
-        if same_file {
-            let seen = self.files.get_mut(path);
-            let instance = seen.and_then(|seen| {
-                seen.token = token;
-                seen.instance.as_ref()
-            });
-            return instance
-                .and_then(|instance| run(&self.make_queue, instance, "its token file has changed"))
-                .into_iter()
-                .collect();
-        }
-        let before = self.files.remove(path).and_then(|seen| seen.instance);
+        let before = self.files.remove(path);
         let (seen, changes) = self.read(path, stamp, before);
         self.files.insert(path.to_owned(), seen);
         changes
     }
 
     /// Reads a file that is new or has changed. One that is wrong changes nothing: what ran, runs.
-    fn read(&self, path: &Path, stamp: Option<Stamp>, before: Option<Instance>) -> (Seen, Vec<Change>) {
-        let seen = |instance: Option<Instance>, waits_for| {
-            let token = instance.as_ref().and_then(token_stamp);
-            Seen { stamp, token, instance, waits_for }
-        };
-        let wrong = |cause: &str| warn!(cause, "a file of instances_dir is wrong: what ran goes on as it was");
+    fn read(&self, path: &Path, stamp: Option<Stamp>, before: Option<Seen>) -> (Seen, Vec<Change>) {
+        let before = before.unwrap_or_default();
         let variables = std::env::vars_os();
         let variables =
             variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let instance = match Instance::from_file(path, variables) {
             Ok(instance) => instance,
-            Err(mistakes) => {
-                wrong(&mistakes.to_string());
-                return (seen(before, None), Vec::new());
-            }
+            Err(mistakes) => return (before.wrong(mistakes.to_string()), Vec::new()),
         };
         let id = instance.id.value;
         if self.is_taken(id, path) {
-            wrong(&format!("{}: instance {id} is given twice", path.display()));
-            return (seen(before, Some(id)), Vec::new());
+            let seen = before.wrong(format!("{}: instance {id} is given twice", path.display()));
+            return (Seen { stamp, waits_for: Some(id), ..seen }, Vec::new());
         }
+        // Before it is read, so that no change is missed.
+        let token = Stamps::of(instance.api_token_file.clone().into_iter().collect()).token(&instance);
         let queue = match (self.make_queue)(&instance) {
             Ok(queue) => queue,
-            Err(cause) => {
-                wrong(&cause);
-                return (seen(before, None), Vec::new());
-            }
+            Err(cause) => return (before.wrong(cause), Vec::new()),
         };
         info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
-        let former = before.map(|before| before.id.value).filter(|before| *before != id);
+        let former = before.instance.map(|before| before.id.value).filter(|before| *before != id);
         let changes = former.map(Change::Stop).into_iter().chain([Change::Run(Box::new(queue))]);
-        (seen(Some(instance), None), changes.collect())
+        let token = Token { stamp: token, trouble: None };
+        (Seen { stamp, token, instance: Some(instance), ..Seen::default() }, changes.collect())
     }
 
     /// Whether another file, or the config itself, has this instance.
@@ -201,19 +261,5 @@ impl Watch {
         let mut others =
             self.files.iter().filter(|(file, _)| *file != path).filter_map(|(_, seen)| seen.instance.as_ref());
         fixed.any(|instance| instance.id.value == id) || others.any(|instance| instance.id.value == id)
-    }
-}
-
-fn run(make_queue: &MakeQueue, instance: &Instance, why: &str) -> Option<Change> {
-    let id = instance.id.value;
-    match make_queue(instance) {
-        Ok(queue) => {
-            info!(instance = %id, why, "starting again");
-            Some(Change::Run(Box::new(queue)))
-        }
-        Err(cause) => {
-            warn!(instance = %id, cause, "it goes on as it was");
-            None
-        }
     }
 }

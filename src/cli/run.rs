@@ -1,14 +1,15 @@
 //! From a config to a running fleet.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,8 +18,10 @@ use crate::admin::{Admin, DEFAULT_LISTEN};
 use crate::config::{self, Api, Config, Instance, ProxyUrl};
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
-use crate::sink::{SinkError, kind};
+use crate::input_file;
+use crate::sink::{Sink, SinkError, kind};
 use crate::systemd;
+use crate::token::UnreadableSecret;
 use crate::watch::Watch;
 
 /// Runs until `stop`, or until the sink ends it.
@@ -26,15 +29,14 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let asked_for = admin_address(config.admin.as_ref())?;
     allow_connections(config.instances.len());
     survive_file_limit();
-    let client = client(&config.api)?;
-    let queues = queues_of(&client, &config.instances)?;
-    let sink =
-        kind::start(&config.sink, &dead_letter_folder(&config.dead_letter_dir)).map_err(Failure::Configuration)?;
     let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
-    listen(Admin { poll_limit, guarantee: kind::guarantee(&config.sink) }, asked_for).await?;
+    let admin = Admin { poll_limit, guarantee: kind::guarantee(&config.sink) };
+    // Files may hang, and a stop is not to wait for them.
+    let preparing = spawn_blocking(|| prepare(config));
+    let Some(prepared) = stop.run_until_cancelled(preparing).await else { return Ok(()) };
+    let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.to_string()))??;
+    listen(admin, asked_for).await?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
-    let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
-    let watch = Watch::new(config.instances, config.instances_dir, Box::new(make_queue));
     let (tell, changes) = mpsc::channel(1);
     let watching = tokio::spawn(watch.run(tell));
     let outcome = systemd::accompany(fleet::run(queues, changes, sink, stop.clone()), &stop).await;
@@ -48,6 +50,34 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         | SinkError::Reopen(_)
         | SinkError::Closed(_) => Failure::Failed(end.to_string()),
     })
+}
+
+/// What takes reading files.
+struct Prepared {
+    queues: Vec<Queue>,
+    sink: Arc<dyn Sink>,
+    watch: Watch,
+}
+
+/// An instance whose token file does not answer is started when it does; whatever else cannot be read ends the start.
+fn prepare(config: Config) -> Result<Prepared, Failure> {
+    let client = client(&config.api)?;
+    let (mut queues, mut running, mut late) = (Vec::new(), Vec::new(), Vec::new());
+    for instance in config.instances {
+        match read_token(&client, &instance)? {
+            Ok(queue) => {
+                queues.push(queue);
+                running.push(instance);
+            }
+            Err(error) if error.is_late() => late.push(instance),
+            Err(error) => return Err(unreadable(&instance, &error)),
+        }
+    }
+    let dead_letters = dead_letter_folder(&config.dead_letter_dir);
+    let sink = kind::start(&config.sink, &dead_letters).map_err(Failure::Configuration)?;
+    let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
+    let watch = Watch::new(running, late, config.instances_dir, Box::new(make_queue));
+    Ok(Prepared { queues, sink, watch })
 }
 
 /// What a poll may take beyond the time that the server was asked to wait, a pause included.
@@ -114,28 +144,30 @@ fn survive_file_limit() {
 
 /// The queue of each instance, all through one HTTP client.
 pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Failure> {
-    queues_of(&client(api)?, instances)
-}
-
-fn queues_of(client: &GreenApi, instances: &[Instance]) -> Result<Vec<Queue>, Failure> {
-    instances.iter().map(|instance| queue(client, instance)).collect()
+    let client = client(api)?;
+    instances.iter().map(|instance| queue(&client, instance)).collect()
 }
 
 pub(super) fn queue(client: &GreenApi, instance: &Instance) -> Result<Queue, Failure> {
+    read_token(client, instance)?.map_err(|error| unreadable(instance, &error))
+}
+
+fn read_token(client: &GreenApi, instance: &Instance) -> Result<Result<Queue, UnreadableSecret>, Failure> {
     let id = instance.id.value;
     let source = instance.token().ok_or_else(|| Failure::Configuration(format!("instance {id} has no token")))?;
-    Queue::new(client.clone(), id, instance.api_url.url().clone(), source)
-        .map_err(|error| Failure::Configuration(format!("instance {id}: `api_token_file` {error}")))
+    Ok(Queue::new(client.clone(), id, instance.api_url.url().clone(), source))
+}
+
+fn unreadable(instance: &Instance, error: &UnreadableSecret) -> Failure {
+    Failure::Configuration(format!("instance {}: `api_token_file` {error}", instance.id.value))
 }
 
 pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {
-    let certificates = match &api.ca_file {
-        None => None,
-        Some(path) => Some(
-            fs::read(path)
-                .map_err(|error| Failure::Configuration(format!("api.ca_file {}: {error}", path.display())))?,
-        ),
+    let read = |path: &PathBuf| {
+        let unreadable = |error| Failure::Configuration(format!("api.ca_file {}: {error}", path.display()));
+        input_file::read(path).map_err(unreadable)
     };
+    let certificates = api.ca_file.as_ref().map(read).transpose()?;
     GreenApi::new(api.receive_timeout(), api.proxy.as_ref().map(ProxyUrl::url), certificates.as_deref())
         .map_err(|error| Failure::Configuration(format!("api: {error}: check `api.ca_file` and `api.proxy`")))
 }

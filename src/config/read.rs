@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, Options};
 
 use super::{Config, Instance, check};
+use crate::input_file;
 use crate::mistake::{Mistake, Mistakes};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
-    from_text(path, &text(path)?, variables)
+    let text = input_file::read_config(path).map_err(|error| unreadable(path, &error))?;
+    from_text(path, &text, variables)
 }
 
 /// `path` is told where it is wrong.
@@ -34,11 +37,14 @@ fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistak
     paths.into_iter().map(instance).collect()
 }
 
-/// The files of an `instances_dir`, in the order of their names.
-pub(super) fn instance_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries: Result<Vec<_>, _> = fs::read_dir(folder)?.collect();
-    let mut paths: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+/// The files of an `instances_dir`, in the order of their names. Hidden ones are something else: an editor's, or part of
+/// how a folder is mounted.
+pub(super) fn instance_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let list = |folder: &Path| fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut paths = input_file::beside(folder, list)?;
+    let is_hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let is_yaml = |path: &Path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    paths.retain(|path| is_yaml(path) && !is_hidden(path));
     paths.sort();
     Ok(paths)
 }
@@ -50,7 +56,7 @@ pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Resul
 }
 
 fn text(path: &Path) -> Result<String, Mistakes> {
-    fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+    input_file::read_text(path).map_err(|error| unreadable(path, &error))
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str, options: &Options) -> Result<T, Mistakes> {
@@ -58,6 +64,6 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, options: &Options) -> Res
         .map_err(|error| Mistakes(vec![Mistake::of_form(path, text, &error)]))
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> Mistakes {
+fn unreadable(path: &Path, error: &io::Error) -> Mistakes {
     Mistakes(vec![Mistake::at(Some(path), Location::UNKNOWN, format!("cannot be read: {error}"))])
 }

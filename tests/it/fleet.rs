@@ -37,32 +37,32 @@ async fn many_instances_share_a_file_keep_their_own_order_and_one_that_is_refuse
 }
 
 /// A folder of instances, and the bridge that watches it.
-fn watch(scene: &Scene) -> Worker {
+pub fn watch(scene: &Scene) -> Worker {
     fs::create_dir(scene.path("instances")).unwrap();
     write_config(scene, "");
     start(scene)
 }
 
-fn write_config(scene: &Scene, instances: &str) {
+pub fn write_config(scene: &Scene, instances: &str) {
     let config = format!("instances: [{instances}]\ninstances_dir: instances\nsink: {{file: {{path: out.jsonl}}}}\n");
     fs::write(scene.path("bridge.yaml"), config).unwrap();
 }
 
-fn start(scene: &Scene) -> Worker {
+pub fn start(scene: &Scene) -> Worker {
     let mut run = command();
     run.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
     Worker::start(&mut run, &scene.path("log"))
 }
 
 /// By a rename, as a file should be replaced.
-fn write_instance(scene: &Scene, file: &str, id: &str, token: &str) {
+pub fn write_instance(scene: &Scene, file: &str, id: &str, token: &str) {
     let text = format!("{{id: {id}, api_url: '{}', {token}}}\n", scene.emulator.url());
     let new = scene.path("instances").join("new");
     fs::write(&new, text).unwrap();
     fs::rename(new, scene.path("instances").join(file)).unwrap();
 }
 
-fn stored(scene: &Scene, id: &str, count: usize) {
+pub fn stored(scene: &Scene, id: &str, count: usize) {
     eventually("it is stored", || scene.emulator.queued(id) == 0 && scene.bodies_of(id).len() == count);
 }
 

@@ -44,6 +44,9 @@ mod file;
 /// Many instances in one process.
 #[cfg(feature = "emulator")]
 mod fleet;
+/// Paths that lead to no file, and file systems that hang.
+#[cfg(feature = "emulator")]
+mod input_files;
 /// Into a real Kafka, read by somebody else's client.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka;

@@ -97,6 +97,16 @@ impl Worker {
         fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process").count()
     }
 
+    /// Whether it has a thread of this name.
+    pub fn has_thread(&self, name: &str) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
+        let is_named = |thread: std::path::PathBuf| {
+            // It may end at any time.
+            fs::read_to_string(thread.join("comm")).is_ok_and(|found| found.trim() == name)
+        };
+        threads.into_iter().any(|thread| is_named(thread.expect("a thread").path()))
+    }
+
     /// Waits for it to end by itself.
     pub fn ended(mut self) -> ExitStatus {
         eventually("the bridge ends", || self.child.try_wait().expect("a status").is_some());

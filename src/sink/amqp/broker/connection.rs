@@ -1,6 +1,6 @@
 //! From an address to an owned, confirming channel on a topology that is as it should be.
 
-use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::alarm::{ANSWER_TIMEOUT, Alarms};
 use super::errors::{is_soft, unavailable};
 use super::topology::{self, Told};
 use crate::address;
+use crate::input_file;
 use crate::sink::amqp::options::Options;
 use crate::sink::session::SessionError;
 
@@ -42,25 +43,27 @@ pub(super) struct Secrets {
 impl Secrets {
     /// Reads the files, which may have changed since the last time.
     pub(super) fn read(config: &Options) -> Result<Self, String> {
-        let told =
-            |key: &str, path: &Path, error: &std::io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
-        let text = |key: &str, path: &Path| fs::read_to_string(path).map_err(|error| told(key, path, &error));
+        let told = |key: &str, path: &Path, error: &io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
+        let secret =
+            |key: &str, path: &Path| input_file::read_secret_text(path).map_err(|error| told(key, path, &error));
+        let certificates = |path: &Path| input_file::read_text(path).map_err(|error| told("ca_file", path, &error));
         let uris = match &config.uri_file {
-            Some(path) => vec![SecretString::from(text("uri_file", path)?.trim())],
+            Some(path) => vec![SecretString::from(secret("uri_file", path)?.trim())],
             None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
         };
         for (index, uri) in uris.iter().enumerate() {
             // The client's own error would repeat it, password and all.
             address::amqp(uri.expose_secret()).map_err(|form| format!("{}: it {form}", place(config, index)))?;
         }
-        let cert_chain = config.ca_file.as_deref().map(|path| text("ca_file", path)).transpose()?;
+        let cert_chain = config.ca_file.as_deref().map(certificates).transpose()?;
         let identity = match &config.client_identity_file {
             None => None,
             Some(path) => {
-                let der = fs::read(path).map_err(|error| told("client_identity_file", path, &error))?;
+                let der = input_file::read_secret(path);
+                let der = der.map_err(|error| told("client_identity_file", path, &error))?;
                 let password = match &config.client_identity_password_file {
                     None => String::new(),
-                    Some(path) => text("client_identity_password_file", path)?.trim().to_owned(),
+                    Some(path) => secret("client_identity_password_file", path)?.trim().to_owned(),
                 };
                 KeyStore::from_pkcs12(&der, &password).map_err(|error| {
                     let path = path.display();

@@ -1,6 +1,8 @@
 //! From the config to librdkafka's properties.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -13,6 +15,7 @@ use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 use tracing::debug;
 
+use crate::input_file;
 use crate::sink::kafka::options::Options;
 
 /// The largest record; the topics that the bridge creates take as much. A body may well be larger
@@ -35,14 +38,34 @@ const DEFAULTS: [(&str, &str); 9] = [
     ("ssl.ca.location", "probe"),
 ];
 
+/// Properties that name files which the client opens by itself, on the threads that call it.
+const READ_BY_THE_CLIENT: [&str; 5] =
+    ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"];
+
+/// Whether the client can read what a property names, without hanging in it.
+fn look_at(name: &str, path: &Path) -> io::Result<()> {
+    match name {
+        "ssl.ca.location" if path == Path::new("probe") => Ok(()),
+        // A folder is one of certificates.
+        "ssl.ca.location" if input_file::beside(path, |path| Ok(fs::metadata(path)?.is_dir()))? => Ok(()),
+        "ssl.key.location" | "ssl.keystore.location" => input_file::read_secret(path).map(drop),
+        _ => input_file::read(path).map(drop),
+    }
+}
+
 /// The properties of all clients of this sink.
 pub(super) fn configure(config: &Options) -> Result<ClientConfig, String> {
     let mut client = without_files(config)?;
     for (name, path) in &config.properties_files {
         let path = &path.value;
-        let value = fs::read_to_string(path)
+        let value = input_file::read_secret_text(path)
             .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
         client.set(name, value.trim());
+    }
+    let encrypts = client.get("security.protocol").is_some_and(|protocol| protocol.to_uppercase().ends_with("SSL"));
+    let named = READ_BY_THE_CLIENT.iter().filter_map(|name| Some((name, client.get(name)?)));
+    for (name, path) in named.filter(|(_, path)| encrypts && !path.is_empty()) {
+        look_at(name, Path::new(path)).map_err(|error| format!("sink.kafka.properties {name}: {path}: {error}"))?;
     }
     // Unusable properties are found here, before anything is started. Nothing connects yet.
     let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
