@@ -6,48 +6,74 @@
 )]
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::cloud_event::Place;
 use super::json_line::{parse, write_line};
+use crate::input_file;
 use crate::notification::Notification;
 use crate::verify::Audit;
 
+/// The largest file that is read back: a body of 64 MiB in base64, and then some.
+const LARGEST: u64 = 128 << 20;
+/// What a crash leaves behind, until it is older than anybody takes to write it.
+const UNFINISHED: &str = "unfinished";
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// The place of last resort: a folder with one file per notification.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    tidied: Arc<Once>,
+}
 
 impl Folder {
     pub(super) fn new(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self { path: path.to_owned(), tidied: Arc::new(Once::new()) }
     }
 
-    /// Writes the file, whole or not at all, and fsynced. Its name is the notification's id: a
+    /// Writes the file, whole or not at all, and fsynced; for this user alone. Its name is the notification's id: a
     /// redelivery writes the same file again.
     pub(super) fn keep(&self, notification: &Notification, place: &Place) -> io::Result<()> {
-        if !self.0.exists() {
-            fs::create_dir_all(&self.0)?;
-            sync_entry(&self.0)?;
+        if !self.path.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+            sync_entry(&self.path)?;
         }
-        let path = self.0.join(format!("{}.json", notification.id()));
-        let unfinished = path.with_extension("unfinished");
+        self.tidied.call_once(|| remove_abandoned(&self.path));
         let mut line = Vec::new();
         write_line(&mut line, notification, place)?;
-        let mut file = File::create(&unfinished)?;
+        // Made new, by a name that nobody can foresee: a link that somebody has put there is never written through.
+        let unfinished = tempfile::Builder::new().prefix(".").suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.path);
+        let mut file = unfinished?;
         file.write_all(&line)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
+        file.as_file().sync_all()?;
+        let path = self.path.join(format!("{}.json", notification.id()));
+        file.persist(&path)?;
         sync_entry(&path)
     }
 }
 
 impl fmt::Display for Folder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(formatter)
+        self.path.display().fmt(formatter)
+    }
+}
+
+/// Other bridges may be writing into the folder: what is young stays. So does what cannot be removed, for it harms nobody.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let age = || path.symlink_metadata().ok()?.modified().ok()?.elapsed().ok();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) && age() > Some(ABANDONED) {
+            fs::remove_file(&path).ok();
+        }
     }
 }
 
@@ -60,7 +86,9 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            if let Some((letter, _)) = parse(&fs::read(&path)?) {
+            let read = || input_file::limited(input_file::open(&path)?, LARGEST);
+            let text = if path.is_file() { read()? } else { Vec::new() };
+            if let Some((letter, _)) = parse(&text) {
                 audit.in_folder(&letter);
             } else {
                 warn!(path = %path.display(), "not a dead letter of the bridge: it is passed over");
@@ -74,4 +102,78 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
 pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::notification::Answer;
+
+    fn notification() -> Notification {
+        let answer = Bytes::from_static(br#"{"receiptId":1,"body":{"typeWebhook":"incomingCall"}}"#);
+        match Answer::read("1101000001".parse().unwrap(), &answer) {
+            Answer::Head(notification) => notification,
+            _ => panic!("a notification"),
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_dead_letter_is_for_its_user_alone_and_is_written_through_no_link() {
+        let all = tempfile::tempdir().unwrap();
+        let (folder, elsewhere) = (all.path().join("dead/letters"), all.path().join("elsewhere"));
+        let notification = notification();
+        let letter = format!("{}.json", notification.id());
+        let keep = || Folder::new(&folder).keep(&notification, &Place::default());
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
+        keep().unwrap();
+        assert_eq!((mode(&folder), mode(folder.parent().unwrap()), mode(&folder.join(&letter))), (0o700, 0o700, 0o600));
+        fs::write(&elsewhere, "precious").unwrap();
+        fs::remove_file(folder.join(&letter)).unwrap();
+        symlink(&elsewhere, folder.join(&letter)).unwrap();
+        symlink(&elsewhere, folder.join(&letter).with_extension("unfinished")).unwrap();
+        keep().unwrap();
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
+        assert_eq!(mode(&folder.join(&letter)), 0o600, "a file, and no link");
+        let mut audit_of = Audit::default();
+        audit(&folder, &mut audit_of).unwrap();
+        assert_eq!(audit_of.report(true).instances[0].dead_lettered, 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_no_dead_letter_and_is_removed_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let leave = |name: &str, age: Duration| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        leave(".young.unfinished", Duration::ZERO);
+        leave(".old.unfinished", 2 * ABANDONED);
+        leave("old.json", 2 * ABANDONED);
+        let letters = Folder::new(folder.path());
+        letters.keep(&notification(), &Place::default()).unwrap();
+        letters.keep(&notification(), &Place::default()).unwrap();
+        assert_eq!(names(folder.path()), [".young.unfinished", &format!("{}.json", notification().id()), "old.json"]);
+    }
+
+    #[test]
+    fn a_pipe_in_the_folder_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        Folder::new(folder.path()).keep(&notification(), &Place::default()).unwrap();
+        nix::unistd::mkfifo(&folder.path().join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut found = Audit::default();
+        audit(folder.path(), &mut found).unwrap();
+        assert_eq!(found.report(true).instances[0].dead_lettered, 1);
+    }
 }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
 use green_api_bridge::emulator::EventKind;
@@ -127,6 +128,38 @@ async fn what_is_no_regular_file_is_refused_without_being_opened() {
         assert_eq!((code, stdout.as_str()), (78, ""), "{path}: {stderr}");
         assert!(stderr.contains("sink.file.path") && stderr.contains("no regular file"), "{stderr}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_made_is_for_its_user_alone_and_not_where_a_link_leads() {
+    let scene = Scene::new().await;
+    let mode = |name: &str| fs::metadata(scene.path(name)).unwrap().permissions().mode() & 0o777;
+    scene.push(["1"]);
+    let bridge = scene.start_into_file();
+    scene.drained();
+    assert_eq!(mode("out.jsonl"), 0o600);
+    // As it may be rotated.
+    fs::rename(scene.path("out.jsonl"), scene.path("moved.jsonl")).unwrap();
+    symlink("elsewhere", scene.path("out.jsonl")).unwrap();
+    scene.push(["2"]);
+    bridge.wait_for_log("it is a link that leads to no file");
+    assert!(!scene.path("elsewhere").exists());
+    fs::remove_file(scene.path("out.jsonl")).unwrap();
+    scene.drained();
+    bridge.kill();
+    fs::remove_file(scene.path("out.jsonl")).ok();
+    symlink("elsewhere", scene.path("out.jsonl")).unwrap();
+    let (code, _, told) = run(&mut scene.command("file:out.jsonl"));
+    assert!(code == 78 && told.contains("it is a link that leads to no file"), "{code} {told}");
+    assert!(!scene.path("elsewhere").exists());
+    // What somebody has made is used as it is, and that is told.
+    fs::write(scene.path("elsewhere"), "").unwrap();
+    fs::set_permissions(scene.path("elsewhere"), fs::Permissions::from_mode(0o644)).unwrap();
+    let bridge = scene.start_into_file();
+    scene.push(["3"]);
+    scene.drained();
+    assert_eq!((bodies_of(&scene, "elsewhere"), mode("elsewhere")), (vec!["3".to_owned()], 0o644));
+    assert_eq!(bridge.log().matches("others can read the sink's file").count(), 1, "{}", bridge.log());
 }
 
 #[cfg(feature = "fault-hooks")]

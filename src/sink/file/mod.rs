@@ -1,7 +1,6 @@
 //! The sink `file`: one `CloudEvents` JSON object a line, exactly once. The file is its own memory: an
 //! instance's last line tells what was published last.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use super::Sink;
 use super::driver::{Driver, Kind};
 use super::worker::Worker;
 use crate::doctor::Check;
+use crate::input_file;
 use crate::verify::Audit;
 
 #[cfg(test)]
@@ -62,7 +62,8 @@ impl Kind for Options {
 impl Driver for Options {
     /// One bridge locks the file. `Ok` from a publish means fsynced.
     fn start(&self, _dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
-        session::require_regular(&self.path)?;
+        // One that does not answer is the sink's to wait for.
+        input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();
         let worker = Worker::start("file", move |_shard| session::LinesFile::acquire(&path));
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
@@ -83,7 +84,7 @@ fn examine(path: &Path) -> Result<String, String> {
     let context = |error: io::Error| format!("sink.file.path {}: {error}", path.display());
     session::require_regular(path)?;
     if path.exists() {
-        OpenOptions::new().append(true).open(path).map_err(context)?;
+        session::appending().open(path).map_err(context)?;
         return Ok("it can be written; exactly once".into());
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

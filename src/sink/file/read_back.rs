@@ -1,7 +1,6 @@
 //! Lines as they were written, for the sink's memory and for `verify`.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::warn;
 
+use crate::input_file;
 use crate::notification::{Fingerprint, InstanceId};
 use crate::sink::json_line::parse;
 use crate::verify::Audit;
@@ -38,7 +38,7 @@ pub(super) fn last_of_each(file: &mut (impl Read + Seek)) -> io::Result<HashMap<
 
 /// Everything that was published into the file.
 pub(super) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
-    each_line(File::open(path)?, |line| {
+    each_line(input_file::open(path)?, |line| {
         let (published, body) = parse(line)?;
         audit.message(&published, 0, &body);
         Some(())

@@ -4,14 +4,16 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use tracing::{info, warn};
 
 use super::read_back::{self, Remembered};
 use crate::doubt::Memory;
 use crate::fault;
+use crate::input_file;
 use crate::notification::InstanceId;
 use crate::sink::cloud_event::Place;
 use crate::sink::dead_letter::sync_entry;
@@ -48,8 +50,7 @@ impl LinesFile {
         for _ in 0..ATTEMPTS {
             // Others are not even opened: that may block, or have an effect.
             require_regular(path).map_err(SessionError::Unavailable)?;
-            let mut options = OpenOptions::new();
-            let mut file = options.read(true).append(true).create(true).open(path).map_err(|error| context(&error))?;
+            let mut file = open(path).map_err(|error| context(&error))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -79,8 +80,35 @@ pub(super) fn require_regular(path: &Path) -> Result<(), String> {
         Ok(found) if !found.is_file() => {
             Err(format!("sink.file.path {}: it is no regular file: name one, or use the sink `stdout`", path.display()))
         }
+        // No file is made where a link leads.
+        Err(_) if path.is_symlink() => {
+            Err(format!("sink.file.path {}: it is a link that leads to no file: name one", path.display()))
+        }
         _ => Ok(()),
     }
+}
+
+/// For appending to a file that is there.
+pub(super) fn appending() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+    options
+}
+
+/// The file that is there, as it is; or a new one, for this user alone, and at no other place than the path.
+fn open(path: &Path) -> io::Result<File> {
+    let file = match appending().open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => appending().create_new(true).mode(0o600).open(path),
+        opened => opened,
+    }?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    if input_file::is_news_that_others_read(path, &metadata) {
+        warn!(path = %path.display(), "others can read the sink's file");
+    }
+    Ok(file)
 }
 
 fn named(path: &Path, file: &File) -> io::Result<Named> {
