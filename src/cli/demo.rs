@@ -155,9 +155,9 @@ impl Stage {
 
     /// Until something new is shown, or something else may have happened.
     async fn wait(&mut self, worker: &mut Child) -> anyhow::Result<()> {
-        let before = (self.shown, self.emulator.journal(INSTANCE).len());
+        let before = (self.shown, self.emulator.recorded(INSTANCE));
         let news = async {
-            while (self.shown, self.emulator.journal(INSTANCE).len()) == before {
+            while (self.shown, self.emulator.recorded(INSTANCE)) == before {
                 self.show()?;
                 if let Some(status) = worker.try_wait()? {
                     let log = fs::read_to_string(self.folder.join("worker.log")).unwrap_or_default();

@@ -172,7 +172,7 @@ fn account(server: &Server, slot: &Slot, call: &Call<'_>, path: &str, query: Opt
         },
         Method::LastIncomingMessages | Method::LastOutgoingMessages => {
             let since_ms = now_ms.saturating_sub(period_ms(query));
-            last_messages(&instance, call.method == Method::LastIncomingMessages, since_ms).to_string()
+            last_messages(&instance.history, call.method == Method::LastIncomingMessages, since_ms).to_string()
         }
         Method::ReceiveNotification | Method::DeleteNotification | Method::SetSettings => String::new(),
     };

@@ -84,7 +84,7 @@ async fn overview(State(server): State<Arc<Server>>, Path(id): Path<String>) -> 
 
 async fn journal(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Response, Refusal> {
     // Copied, so that writing out a long journal does not hold up the instance.
-    let events = find(&server, &id)?.lock().journal().to_vec();
+    let events = find(&server, &id)?.lock().journal.lines();
     Ok(answer(&events))
 }
 

@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod fault;
 mod generate;
+mod journal;
 mod journals;
 mod knobs;
 mod queue;
@@ -35,11 +36,11 @@ use tokio_util::sync::CancellationToken;
 pub use command::{Arguments, InstanceArgument, serve};
 use connection::{Connection, CuttableListener};
 pub use fault::{Fault, FaultKind, Method, When};
+pub use journal::{Event, EventKind};
 pub use knobs::{
     ConcurrentReceivers, DeleteUnknown, EmptyAnswer, ErrorBodyFormat, Knobs, OutOfRange, ReceiptIds,
     ReceiptOnRedelivery, Redelivery, WhenNotAuthorized,
 };
-pub use queue::{Event, EventKind};
 use queue::{Instance, Notification};
 
 /// A running server; dropping it closes the port and cuts every connection.
@@ -136,10 +137,17 @@ impl Emulator {
         self.slot(instance).lock().requests
     }
 
-    /// Everything that happened to the instance so far, in order. It is never cut short.
+    /// What happened to the instance so far, in order: the last 100,000 events. If there were more, the first is
+    /// [`EventKind::Dropped`] and has their number.
     #[must_use]
     pub fn journal(&self, instance: &str) -> Vec<Event> {
-        self.slot(instance).lock().journal().to_vec()
+        self.slot(instance).lock().journal.lines()
+    }
+
+    /// How many events there were so far, those included that the journal no longer has.
+    #[must_use]
+    pub fn recorded(&self, instance: &str) -> u64 {
+        self.slot(instance).lock().journal.recorded()
     }
 
     /// Makes the next fitting request go wrong.

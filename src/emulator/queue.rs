@@ -4,62 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, FaultKind, Method, When};
+use super::journal::{Event, EventKind, Journal};
+use super::journals::History;
 use super::knobs::{Knobs, ReceiptIds, ReceiptOnRedelivery, Redelivery};
 use super::rate::{Allowance, Rates};
 
 /// Settings by name, each value as the JSON text that was sent.
 pub(super) type Settings = BTreeMap<String, Box<RawValue>>;
-
-/// One line of an instance's journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Event {
-    /// When it happened, in Unix milliseconds.
-    pub at_ms: u64,
-    /// What happened.
-    pub event: EventKind,
-    /// The receipt that was handed out or named by the client. Absent on other events.
-    #[serde(rename = "receiptId", skip_serializing_if = "Option::is_none")]
-    pub receipt_id: Option<u64>,
-    /// Lower-case hexadecimal SHA-256 of the body's bytes: on pushed, received and deleted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// The method whose answer a fault took: on faulted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
-}
-
-/// What a journal line is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EventKind {
-    /// A notification entered the queue.
-    Pushed,
-    /// The head was handed out, for the first time or again.
-    Received,
-    /// The head was deleted.
-    Deleted,
-    /// A delete named a receipt that is not the head's, or was never handed out.
-    DeleteUnknown,
-    /// `setSettings` changed the settings.
-    Settings,
-    /// A fault replaced an answer.
-    Faulted,
-    /// A notification was older than the retention.
-    Expired,
-    /// A notification was handed out and not deleted, where that loses it.
-    Lost,
-    /// The delete of the head was answered `true` and had no effect.
-    DeleteIgnored,
-    /// The queue was cleared.
-    Cleared,
-    /// The instance was rebooted.
-    Rebooted,
-}
 
 /// A notification on its way into a queue, digested before any lock is taken.
 #[derive(Clone)]
@@ -113,9 +68,8 @@ pub(super) struct Instance {
     pub(super) requests: u64,
     faults: Vec<Fault>,
     rates: Rates,
-    journal: Vec<Event>,
-    /// All messages ever queued, for the journals.
-    history: Vec<(u64, Bytes)>,
+    pub(super) journal: Journal,
+    pub(super) history: History,
     count: Option<(u64, usize)>,
     cleared_ms: Option<u64>,
 }
@@ -152,8 +106,8 @@ impl Instance {
             requests: 0,
             faults: Vec::new(),
             rates: Rates::default(),
-            journal: Vec::new(),
-            history: Vec::new(),
+            journal: Journal::default(),
+            history: History::default(),
             count: None,
             cleared_ms: None,
         }
@@ -176,7 +130,7 @@ impl Instance {
         self.pushes += 1;
         let every = self.knobs.duplicate_every;
         let copies = if every > 0 && self.pushes.is_multiple_of(every) { 2 } else { 1 };
-        self.history.push((now_ms, notification.body.clone()));
+        self.history.add(now_ms, &notification.body);
         for _ in 0..copies {
             self.record(now_ms, EventKind::Pushed, None, Some(&notification.sha256));
             let notification = notification.clone();
@@ -188,7 +142,7 @@ impl Instance {
     pub(super) fn receive(&mut self, now_ms: u64) -> Head {
         self.settle(now_ms);
         if self.knobs.redelivery == Redelivery::Never && self.queue.front().is_some_and(|head| head.receipt.is_some()) {
-            self.drop_head(now_ms, EventKind::Lost);
+            self.drop_head(now_ms, EventKind::Lost, None);
         }
         self.lagging.take_if(|(until_ms, ..)| *until_ms <= now_ms);
         if let Some((_, receipt, deleted)) = self.lagging.clone() {
@@ -249,23 +203,20 @@ impl Instance {
         let (lag_ms, head) = (self.knobs.receive_lag_ms, self.queue.front());
         let lagging = head.zip(receipt).filter(|_| lag_ms > 0);
         self.lagging = lagging.map(|(head, receipt)| (now_ms + lag_ms, receipt, head.notification.clone()));
-        self.drop_head(now_ms, EventKind::Deleted);
-        if let Some(event) = self.journal.last_mut() {
-            event.receipt_id = receipt;
-        }
+        self.drop_head(now_ms, EventKind::Deleted, receipt);
         true
     }
 
-    fn drop_head(&mut self, now_ms: u64, why: EventKind) {
+    fn drop_head(&mut self, now_ms: u64, why: EventKind, receipt: Option<u64>) {
         if let Some(head) = self.queue.pop_front() {
-            self.record(now_ms, why, None, Some(&head.notification.sha256));
+            self.record(now_ms, why, receipt, Some(&head.notification.sha256));
         }
     }
 
     /// What the passing of time changes.
     fn settle(&mut self, now_ms: u64) {
         while self.queue.front().is_some_and(|head| now_ms.saturating_sub(head.pushed_ms) >= self.knobs.retention_ms) {
-            self.drop_head(now_ms, EventKind::Expired);
+            self.drop_head(now_ms, EventKind::Expired, None);
         }
         if let Some((_, settings)) = self.coming.take_if(|(applies_ms, _)| *applies_ms <= now_ms) {
             self.settings.extend(settings);
@@ -359,20 +310,8 @@ impl Instance {
         if kind == FaultKind::Pass {
             return None;
         }
-        self.record(now_ms, EventKind::Faulted, None, None);
-        if let Some(event) = self.journal.last_mut() {
-            event.method = Some(method);
-        }
+        self.journal.record(Event { method: Some(method), ..Event::of(now_ms, EventKind::Faulted) });
         Some(kind)
-    }
-
-    pub(super) fn journal(&self) -> &[Event] {
-        &self.journal
-    }
-
-    /// Every notification that was queued since, oldest first.
-    pub(super) fn history(&self, since_ms: u64) -> impl Iterator<Item = &Bytes> {
-        self.history.iter().filter(move |(at_ms, _)| *at_ms >= since_ms).map(|(_, body)| body)
     }
 
     /// Reserves running numbers for generated messages and returns the first of them.
@@ -384,7 +323,7 @@ impl Instance {
 
     fn record(&mut self, at_ms: u64, event: EventKind, receipt_id: Option<u64>, sha256: Option<&str>) {
         let sha256 = sha256.map(ToOwned::to_owned);
-        self.journal.push(Event { at_ms, event, receipt_id, sha256, method: None });
+        self.journal.record(Event { receipt_id, sha256, ..Event::of(at_ms, event) });
     }
 }
 

@@ -66,7 +66,7 @@ fn what_is_older_than_the_retention_expires_also_between_receive_and_delete() {
     instance.knobs.retention_ms = 100;
     assert_eq!(receipts(&mut instance, 1), [1]);
     assert!(!instance.delete(101, Some(1)));
-    let events: Vec<_> = instance.journal().iter().map(|event| event.event).collect();
+    let events: Vec<_> = instance.journal.lines().iter().map(|event| event.event).collect();
     assert_eq!(events[2..], [EventKind::Expired, EventKind::DeleteUnknown]);
 }
 
@@ -167,7 +167,7 @@ fn a_receipt_deletes_once() {
 fn an_empty_queue_hands_out_nothing_and_uses_no_receipt() {
     let mut instance = instance(&[]);
     assert_eq!(receive(&mut instance, 1), None);
-    assert!(instance.journal().is_empty());
+    assert!(instance.journal.lines().is_empty());
     instance.push(2, &Notification::new("1"));
     assert_eq!(receive(&mut instance, 3).map(|(receipt, _)| receipt), Some(1));
 }

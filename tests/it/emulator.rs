@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 
 /// The control endpoints.
 mod control;
+/// What others may do to them.
+mod control_port;
 /// What goes wrong on purpose.
 mod faults;
 /// Where the real service is unknown or changing.
