@@ -83,6 +83,9 @@ pub async fn serve(arguments: Arguments, stop: impl Future<Output = ()>) -> io::
         }
     }
     let url = emulator.url();
+    if !emulator.address().ip().to_canonical().is_loopback() {
+        eprintln!("the emulator is open to others: whoever reaches the port can control it, without a token");
+    }
     eprintln!("Green API emulator on {}; how to control it: curl {url}/_emulator/", emulator.address());
     for id in ids {
         eprintln!("instance {id}: apiUrl {url}");

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use secrecy::SecretString;
@@ -36,6 +37,7 @@ pub(super) fn router() -> Router<Arc<Server>> {
         .route("/_emulator/{id}/faults", post(add_fault))
         .route("/_emulator/{id}/knobs", patch(turn_knobs).get(show_knobs))
         .method_not_allowed_fallback(wrong_verb)
+        .layer(middleware::from_fn(not_for_another_site))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
 }
 
@@ -58,6 +60,22 @@ impl IntoResponse for Refusal {
         *response.status_mut() = self.0;
         response
     }
+}
+
+/// Refuses what any page in a browser on this machine could send here: it needs nobody's leave for a form or for text, but
+/// for JSON, which it does not get.
+async fn not_for_another_site(request: Request, next: Next) -> Result<Response, Refusal> {
+    let headers = request.headers();
+    if request.method().is_safe() || !headers.contains_key(ORIGIN) || is_json(headers) {
+        return Ok(next.run(request).await);
+    }
+    let reason = "a request with an `Origin`, which is a browser's, must have Content-Type: application/json";
+    Err(Refusal(StatusCode::FORBIDDEN, reason.to_owned()))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let of_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    of_type.split(';').next().is_some_and(|of_type| of_type.trim().eq_ignore_ascii_case("application/json"))
 }
 
 async fn help() -> Response {
@@ -195,7 +213,7 @@ fn complete(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
     })
 }
 
-/// The content type does not matter: `curl -d` claims a form.
+/// Whatever the content type is: `curl -d` claims a form.
 fn parse<Wanted: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<Wanted, Refusal> {
     serde_json::from_slice(&complete(body)?).map_err(|error| Refusal::bad(error.to_string()))
 }
