@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -20,7 +21,11 @@ use crate::condition::{self, Condition};
 use crate::notification::InstanceId;
 use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 
+use shared::Shared;
+
+mod connections;
 mod metrics;
+mod shared;
 
 /// Where it listens unless the config says otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
@@ -42,17 +47,20 @@ impl Admin {
     pub async fn start(self, listen: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let router = Router::new()
+        tokio::spawn(connections::serve(listener, self.router()));
+        info!(%address, "the admin port answers");
+        Ok(address)
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/status", get(status))
+            .route("/", get(|| async { Html(include_str!("admin/page.html")) }))
             .route("/livez", get(|| async { "ok\n" }))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics))
-            .route("/status", get(|State(admin): State<Self>| async move { Json(admin.status()) }))
-            .route("/", get(|| async { Html(include_str!("admin/page.html")) }))
-            .with_state(self);
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        info!(%address, "the admin port answers");
-        Ok(address)
+            .with_state(Arc::new(Answers { admin: self, metrics: Shared::default(), status: Shared::default() }))
     }
 
     fn readiness(self) -> Readiness {
@@ -95,7 +103,7 @@ impl Admin {
             guarantee: self.guarantee,
             conditions: names(None),
         };
-        let shown = |(id, status): (InstanceId, std::sync::Arc<InstanceStatus>)| InstanceShown {
+        let shown = |(id, status): (InstanceId, Arc<InstanceStatus>)| InstanceShown {
             id,
             conditions: names(Some(id)),
             last_notification: time(status.last_notification.get()),
@@ -160,13 +168,27 @@ fn time(seconds: u64) -> Option<String> {
     Some(Timestamp::from_second(seconds).ok()?.to_string())
 }
 
-async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
-    let readiness = admin.readiness();
+async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    let readiness = answers.admin.readiness();
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(readiness))
 }
 
-async fn metrics() -> Result<impl IntoResponse, StatusCode> {
-    let text = metrics::encode().map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
+/// What is answered, the long texts apart: they grow with the instances.
+struct Answers {
+    admin: Admin,
+    metrics: Shared,
+    status: Shared,
+}
+
+async fn metrics(State(answers): State<Arc<Answers>>) -> Result<impl IntoResponse, StatusCode> {
+    let text = answers.metrics.get(metrics::encode).await;
+    let text = text.map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+}
+
+async fn status(State(answers): State<Arc<Answers>>) -> Result<impl IntoResponse, StatusCode> {
+    let text = answers.status.get(|| serde_json::to_string(&answers.admin.status())).await;
+    let text = text.map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }

@@ -11,6 +11,9 @@ mod addresses;
 /// The operator's HTTP port.
 #[cfg(feature = "emulator")]
 mod admin;
+/// What others may do to that port.
+#[cfg(feature = "emulator")]
+mod admin_port;
 /// The alerts, in a real Prometheus.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod alerts;

@@ -107,6 +107,18 @@ impl Worker {
         threads.into_iter().any(|thread| is_named(thread.expect("a thread").path()))
     }
 
+    /// How many files and connections it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()
+    }
+
+    /// What it has in memory, in MiB.
+    pub fn memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        resident.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+    }
+
     /// Waits for it to end by itself.
     pub fn ended(mut self) -> ExitStatus {
         eventually("the bridge ends", || self.child.try_wait().expect("a status").is_some());
