@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -23,6 +24,7 @@ use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 
 use shared::Shared;
 
+mod browser;
 mod connections;
 mod metrics;
 mod shared;
@@ -47,19 +49,25 @@ impl Admin {
     pub async fn start(self, listen: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        tokio::spawn(connections::serve(listener, self.router()));
+        tokio::spawn(connections::serve(listener, self.router(address)));
         info!(%address, "the admin port answers");
         Ok(address)
     }
 
-    fn router(self) -> Router {
-        Router::new()
+    fn router(self, address: SocketAddr) -> Router {
+        let mut router = Router::new()
             .route("/metrics", get(metrics))
             .route("/status", get(status))
-            .route("/", get(|| async { Html(include_str!("admin/page.html")) }))
+            .route("/", get(|| async { Html(browser::PAGE) }));
+        // Where others are meant to ask, only they know under which names.
+        if address.ip().to_canonical().is_loopback() {
+            router = router.route_layer(middleware::from_fn(browser::under_own_names_alone));
+        }
+        router
             .route("/livez", get(|| async { "ok\n" }))
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
+            .layer(middleware::map_response(browser::restrict))
             .with_state(Arc::new(Answers { admin: self, metrics: Shared::default(), status: Shared::default() }))
     }
 

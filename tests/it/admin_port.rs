@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::admin::{free_address, readiness, start, text};
-use crate::scene::Scene;
+use crate::scene::{Scene, numbered};
 use crate::support::{Worker, eventually};
 
 const INTO_FILE: &str = "{file: {path: out.jsonl}}";
@@ -29,6 +29,16 @@ async fn rest_of(mut stream: TcpStream) -> String {
     // A reset is an end as well.
     timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection ends").ok();
     String::from_utf8(answer).expect("text")
+}
+
+async fn asked(address: &str, request: &str) -> String {
+    rest_of(sent(address, request).await).await
+}
+
+/// The code, the head in lower case, the body.
+fn parts(answer: &str) -> (u16, String, &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_lowercase(), body)
 }
 
 async fn is_open(stream: &mut TcpStream) -> bool {
@@ -169,5 +179,74 @@ async fn an_answer_that_is_taken_a_little_at_a_time_is_given_up_as_well() {
             pace.tick().await;
         }
         assert!(taken < SMALLEST, "it got everything in the end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_s_own_machine_is_answered_under_its_own_names_alone() {
+    let scene = Scene::fleet(1, &numbered(1)).await;
+    let address = free_address();
+    let _bridge = start(&scene, INTO_FILE, &address);
+    readiness(&address, 200).await;
+    let port = address.rsplit_once(':').unwrap().1;
+    let with = |path: &str, host: &str| format!("GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+    let own = ["localhost", "LocalHost", "localhost:1", "127.0.0.1", &format!("127.0.0.1:{port}"), "127.1.2.3:80"];
+    let others = ["example.org", "example.org:9464", "localhost.example.org", "127.0.0.1.example.org", "10.0.0.1"];
+    let odd = ["[::2]", "128.0.0.1", "user@localhost", "localhost/", "localhost, example.org", "\u{e4}"];
+    for path in ["/", "/status", "/metrics"] {
+        for host in own.into_iter().chain(["[::1]", "[::1]:80", ""]) {
+            let answer = asked(&address, &with(path, &format!("Host: {host}\r\n"))).await;
+            assert_eq!(parts(&answer).0, 200, "{path} of {host:?}: {answer}");
+        }
+        for none in [with(path, ""), format!("GET {path} HTTP/1.0\r\n\r\n")] {
+            assert_eq!(parts(&asked(&address, &none).await).0, 200, "{none}");
+        }
+        for host in others.into_iter().chain(odd) {
+            let answer = asked(&address, &with(path, &format!("Host: {host}\r\n"))).await;
+            let (code, _, told) = parts(&answer);
+            assert!(code == 421 || (code == 400 && odd.contains(&host)), "{path} of {host:?}: {answer}");
+            let is_a_sentence = told.ends_with(".\n") && told.lines().count() == 1;
+            assert!(code == 400 || is_a_sentence && !told.contains(host), "{told:?}");
+        }
+        let both = with(path, "Host: localhost\r\nHost: example.org\r\n");
+        assert!([400, 421].contains(&parts(&asked(&address, &both).await).0), "{path}");
+        let absolute = with(&format!("http://example.org{path}"), "Host: localhost\r\n");
+        assert_eq!(parts(&asked(&address, &absolute).await).0, 421, "{path}");
+    }
+    for path in ["/livez", "/healthz", "/readyz"] {
+        let answer = asked(&address, &with(path, "Host: example.org\r\n")).await;
+        assert_eq!(parts(&answer).0, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_for_others_has_names_that_only_they_know() {
+    let (scene, address) = (Scene::new().await, free_address());
+    let _bridge = start(&scene, INTO_FILE, &address.replace("127.0.0.1", "0.0.0.0"));
+    readiness(&address, 200).await;
+    let request = "GET /status HTTP/1.1\r\nHost: bridge.example.org\r\nConnection: close\r\n\r\n";
+    assert_eq!(parts(&asked(&address, request).await).0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_told_to_run_show_and_guess_nothing_else() {
+    let (scene, address) = (Scene::new().await, free_address());
+    let _bridge = start(&scene, INTO_FILE, &address);
+    readiness(&address, 200).await;
+    let answers = [("/", "localhost", 200), ("/status", "localhost", 200), ("/metrics", "localhost", 200)];
+    let more = [("/livez", "localhost", 200), ("/nothing", "localhost", 404), ("/status", "example.org", 421)];
+    for (path, host, code) in answers.into_iter().chain(more) {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = asked(&address, &request).await;
+        let (told, head, _) = parts(&answer);
+        assert_eq!(told, code, "{path}: {head}");
+        let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).expect(path);
+        for directive in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
+            assert!(policy.split("; ").any(|part| part == directive), "{path}: {directive} is not in {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        for header in ["x-content-type-options: nosniff", "x-frame-options: deny"] {
+            assert!(head.lines().any(|line| line == header), "{path}: {head}");
+        }
     }
 }
