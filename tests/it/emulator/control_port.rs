@@ -56,7 +56,7 @@ async fn a_page_of_another_site_controls_nothing() {
 #[tokio::test]
 async fn the_journal_keeps_the_last_events_and_tells_how_many_it_dropped() {
     let session = Session::start().await;
-    session.control("POST", "generate", r#"{"count":100007}"#).await;
+    (0..100_007).for_each(|_| session.emulator.push(ID, "{}"));
     session.receive().await;
     let journal = session.control("GET", "journal", "").await.json();
     let journal = journal.as_array().expect("an array");
