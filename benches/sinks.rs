@@ -33,7 +33,7 @@ async fn main() {
 }
 
 async fn measure(start: impl Fn() -> Options) {
-    let start = || kind::start(&start(), Path::new("dead-letters")).unwrap();
+    let start = || kind::start(&start(), Path::new("dead-letters"), 1024).unwrap();
     let mut times = publish(&start(), 1, COUNT).await;
     times.sort_unstable();
     let mut from = 0;

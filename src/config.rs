@@ -37,6 +37,10 @@ pub struct Config {
     /// Where notifications go that no sink takes; under `$STATE_DIRECTORY` when that is set.
     #[serde(default = "default_dead_letter_dir")]
     pub dead_letter_dir: PathBuf,
+    /// How many MiB `dead_letter_dir` may hold, 1 to 1048576; at the limit the instances that need it wait.
+    #[serde(default = "default_dead_letter_dir_limit")]
+    #[schemars(with = "u64")]
+    pub dead_letter_dir_limit_mib: Spanned<u64>,
     /// The operator's HTTP port.
     #[serde(default, deserialize_with = "admin")]
     pub admin: Option<Admin>,
@@ -257,6 +261,7 @@ impl Config {
             api: Api::default(),
             sink,
             dead_letter_dir: default_dead_letter_dir(),
+            dead_letter_dir_limit_mib: default_dead_letter_dir_limit(),
             admin: None,
             log: Log::default(),
         };
@@ -267,6 +272,10 @@ impl Config {
 /// Where dead letters go unless the config says otherwise.
 pub(crate) fn default_dead_letter_dir() -> PathBuf {
     "dead-letters".into()
+}
+
+fn default_dead_letter_dir_limit() -> Spanned<u64> {
+    unplaced(1024)
 }
 
 fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D::Error> {

@@ -35,7 +35,7 @@ async fn timed<F: Future<Output = ()>>(
     let emulator = Arc::new(stage::emulator(&ids).await);
     (0..COUNT).for_each(|number| emulator.push(&ids[0], format!("{{\"idMessage\":\"{number}\"}}")));
     emulator.set_delay(&ids[0], ROUND_TRIP);
-    let sink = kind::start(&Options::File(file::Options { path: file.into() }), file).unwrap();
+    let sink = kind::start(&Options::File(file::Options { path: file.into() }), file, 1024).unwrap();
     let begun = Instant::now();
     carry(stage::queues(&emulator, &ids).remove(0), sink, Arc::clone(&emulator)).await;
     let rate = f64::from(COUNT) / begun.elapsed().as_secs_f64();

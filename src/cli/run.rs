@@ -74,7 +74,8 @@ fn prepare(config: Config) -> Result<Prepared, Failure> {
         }
     }
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
-    let sink = kind::start(&config.sink, &dead_letters).map_err(Failure::Configuration)?;
+    let sink = kind::start(&config.sink, &dead_letters, config.dead_letter_dir_limit_mib.value)
+        .map_err(Failure::Configuration)?;
     let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
     let watch = Watch::new(running, late, config.instances_dir, Box::new(make_queue));
     Ok(Prepared { queues, sink, watch })

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use secrecy::ExposeSecret;
-use serde_saphyr::Location;
+use serde_saphyr::{Location, Spanned};
 
 use super::{Api, Config, Instance};
 use crate::mistake::{Found, Mistakes, unknown};
@@ -45,6 +45,7 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
     }
     found.file = file;
     check_api(&config.api, &mut found);
+    check_limit(&config.dead_letter_dir_limit_mib, &mut found);
     config.sink.kind().check(&mut found);
     let mistakes = found.mistakes;
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
@@ -73,6 +74,15 @@ fn check_instance(instance: &Instance, found: &mut Found<'_>) {
             found.add(instance.id.referenced, format!("instance {id}: `api_token` is empty"));
         }
         _ => {}
+    }
+}
+
+fn check_limit(limit_mib: &Spanned<u64>, found: &mut Found<'_>) {
+    if !(1..=1 << 20).contains(&limit_mib.value) {
+        found.add(
+            limit_mib.referenced,
+            format!("`dead_letter_dir_limit_mib` must be 1 to 1048576, not {}", limit_mib.value),
+        );
     }
 }
 

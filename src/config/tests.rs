@@ -56,6 +56,7 @@ sink:
     properties: {socket.timeout.ms: 10000, ssl.endpoint.identification.algorithm: https, enable.x: true}
     properties_files: {sasl.password: /run/secrets/password}
 dead_letter_dir: dead-letters
+dead_letter_dir_limit_mib: 1024
 admin: {listen: 127.0.0.1:9464}
 log: {format: auto, level: info}
 "#;

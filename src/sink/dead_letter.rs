@@ -10,8 +10,8 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -27,20 +27,35 @@ const LARGEST: u64 = 128 << 20;
 const UNFINISHED: &str = "unfinished";
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// The place of last resort: a folder with one file per notification.
+/// How long what the folder holds is remembered: others may take from it.
+const COUNTED: Duration = Duration::from_secs(30);
+
+/// The place of last resort: a folder with one file per notification. Cloning shares what it remembers.
 #[derive(Clone, Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
+    limit_mib: u64,
     tidied: Arc<Once>,
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+/// How many bytes of dead letters there were when they were counted, and what was added since.
+#[derive(Debug)]
+struct Held {
+    bytes: u64,
+    counted: Instant,
 }
 
 impl Folder {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), tidied: Arc::new(Once::new()) }
+    pub(super) fn new(path: &Path, limit_mib: u64) -> Self {
+        Self { path: path.to_owned(), limit_mib, tidied: Arc::new(Once::new()), held: Arc::default() }
     }
 
     /// Writes the file, whole or not at all, and fsynced; for this user alone. Its name is the notification's id: a
-    /// redelivery writes the same file again.
+    /// redelivery writes the same file again. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the folder would hold more than its limit.
     pub(super) fn keep(&self, notification: &Notification, place: &Place) -> io::Result<()> {
         if !self.path.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
@@ -49,6 +64,7 @@ impl Folder {
         self.tidied.call_once(|| remove_abandoned(&self.path));
         let mut line = Vec::new();
         write_line(&mut line, notification, place)?;
+        self.reserve(line.len() as u64)?;
         // Made new, by a name that nobody can foresee: a link that somebody has put there is never written through.
         let unfinished = tempfile::Builder::new().prefix(".").suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.path);
         let mut file = unfinished?;
@@ -58,6 +74,40 @@ impl Folder {
         file.persist(&path)?;
         sync_entry(&path)
     }
+
+    /// Room for so many bytes more.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        // For as long as a folder is counted, by those who need it.
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|held| held.counted.elapsed() >= COUNTED) {
+            *held = Some(Held { bytes: size_of_letters(&self.path)?, counted: Instant::now() });
+        }
+        if let Some(held) = held.as_mut() {
+            if held.bytes + bytes > self.limit_mib << 20 {
+                let full =
+                    format!("it is full: take from it, or raise dead_letter_dir_limit_mib above {}", self.limit_mib);
+                return Err(io::Error::new(io::ErrorKind::QuotaExceeded, full));
+            }
+            held.bytes += bytes;
+        }
+        Ok(())
+    }
+}
+
+fn is_letter(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+}
+
+fn size_of_letters(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if is_letter(&path) {
+            // Whoever takes it away meanwhile makes room.
+            bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
+        }
+    }
+    Ok(bytes)
 }
 
 impl fmt::Display for Folder {
@@ -85,7 +135,7 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     };
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if is_letter(&path) {
             let read = || input_file::limited(input_file::open(&path)?, LARGEST);
             let text = if path.is_file() { read()? } else { Vec::new() };
             if let Some((letter, _)) = parse(&text) {
@@ -135,7 +185,7 @@ mod tests {
         let (folder, elsewhere) = (all.path().join("dead/letters"), all.path().join("elsewhere"));
         let notification = notification();
         let letter = format!("{}.json", notification.id());
-        let keep = || Folder::new(&folder).keep(&notification, &Place::default());
+        let keep = || Folder::new(&folder, 1).keep(&notification, &Place::default());
         let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
         keep().unwrap();
         assert_eq!((mode(&folder), mode(folder.parent().unwrap()), mode(&folder.join(&letter))), (0o700, 0o700, 0o600));
@@ -161,7 +211,7 @@ mod tests {
         leave(".young.unfinished", Duration::ZERO);
         leave(".old.unfinished", 2 * ABANDONED);
         leave("old.json", 2 * ABANDONED);
-        let letters = Folder::new(folder.path());
+        let letters = Folder::new(folder.path(), 1);
         letters.keep(&notification(), &Place::default()).unwrap();
         letters.keep(&notification(), &Place::default()).unwrap();
         assert_eq!(names(folder.path()), [".young.unfinished", &format!("{}.json", notification().id()), "old.json"]);
@@ -170,10 +220,33 @@ mod tests {
     #[test]
     fn a_pipe_in_the_folder_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
-        Folder::new(folder.path()).keep(&notification(), &Place::default()).unwrap();
+        Folder::new(folder.path(), 1).keep(&notification(), &Place::default()).unwrap();
         nix::unistd::mkfifo(&folder.path().join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut found = Audit::default();
         audit(folder.path(), &mut found).unwrap();
         assert_eq!(found.report(true).instances[0].dead_lettered, 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_full_takes_nothing_more_until_somebody_takes_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let letters = Folder::new(folder.path(), 1);
+        let fill = |bytes: u64| File::create(folder.path().join("other.json")).unwrap().set_len(bytes).unwrap();
+        fs::write(folder.path().join("no-letter"), vec![0; 2 << 20]).unwrap();
+        fill((1 << 20) - 10);
+        let refused = letters.keep(&notification(), &Place::default()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
+        assert!(refused.to_string().contains("dead_letter_dir_limit_mib"), "{refused}");
+        assert_eq!(names(folder.path()), ["no-letter", "other.json"]);
+        fill(0);
+        assert!(letters.keep(&notification(), &Place::default()).is_err(), "counted every 30 s");
+        letters.held.lock().unwrap().as_mut().unwrap().counted -= COUNTED;
+        letters.keep(&notification(), &Place::default()).unwrap();
+        // What it wrote itself is known at once.
+        let mut kept = 1;
+        while letters.keep(&notification(), &Place::default()).is_ok() {
+            kept += 1;
+        }
+        assert!((1000..10_000).contains(&kept), "{kept} of less than 1 KiB");
     }
 }

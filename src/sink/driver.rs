@@ -1,9 +1,9 @@
 //! What a kind of sink is to everything but the line.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::Sink;
+use super::dead_letter::Folder;
 use crate::doctor::Check;
 use crate::mistake::Found;
 use crate::verify::Audit;
@@ -34,7 +34,7 @@ pub(crate) trait Driver: Sync {
     }
 
     /// As [`start`](super::kind::start).
-    fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String>;
+    fn start(&self, dead_letters: Folder) -> Result<Arc<dyn Sink>, String>;
 
     /// As [`examine`](super::kind::examine).
     fn examine(&self) -> Vec<Check>;

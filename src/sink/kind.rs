@@ -7,8 +7,9 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::dead_letter::{self, Folder};
 use super::driver::Kind;
-use super::{Sink, amqp, dead_letter, file, kafka, stdout};
+use super::{Sink, amqp, file, kafka, stdout};
 use crate::doctor::Check;
 use crate::notification::InstanceId;
 use crate::verify::{Audit, Report};
@@ -75,13 +76,13 @@ pub fn guarantee(options: &Options) -> &'static str {
 }
 
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
-/// anywhere is kept in the folder `dead_letters`.
+/// anywhere is kept in the folder `dead_letters`, as long as that holds less than `limit_mib` MiB.
 ///
 /// # Errors
 /// What has to be changed in the config: a secret that cannot be read, a feature that this build
 /// lacks, an unusable property.
-pub fn start(options: &Options, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
-    options.kind().driver()?.start(dead_letters)
+pub fn start(options: &Options, dead_letters: &Path, limit_mib: u64) -> Result<Arc<dyn Sink>, String> {
+    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib))
 }
 
 /// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running

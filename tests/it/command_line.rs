@@ -31,6 +31,8 @@ fn mistakes_have_line_column_and_the_nearest_right_key_and_exit_with_78() {
     let told = "bridge.yaml:8:25: `receive_timeout_secs` must be 5 to 60, not 90\n\
                 bridge.yaml:9:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n";
     assert_eq!(validate(&bad_values), (78, told.into()));
+    let told = "bridge.yaml:7:28: `dead_letter_dir_limit_mib` must be 1 to 1048576, not 0\n";
+    assert_eq!(validate(&format!("{VALID}dead_letter_dir_limit_mib: 0\n")), (78, told.into()));
     let run = run(command().args(["run", "--config", "/nowhere/bridge.yaml"]));
     assert_eq!((run.0, run.1.as_str()), (78, ""));
     assert!(run.2.contains("/nowhere/bridge.yaml"), "{}", run.2);

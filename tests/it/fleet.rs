@@ -198,7 +198,7 @@ struct Running {
 /// The scene's instances into its file, through another sink.
 fn run_in_process(scene: &Scene, through: impl FnOnce(Arc<dyn Sink>) -> Arc<dyn Sink>) -> Running {
     let options = file::Options { path: scene.path("out.jsonl") };
-    let sink = kind::start(&Options::File(options), &scene.path("dead-letters")).unwrap();
+    let sink = kind::start(&Options::File(options), &scene.path("dead-letters"), 1024).unwrap();
     let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
     let queue = |id: &String| {
         let source = TokenSource::Given(TOKEN.into());

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Sink;
+use super::dead_letter::Folder;
 use super::driver::{Driver, Kind};
 use super::worker::Worker;
 use crate::doctor::Check;
@@ -61,7 +62,7 @@ impl Kind for Options {
 
 impl Driver for Options {
     /// One bridge locks the file. `Ok` from a publish means fsynced.
-    fn start(&self, _dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder) -> Result<Arc<dyn Sink>, String> {
         // One that does not answer is the sink's to wait for.
         input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();

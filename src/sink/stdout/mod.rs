@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,6 +11,7 @@ use serde::Deserialize;
 
 use super::Sink;
 use super::cloud_event::Place;
+use super::dead_letter::Folder;
 use super::driver::{Driver, Kind};
 use super::json_line::{answer, malformed, write_line};
 use super::session::{Action, Job, Session, SessionError};
@@ -47,7 +47,7 @@ impl Kind for Options {
 }
 
 impl Driver for Options {
-    fn start(&self, _dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder) -> Result<Arc<dyn Sink>, String> {
         Ok(Arc::new(into_writer(io::stdout)?))
     }
 

@@ -32,7 +32,7 @@ mod amqp {
             amqp.uri[0].value = self.behind_network.as_str().into();
             amqp.queue = Some(self.direct.queue());
             amqp.dead_letter_queue = format!("{name}.dead");
-            kind::start(&Options::Amqp(amqp), self.folder.path()).unwrap()
+            kind::start(&Options::Amqp(amqp), self.folder.path(), 1024).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {
@@ -122,7 +122,7 @@ mod kafka {
             kafka.dead_letter_topic.value = format!("{name}.dead");
             let create = kafka.create_topics.as_mut().unwrap();
             create.partitions.value = 1;
-            kind::start(&Options::Kafka(kafka), self.folder.path()).unwrap()
+            kind::start(&Options::Kafka(kafka), self.folder.path(), 1024).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {

@@ -3,7 +3,6 @@
 //! lets another bridge have that queue, nothing of ours can arrive any more.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -46,9 +45,9 @@ const FULL: &str = "a queue refused it, as a full one does with `reject-publish`
 impl Driver for Options {
     /// `Ok` from a publish means confirmed and routed. It remembers nothing, so the first
     /// notification of an instance under each ownership is marked as a possible duplicate.
-    fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
-        let (config, folder, mut nodes) = (self.clone(), Folder::new(dead_letters), Nodes::new(self.clone()));
+        let (config, mut nodes) = (self.clone(), Nodes::new(self.clone()));
         let worker = Worker::start("amqp", move |_shard| Amqp::acquire(&config, &folder, &mut nodes));
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
     }

@@ -3,7 +3,6 @@
 //! that remembers what was published last.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,11 +49,11 @@ impl Driver for Options {
     }
 
     /// `Ok` from a publish means committed.
-    fn start(&self, dead_letters: &Path) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder) -> Result<Arc<dyn Sink>, String> {
         client::configure(self)?;
         let acquisition = Acquisition {
             config: self.clone(),
-            folder: Folder::new(dead_letters),
+            folder,
             runtime: Handle::current(),
             topic_memory: TopicMemory::default(),
             owner: Uuid::new_v4(),
