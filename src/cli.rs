@@ -202,11 +202,14 @@ fn print(data: &[u8]) -> Result<(), Failure> {
     stdout.write_all(data).and_then(|()| stdout.flush()).map_err(|error| Failure::Failed(error.to_string()))
 }
 
-/// Cancelled at SIGINT or SIGTERM.
+/// Cancelled at SIGINT, SIGTERM or SIGHUP.
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let unavailable = |error| Failure::Failed(format!("signals cannot be received: {error}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
+    // Asked first: to receive it is to ignore it no longer.
+    let survives_hangup = ignores_hangup();
+    let mut hangup = signal(SignalKind::hangup()).map_err(unavailable)?;
     let stop = CancellationToken::new();
     tokio::spawn({
         let stop = stop.clone();
@@ -214,9 +217,21 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv(), if !survives_hangup => {}
             }
             stop.cancel();
         }
     });
     Ok(stop)
+}
+
+/// Whether it was started by `nohup`, or otherwise to outlive its terminal.
+fn ignores_hangup() -> bool {
+    // SIGHUP is signal 1, and so the first bit.
+    #[cfg(target_os = "linux")]
+    return procfs::process::Process::myself()
+        .and_then(|process| process.status())
+        .is_ok_and(|status| status.sigign & 1 != 0);
+    #[cfg(not(target_os = "linux"))]
+    false
 }

@@ -216,8 +216,25 @@ async fn nothing_secret_or_personal_is_logged_at_any_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn started_by_nohup_it_outlives_its_terminal() {
+    let scene = Scene::new().await;
+    let bridge = scene.command("file:out.jsonl");
+    let mut command = std::process::Command::new("nohup");
+    command.arg(bridge.get_program()).args(bridge.get_args()).current_dir(&scene.folder);
+    command.envs(bridge.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let worker = Worker::start(&mut command, &scene.path("log"));
+    scene.push(["1"]);
+    scene.drained();
+    worker.signal(Signal::SIGHUP);
+    scene.push(["2"]);
+    scene.drained();
+    assert!(worker.stop(Signal::SIGTERM).0.success());
+    assert_eq!(scene.bodies(), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_with_0_at_once_and_nothing_half_done() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let scene = Scene::new().await;
         let bodies = numbered(500);
         scene.push(bodies.iter().map(String::as_str));
