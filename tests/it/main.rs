@@ -47,6 +47,9 @@ mod file;
 /// Many instances in one process.
 #[cfg(feature = "emulator")]
 mod fleet;
+/// Bad instances beside good ones.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod hostile;
 /// Paths that lead to no file, and file systems that hang.
 #[cfg(feature = "emulator")]
 mod input_files;
