@@ -234,7 +234,7 @@ async fn started_by_nohup_it_outlives_its_terminal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_with_0_at_once_and_nothing_half_done() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let scene = Scene::new().await;
         let bodies = numbered(500);
         scene.push(bodies.iter().map(String::as_str));
