@@ -2,15 +2,12 @@
 //! first, the member `data` last, with the body embedded unparsed.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
 use super::cloud_event::{self, Place};
-use super::session::{Action, Job};
-use super::{DeadLetter, Reason};
 use crate::notification::Notification;
 use crate::verify::Published;
 
@@ -35,24 +32,6 @@ pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place:
     }
     line.extend(b"}\n");
     Ok(())
-}
-
-/// A malformed body stays in the same stream, as a dead letter.
-pub(super) fn malformed(notification: &Notification, stream: &dyn fmt::Display) -> Option<DeadLetter> {
-    let letter = || DeadLetter {
-        reason: Reason::Malformed,
-        destination: stream.to_string(),
-        kept_in: stream.to_string().into(),
-    };
-    notification.is_malformed().then(letter)
-}
-
-/// Answers a job, of which the line is durably stored.
-pub(super) fn answer(job: Job, sequence: Option<u64>, stream: &dyn fmt::Display) {
-    match malformed(job.notification(), stream) {
-        Some(letter) if job.action() != Action::Prove => job.dead_lettered(sequence, letter),
-        _ => job.stored(sequence),
-    }
 }
 
 /// A line in full: what it says of itself, and the body.

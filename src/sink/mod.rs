@@ -22,6 +22,7 @@ pub mod file;
 mod json_line;
 pub mod kafka;
 pub mod kind;
+mod one_stream;
 pub mod session;
 pub mod stdout;
 pub mod worker;

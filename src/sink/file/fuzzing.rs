@@ -8,7 +8,8 @@ use super::read_back::last_of_each;
 use super::session::end_of_last_line;
 use crate::notification::{Answer, InstanceId, Notification};
 use crate::sink::cloud_event::Place;
-use crate::sink::json_line::{malformed, parse, write_line};
+use crate::sink::json_line::{parse, write_line};
+use crate::sink::one_stream::malformed;
 use crate::verify::Audit;
 
 /// `before` stood in the file, in lines that may be anybody's; of what the sink was going to write behind `envelopes`

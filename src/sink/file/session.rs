@@ -17,7 +17,8 @@ use crate::input_file;
 use crate::notification::InstanceId;
 use crate::sink::cloud_event::Place;
 use crate::sink::dead_letter::sync_entry;
-use crate::sink::json_line::{answer, malformed, write_line};
+use crate::sink::json_line::write_line;
+use crate::sink::one_stream::{answer, malformed};
 use crate::sink::session::{Action, Job, Session, SessionError};
 
 pub(super) struct LinesFile {
