@@ -38,8 +38,6 @@ pub(super) enum NotRead {
 /// An answer that is being read.
 pub(super) struct Reading<'a> {
     large: &'a LargeAnswers,
-    /// As the answer says.
-    length: Option<u64>,
     first: Bytes,
     whole: Option<BytesMut>,
     permit: Option<OwnedSemaphorePermit>,
@@ -48,7 +46,7 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Waits for a permit if the answer says that it is large, before any of it is read.
     pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>) -> Result<Self, NotRead> {
-        let mut reading = Self { large, length, first: Bytes::new(), whole: None, permit: None };
+        let mut reading = Self { large, first: Bytes::new(), whole: None, permit: None };
         match length.map(usize::try_from) {
             Some(Ok(length)) if length <= SMALL => {}
             Some(Ok(length)) if length <= LARGEST_ANSWER => reading.permit = Some(large.permit(length).await?),
@@ -60,27 +58,22 @@ impl<'a> Reading<'a> {
 
     /// The next part of it. An answer of one part is not copied.
     pub(super) async fn push(&mut self, part: Bytes) -> Result<(), NotRead> {
-        let Some(whole) = &mut self.whole else {
-            if self.first.is_empty() {
-                self.first = part;
-                return Ok(());
-            }
-            let capacity = self.length.and_then(|length| usize::try_from(length).ok());
-            let mut whole = BytesMut::with_capacity(capacity.unwrap_or(self.first.len() + part.len()));
-            whole.extend_from_slice(&self.first);
-            self.first = Bytes::new();
-            self.whole = Some(whole);
-            return Box::pin(self.push(part)).await;
-        };
-        let length = whole.len() + part.len();
+        let length = self.first.len() + self.whole.as_ref().map_or(0, BytesMut::len) + part.len();
         if length > LARGEST_ANSWER {
             return Err(NotRead::TooLarge);
         }
         if length > SMALL && self.permit.is_none() {
             self.permit = Some(self.large.permit(LARGEST_ANSWER).await?);
-            // Grown at once, so that it never takes twice as much; what is not written takes nothing.
-            whole.reserve(LARGEST_ANSWER - whole.len());
         }
+        if length == part.len() {
+            self.first = part;
+            return Ok(());
+        }
+        // A large one gets all that it may take at once: to grow would take as much again. What is not written takes nothing.
+        let capacity = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let whole = self.whole.get_or_insert_with(BytesMut::new);
+        whole.reserve(capacity.saturating_sub(whole.len()));
+        whole.extend_from_slice(&std::mem::take(&mut self.first));
         whole.extend_from_slice(&part);
         Ok(())
     }
