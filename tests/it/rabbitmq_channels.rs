@@ -81,6 +81,11 @@ async fn what_is_larger_than_the_broker_is_set_to_take_goes_into_the_folder_and_
     }
     assert_eq!(dead_letters(&scene), 2);
     let log = bridge.log();
+    // What was not confirmed when the channel was closed is marked; but for the large ones.
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let unconfirmed: u64 = lines.filter_map(|line| line["unconfirmed"].as_u64()).sum();
+    let marks = messages.iter().filter(|message| message.is_marked()).count() as u64;
+    assert!(unconfirmed > 0 && marks + 2 >= 10 + unconfirmed, "{marks} marks, {unconfirmed} were unconfirmed");
     assert_eq!(log.matches(r#""reason":"too_large""#).count(), 2, "{log}");
     assert!(!log.contains("sink_unavailable"), "{log}");
     assert_owned_once(&bridge);
