@@ -1,7 +1,7 @@
 //! The one door by which files are read: config, instances, secrets, certificates.
 //!
 //! A path may lead to anything. So nothing but regular files is opened, and of these no more is read than a limit. A file
-//! system may hang in any call, for ever: it is asked on a thread beside, and who asks gets an answer within 5 seconds.
+//! system may hang in any call, forever: it is asked on a thread beside, and who asks gets an answer within 5 seconds.
 
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 const LARGEST: u64 = MIB;
 const LARGEST_CONFIG: u64 = 16 * MIB;
 /// How long a file may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// When so many files of a folder hang, it is the folder that hangs: no more threads are spent on it.
 const HANGING_IN_A_FOLDER: usize = 8;
 
@@ -36,7 +36,7 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     read(path).and_then(text)
 }
 
-/// What stands in a file that nobody else should read. That others can is told once.
+/// What stands in a file that nobody else should read. Warns once if others can.
 pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     beside(path, |path| {
         let file = open(path)?;
@@ -96,9 +96,9 @@ fn text(bytes: Vec<u8>) -> io::Result<String> {
 
 /// Whether others than owner and group can read a file of which that was not asked before.
 pub(crate) fn is_news_that_others_read(path: &Path, metadata: &Metadata) -> bool {
-    static TOLD: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    metadata.mode() & 0o004 != 0 && told.insert(path.to_owned())
+    static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    metadata.mode() & 0o004 != 0 && warned.insert(path.to_owned())
 }
 
 /// Asks the file system about one path, as [`each`] does.
@@ -106,8 +106,8 @@ pub(crate) fn beside<T: Send + 'static>(path: &Path, ask: fn(&Path) -> io::Resul
     each(vec![path.to_owned()], ask).pop().unwrap_or_else(|| Err(late()))
 }
 
-/// Asks the file system about these paths, in their order. Of one that does not answer within 5 seconds that is told,
-/// and the error is [`io::ErrorKind::TimedOut`]; the others are asked all the same. It is not asked again before it has
+/// Asks the file system about these paths, in their order. One that does not answer within 5 seconds is reported,
+/// and its error is [`io::ErrorKind::TimedOut`]; the others are asked all the same. It is not asked again before it has
 /// answered.
 pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io::Result<T>) -> Vec<io::Result<T>> {
     let paths: Arc<[PathBuf]> = paths.into();
@@ -117,14 +117,14 @@ pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io:
             answers.push(Err(late()));
             continue;
         }
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let (started, on) = (Arc::new(()), (Arc::clone(&paths), answers.len()));
         let lives = Arc::downgrade(&started);
         let thread = thread::Builder::new().name("files".into()).spawn(move || {
             let (_started, (paths, next)) = (started, on);
             for path in &paths[next..] {
                 let answer = if hangs(path) { Err(late()) } else { fault::hanging(path, ask) };
-                if tell.send(answer).is_err() {
+                if sender.send(answer).is_err() {
                     // Somebody else goes on since this one took too long.
                     return;
                 }
@@ -135,7 +135,7 @@ pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io:
             continue;
         }
         while answers.len() < paths.len() {
-            match told.recv_timeout(PATIENCE) {
+            match received.recv_timeout(READ_TIMEOUT) {
                 Ok(answer) => answers.push(answer),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let path = &paths[answers.len()];
@@ -187,12 +187,12 @@ mod tests {
         fs::write(path("right"), "x".repeat(1 << 20)).unwrap();
         fs::write(path("large"), "x".repeat((1 << 20) + 1)).unwrap();
         fs::write(path("bytes"), [0xff]).unwrap();
-        let told = |name: &str| read_text(&path(name)).unwrap_err().to_string();
+        let error = |name: &str| read_text(&path(name)).unwrap_err().to_string();
         for name in ["fifo", "endless", "."] {
-            assert!(told(name).contains("no regular file"), "{name}: {}", told(name));
+            assert!(error(name).contains("no regular file"), "{name}: {}", error(name));
         }
-        assert!(told("large").contains("larger than 1 MiB"), "{}", told("large"));
-        assert!(told("bytes").contains("UTF-8"), "{}", told("bytes"));
+        assert!(error("large").contains("larger than 1 MiB"), "{}", error("large"));
+        assert!(error("bytes").contains("UTF-8"), "{}", error("bytes"));
         assert_eq!(read_text(&path("link")).unwrap().len(), 1 << 20);
         assert_eq!(read_config(&path("large")).unwrap().len(), (1 << 20) + 1);
         fs::write(path("large"), "x".repeat((16 << 20) + 1)).unwrap();
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(kinds(each(paths.clone(), ask)), late);
         let begun = std::time::Instant::now();
         assert_eq!(kinds(each(paths.clone(), ask)), late);
-        assert!(begun.elapsed() < PATIENCE, "it was asked again meanwhile");
+        assert!(begun.elapsed() < READ_TIMEOUT, "it was asked again meanwhile");
         // A writer is what its open waits for.
         let _writer = File::options().write(true).open(&paths[1]).unwrap();
         let is_over = || kinds(each(paths.clone(), ask)) == [None; 3];

@@ -43,10 +43,12 @@ pub(super) struct Secrets {
 impl Secrets {
     /// Reads the files, which may have changed since the last time.
     pub(super) fn read(config: &Options) -> Result<Self, String> {
-        let told = |key: &str, path: &Path, error: &io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
+        let unreadable =
+            |key: &str, path: &Path, error: &io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
         let secret =
-            |key: &str, path: &Path| input_file::read_secret_text(path).map_err(|error| told(key, path, &error));
-        let certificates = |path: &Path| input_file::read_text(path).map_err(|error| told("ca_file", path, &error));
+            |key: &str, path: &Path| input_file::read_secret_text(path).map_err(|error| unreadable(key, path, &error));
+        let certificates =
+            |path: &Path| input_file::read_text(path).map_err(|error| unreadable("ca_file", path, &error));
         let uris = match &config.uri_file {
             Some(path) => vec![SecretString::from(secret("uri_file", path)?.trim())],
             None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
@@ -60,7 +62,7 @@ impl Secrets {
             None => None,
             Some(path) => {
                 let der = input_file::read_secret(path);
-                let der = der.map_err(|error| told("client_identity_file", path, &error))?;
+                let der = der.map_err(|error| unreadable("client_identity_file", path, &error))?;
                 let password = match &config.client_identity_password_file {
                     None => String::new(),
                     Some(path) => secret("client_identity_password_file", path)?.trim().to_owned(),
