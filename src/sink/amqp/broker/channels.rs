@@ -1,8 +1,10 @@
 //! The channels of one ownership. The broker closes a channel over a single message that it does not
 //! take, under everything else that is in flight there; the connection, and with it the ownership,
 //! stays. So a message that closed a channel is published alone from then on.
+//!
+//! lapin 4 may send what it had queued for a channel after it has agreed to its end; RabbitMQ then closes the connection.
+//! Published alone, nothing is queued.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lapin::Channel;
@@ -14,7 +16,7 @@ use super::errors::Closed;
 use super::publish::{Batch, Outcome, Published};
 use super::{Amqp, QUEUE};
 use crate::fault;
-use crate::notification::{InstanceId, Notification};
+use crate::notification::Notification;
 use crate::sink::Reason;
 use crate::sink::cloud_event::Place;
 use crate::sink::session::{Action, Job, SessionError};
@@ -34,8 +36,6 @@ pub(super) struct Channels {
     /// For dead letters, and for what closed a channel.
     apart: Option<Channel>,
     opened_apart: Option<Instant>,
-    /// The instances whose last message closed its channel, and why.
-    closers: HashMap<InstanceId, String>,
     largest_body: usize,
     /// Since when the broker has refused whatever was published, or may have.
     unproven_since: Option<Instant>,
@@ -47,7 +47,6 @@ impl Channels {
             of_all: channel,
             apart: None,
             opened_apart: None,
-            closers: HashMap::new(),
             largest_body: LARGEST_BODY,
             unproven_since: Some(Instant::now()),
         }
@@ -77,27 +76,28 @@ impl Channels {
         notification.body().len() > self.largest_body
     }
 
-    /// Whether the broker closed a channel over the last message of this instance.
-    fn has_closed_one(&self, job: &Job) -> bool {
-        job.action() != Action::Prove && self.closers.contains_key(&job.notification().instance())
-    }
-
-    /// Why a message is not even tried: its instance closed a channel, and the next one would be opened
-    /// too soon.
-    fn held_back(&self, job: &Job) -> Option<&String> {
+    /// Whether it is too soon to open another one for what closed the last.
+    fn rests(&self) -> bool {
         let is_open = self.apart.as_ref().is_some_and(|channel| channel.status().connected());
-        let is_soon = self.opened_apart.is_some_and(|opened| opened.elapsed() < REOPEN_INTERVAL);
-        if is_open || !is_soon { None } else { self.closers.get(&job.notification().instance()) }
+        !is_open && self.opened_apart.is_some_and(|opened| opened.elapsed() < REOPEN_INTERVAL)
     }
 }
 
-impl Amqp {
+/// Why an instance is published alone.
+pub(super) enum Suspicion {
+    /// A channel was closed over its batch.
+    OfBatch,
+    /// A channel was closed over its own message, for this reason.
+    OfItsOwn(String),
+}
+
+impl Amqp<'_> {
     /// Publishes them, all of them dead letters or none, and tells what became of each, in the order
     /// in which they are then. A message over which the broker closes the channel costs the others of
     /// its batch a mark, once.
     pub(super) fn publish(&mut self, jobs: &mut [Job], dead: Option<Reason>) -> Result<Vec<Outcome>, SessionError> {
-        jobs.sort_by_key(|job| self.channels.has_closed_one(job));
-        let (together, alone) = jobs.split_at(jobs.partition_point(|job| !self.channels.has_closed_one(job)));
+        jobs.sort_by_key(|job| self.is_suspect(job));
+        let (together, alone) = jobs.split_at(jobs.partition_point(|job| !self.is_suspect(job)));
         let mut outcomes = Vec::with_capacity(jobs.len());
         let Published { outcomes: known, closed } = self.publish_batch(together, dead, false)?;
         if let Some(closed) = closed {
@@ -106,23 +106,30 @@ impl Amqp {
                 cause = closed.cause,
                 unconfirmed, "the broker closed a channel: publishing again what it did not confirm"
             );
-            self.learn(&closed)?;
+            // Known also to the next ownership: what the client had still queued for the channel may end the connection.
+            let unknown = together.iter().zip(&known).filter(|(_, outcome)| outcome.is_none() && dead.is_none());
+            self.suspects.extend(unknown.map(|(job, _)| (job.notification().instance(), Suspicion::OfBatch)));
+            self.learn(&closed).map_err(with_the_channel)?;
         }
         for (job, outcome) in together.iter().zip(known) {
             outcomes.push(match outcome {
                 Some(outcome) => outcome,
-                None => self.publish_alone(job, dead)?,
+                None => self.publish_alone(job, dead).map_err(with_the_channel)?,
             });
         }
         for job in alone {
-            let held_back = self.channels.held_back(job).cloned();
-            outcomes.push(match held_back {
-                Some(cause) => Outcome::Refused(cause),
-                None => self.publish_alone(job, dead)?,
+            outcomes.push(match self.suspects.get(&job.notification().instance()) {
+                Some(Suspicion::OfItsOwn(cause)) if self.channels.rests() => Outcome::Refused(cause.clone()),
+                _ => self.publish_alone(job, dead)?,
             });
         }
         self.conclude(&outcomes)?;
         Ok(outcomes)
+    }
+
+    /// Whether it is published alone.
+    fn is_suspect(&self, job: &Job) -> bool {
+        job.action() != Action::Prove && self.suspects.contains_key(&job.notification().instance())
     }
 
     /// By itself, on the channel for that: when the broker closes it now, it is over this message.
@@ -131,12 +138,12 @@ impl Amqp {
         let mut last = String::new();
         for _ in 0..2 {
             if self.channels.is_too_large(job.notification()) {
-                self.channels.closers.remove(&instance);
+                self.suspects.remove(&instance);
                 return Ok(Outcome::TooLarge);
             }
             let Published { outcomes, closed } = self.publish_batch(std::slice::from_ref(job), dead, true)?;
             if let Some(outcome) = outcomes.into_iter().flatten().next() {
-                self.channels.closers.remove(&instance);
+                self.suspects.remove(&instance);
                 return Ok(outcome);
             }
             let Some(closed) = closed else { continue };
@@ -148,7 +155,7 @@ impl Amqp {
                 Some(_) if self.channels.is_too_large(job.notification()) => {}
                 Some(_) => {
                     if dead.is_none() {
-                        self.channels.closers.insert(instance, last.clone());
+                        self.suspects.insert(instance, Suspicion::OfItsOwn(last.clone()));
                     }
                     return Ok(Outcome::Refused(last));
                 }
@@ -195,7 +202,7 @@ impl Amqp {
             self.channels.largest_body = limit;
         }
         match closed.code {
-            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(&self.config, &self.told),
+            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(self.config, &self.told),
             _ => Ok(()),
         }
     }
@@ -209,11 +216,19 @@ impl Amqp {
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Stored(_))) {
             self.channels.unproven_since = None;
         }
-        let all_refused = self.channels.closers.len() > 1
-            && self.channels.unproven_since.is_some_and(|since| since.elapsed() > ALL_REFUSED);
+        let all_refused =
+            self.suspects.len() > 1 && self.channels.unproven_since.is_some_and(|since| since.elapsed() > ALL_REFUSED);
         match outcomes.first() {
             Some(Outcome::Refused(cause)) if all_refused => Err(SessionError::Unavailable(cause.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+/// A connection that went with a channel: nothing is wrong with the broker, and what closed the channel is known.
+fn with_the_channel(failure: SessionError) -> SessionError {
+    match failure {
+        SessionError::Unavailable(cause) => SessionError::Renew(format!("the connection went with a channel: {cause}")),
+        other => other,
     }
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
-use self::channels::Channels;
+use self::channels::{Channels, Suspicion};
 use self::connection::{Link, Nodes};
 use self::publish::Outcome;
 use crate::doctor::Check;
@@ -18,7 +18,7 @@ use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
-use crate::sink::session::{Action, Job, Session, SessionError, extract_kept, extract_malformed};
+use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_kept, extract_malformed};
 use crate::sink::worker::Worker;
 use crate::sink::{DeadLetter, Reason, Sink, SinkError};
 use crate::verify::Audit;
@@ -47,8 +47,9 @@ impl Driver for Options {
     /// notification of an instance under each ownership is marked as a possible duplicate.
     fn start(&self, folder: Folder) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
-        let (config, mut nodes) = (self.clone(), Nodes::new(self.clone()));
-        let worker = Worker::start("amqp", move |_shard| Amqp::acquire(&config, &folder, &mut nodes));
+        let acquisition =
+            Acquisition { config: self.clone(), folder, nodes: Nodes::new(self.clone()), suspects: HashMap::new() };
+        let worker = Worker::start("amqp", acquisition);
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
     }
 
@@ -61,25 +62,55 @@ impl Driver for Options {
     }
 }
 
-/// The sink under one ownership.
-struct Amqp {
-    link: Link,
-    channels: Channels,
+/// Takes ownership, again and again in the life of a process.
+struct Acquisition {
     config: Options,
     folder: Folder,
+    nodes: Nodes,
+    suspects: HashMap<InstanceId, Suspicion>,
+}
+
+impl Acquire for Acquisition {
+    type Session<'a> = Amqp<'a>;
+
+    fn acquire(&mut self, _shard: Shard) -> Result<Amqp<'_>, SessionError> {
+        let (link, channel) = self.nodes.own()?;
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        info!(name = self.config.name, exchange = self.config.exchange, "owning the AMQP sink");
+        Ok(Amqp {
+            link,
+            channels: Channels::new(channel),
+            suspects: &mut self.suspects,
+            config: &self.config,
+            folder: &self.folder,
+            told: self.nodes.told(),
+            epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
+            sequences: HashMap::new(),
+        })
+    }
+}
+
+/// The sink under one ownership.
+struct Amqp<'a> {
+    link: Link,
+    channels: Channels,
+    /// The instances that are published alone, until one of theirs was.
+    suspects: &'a mut HashMap<InstanceId, Suspicion>,
+    config: &'a Options,
+    folder: &'a Folder,
     told: topology::Told,
     epoch: u64,
     /// The last of each instance under this ownership.
     sequences: HashMap<InstanceId, u64>,
 }
 
-impl Session for Amqp {
+impl Session for Amqp<'_> {
     fn memory(&self, _instance: InstanceId) -> Memory {
         Memory::Unknown
     }
 
     fn probe(&mut self) -> Result<(), SessionError> {
-        self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, &self.config))
+        self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, self.config))
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
@@ -97,7 +128,7 @@ impl Session for Amqp {
         self.settle(jobs)?;
         if !jobs.is_empty() && self.config.declare {
             // What was declared may have been deleted since.
-            self.link.prepare(&self.config, &self.told)?;
+            self.link.prepare(self.config, &self.told)?;
             self.settle(jobs)?;
         }
         match self.config.on_unroutable {
@@ -112,23 +143,7 @@ impl Session for Amqp {
     }
 }
 
-impl Amqp {
-    fn acquire(config: &Options, folder: &Folder, nodes: &mut Nodes) -> Result<Self, SessionError> {
-        let (link, channel) = nodes.own()?;
-        let channels = Channels::new(channel);
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        info!(name = config.name, exchange = config.exchange, "owning the AMQP sink");
-        Ok(Self {
-            link,
-            channels,
-            config: config.clone(),
-            folder: folder.clone(),
-            told: nodes.told(),
-            epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
-            sequences: HashMap::new(),
-        })
-    }
-
+impl Amqp<'_> {
     /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
     fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, None)?;
@@ -162,7 +177,7 @@ impl Amqp {
     /// Sends a notification into the folder.
     fn keep(&self, job: Job, reason: Reason) {
         let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
-        job.keep_in(&self.folder, place);
+        job.keep_in(self.folder, place);
     }
 
     fn buried(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
