@@ -74,7 +74,7 @@ impl Ledger {
     /// decided, so nothing that stands before it can come later.
     pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<Entries, SessionError> {
         let mut entries = Entries::default();
-        self.read(|record| {
+        self.read("read_committed", |record| {
             // A commit is visible a moment after it was answered.
             let Some(record) = record else { return false };
             entries.take(record);
@@ -87,7 +87,7 @@ impl Ledger {
     pub(super) fn read_all(&self) -> Result<Entries, SessionError> {
         self.wait_until_decided()?;
         let mut entries = Entries::default();
-        self.read(|record| {
+        self.read("read_committed", |record| {
             if let Some(record) = record {
                 entries.take(record);
             }
@@ -96,11 +96,22 @@ impl Ledger {
         Ok(entries)
     }
 
-    /// Who took ownership of our transactional id last.
-    pub(super) fn last_owner(&self) -> Result<Option<Uuid>, SessionError> {
+    /// Whether somebody else took ownership of our transactional id after `owner`.
+    ///
+    /// As long as the last sentinel is the owner's nobody did, whether it is committed or not. Waiting for the end of what
+    /// is open would be waiting for the timeout of the owner's own transaction, when its producer gave up in the middle of it.
+    pub(super) fn has_another_owner(&self, owner: Uuid) -> Result<bool, SessionError> {
+        let another = |last: Option<Uuid>| last.is_some_and(|last| last != owner);
+        if !another(self.last_owner("read_uncommitted")?) {
+            return Ok(false);
+        }
         self.wait_until_decided()?;
+        Ok(another(self.last_owner("read_committed")?))
+    }
+
+    fn last_owner(&self, isolation: &str) -> Result<Option<Uuid>, SessionError> {
         let mut owner = None;
-        self.read(|record| {
+        self.read(isolation, |record| {
             if let Some(sentinel) = record.and_then(|record| self.sentinel_in(record)) {
                 owner = Some(sentinel.owner);
             }
@@ -136,9 +147,13 @@ impl Ledger {
         Ok(end)
     }
 
-    /// Hands every committed record, and `None` at the end, to `enough`, until that says so.
-    fn read(&self, mut enough: impl FnMut(Option<&BorrowedMessage<'_>>) -> bool) -> Result<(), SessionError> {
-        let consumer = self.consumer("read_committed")?;
+    /// Hands every record, and `None` at the end, to `enough`, until that says so.
+    fn read(
+        &self,
+        isolation: &str,
+        mut enough: impl FnMut(Option<&BorrowedMessage<'_>>) -> bool,
+    ) -> Result<(), SessionError> {
+        let consumer = self.consumer(isolation)?;
         let mut partitions = TopicPartitionList::new();
         partitions
             .add_partition_offset(&self.topic, PARTITION, Offset::Beginning)

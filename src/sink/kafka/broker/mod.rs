@@ -138,12 +138,12 @@ impl Acquisition {
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
     /// tells them apart, and has to be asked before we fence the rival in turn.
     fn look_for_a_rival(&self, ledger: &Ledger) -> Result<(), SessionError> {
-        match ledger.last_owner()? {
-            Some(owner) if owner != self.owner => Err(SessionError::Fenced(format!(
+        if ledger.has_another_owner(self.owner)? {
+            return Err(SessionError::Fenced(format!(
                 "another process uses the transactional_id `{}`: look for a second bridge with this config",
                 self.config.transactional_id
-            ))),
-            _ => Ok(()),
+            )));
         }
+        Ok(())
     }
 }
