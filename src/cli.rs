@@ -153,6 +153,7 @@ impl Command {
             Self::Run(source) => {
                 let config = source.load()?;
                 telemetry::start(&config.log);
+                source.warn_of_password();
                 run::run(config, stop_on_signal()?).await
             }
             Self::Validate(source) => {

@@ -47,6 +47,10 @@ pub struct Config {
     /// What is logged, and how.
     #[serde(default)]
     pub log: Log,
+    /// The file that it stands in.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// One Green API instance. Exactly one of the two tokens is given.
@@ -264,6 +268,7 @@ impl Config {
             dead_letter_dir_limit_mib: default_dead_letter_dir_limit(),
             admin: None,
             log: Log::default(),
+            file: None,
         };
         check::check(config, None)
     }

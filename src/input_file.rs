@@ -47,6 +47,22 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     })
 }
 
+/// Warns once if others can read a file in which one of these secrets stands as it is.
+pub(crate) fn warn_if_others_read(path: &Path, secrets: &[&str]) {
+    let read = |path: &Path| {
+        let metadata = fs::metadata(path)?;
+        let open_to_others = metadata.is_file() && metadata.mode() & 0o004 != 0;
+        let text = if open_to_others { text(limited(open(path)?, LARGEST_CONFIG)?)? } else { String::new() };
+        Ok((metadata, text))
+    };
+    if let Ok((metadata, text)) = beside(path, read)
+        && secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret))
+        && is_news_that_others_read(path, &metadata)
+    {
+        warn!(path = %path.display(), "others can read this secret");
+    }
+}
+
 /// The text in a file that nobody else should read.
 pub(crate) fn read_secret_text(path: &Path) -> io::Result<String> {
     read_secret(path).and_then(text)

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod doubt;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod exposure;
 mod fault;
 pub mod fleet;
 #[cfg(any(test, fuzzing))]

@@ -23,7 +23,7 @@ use crate::notification::InstanceId;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Makes the queue of an instance, or says what is wrong.
-pub type MakeQueue = Box<dyn Fn(&Instance) -> Result<Queue, String> + Send>;
+pub type MakeQueue = Box<dyn FnMut(&Instance) -> Result<Queue, String> + Send>;
 
 /// The files of a fleet, as they were last seen.
 pub struct Watch {
@@ -93,7 +93,7 @@ struct Seen {
 
 impl Token {
     /// The instance runs with what is in the file from now on, if that has changed.
-    fn look(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &MakeQueue) -> Option<Change> {
+    fn look(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &mut MakeQueue) -> Option<Change> {
         let now = stamps.token(instance);
         if now.is_none() || now == self.stamp {
             return None;
@@ -193,7 +193,7 @@ impl Watch {
         let stamps = Stamps::of(tokens.chain(paths.iter().flatten().cloned()).collect());
         let mut changes = Vec::new();
         for (instance, token) in &mut self.fixed {
-            changes.extend(token.look(instance, &stamps, &self.make_queue));
+            changes.extend(token.look(instance, &stamps, &mut self.make_queue));
         }
         let Some(paths) = paths else { return changes };
         let gone: Vec<PathBuf> = self.files.keys().filter(|file| paths.binary_search(file).is_err()).cloned().collect();
@@ -219,7 +219,7 @@ impl Watch {
             let Some(Seen { token, instance: Some(instance), .. }) = self.files.get_mut(path) else {
                 return Vec::new();
             };
-            return token.look(instance, stamps, &self.make_queue).into_iter().collect();
+            return token.look(instance, stamps, &mut self.make_queue).into_iter().collect();
         }
         let before = self.files.remove(path);
         let (seen, changes) = self.read(path, stamp, before);
@@ -228,7 +228,7 @@ impl Watch {
     }
 
     /// Reads a file that is new or has changed. One that is wrong changes nothing: what ran, runs.
-    fn read(&self, path: &Path, stamp: Option<Stamp>, before: Option<Seen>) -> (Seen, Vec<Change>) {
+    fn read(&mut self, path: &Path, stamp: Option<Stamp>, before: Option<Seen>) -> (Seen, Vec<Change>) {
         let before = before.unwrap_or_default();
         let variables = std::env::vars_os();
         let variables =

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::admin::{Admin, DEFAULT_LISTEN};
 use crate::config::{self, Api, Config, Instance, ProxyUrl};
+use crate::exposure;
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::input_file;
@@ -61,6 +62,9 @@ struct Prepared {
 
 /// An instance whose token file does not answer is started when it does; whatever else cannot be read ends the start.
 fn prepare(config: Config) -> Result<Prepared, Failure> {
+    exposure::warn_of(&config);
+    let mut of_instances = exposure::OfInstances::default();
+    config.instances.iter().for_each(|instance| of_instances.warn_of(instance));
     let client = client(&config.api)?;
     let (mut queues, mut running, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for instance in config.instances {
@@ -76,7 +80,10 @@ fn prepare(config: Config) -> Result<Prepared, Failure> {
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
     let sink = kind::start(&config.sink, &dead_letters, config.dead_letter_dir_limit_mib.value)
         .map_err(Failure::Configuration)?;
-    let make_queue = move |instance: &Instance| queue(&client, instance).map_err(|failure| failure.to_string());
+    let make_queue = move |instance: &Instance| {
+        of_instances.warn_of(instance);
+        queue(&client, instance).map_err(|failure| failure.to_string())
+    };
     let watch = Watch::new(running, late, config.instances_dir, Box::new(make_queue));
     Ok(Prepared { queues, sink, watch })
 }

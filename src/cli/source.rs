@@ -4,9 +4,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
+use tracing::warn;
 
 use super::{Failure, Source};
 use crate::config::{ApiUrl, Config, Instance};
+use crate::exposure::has_password;
 use crate::mistake::unplaced;
 use crate::sink::kind::{self, Options};
 use crate::sink::stdout;
@@ -17,6 +19,13 @@ impl Source {
         let config = self.read()?;
         kind::supported(&config.sink).map_err(Failure::Configuration)?;
         Ok(config)
+    }
+
+    /// Warns of what others on this machine can see in the list of its processes.
+    pub(super) fn warn_of_password(&self) {
+        if self.sink.as_deref().is_some_and(has_password) {
+            warn!("a password is on the command line: put the sink's URL into BRIDGE_SINK, or use a config");
+        }
     }
 
     fn read(&self) -> Result<Config, Failure> {

@@ -14,7 +14,8 @@ use crate::mistake::{Mistake, Mistakes};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let text = input_file::read_config(path).map_err(|error| unreadable(path, &error))?;
-    from_text(path, &text, variables)
+    let config = from_text(path, &text, variables)?;
+    Ok(Config { file: Some(path.to_owned()), ..config })
 }
 
 /// `path` is told where it is wrong.

@@ -16,6 +16,16 @@ pub(crate) trait Kind {
     /// What consumers can rely on.
     fn guarantee(&self) -> &'static str;
 
+    /// The options that switch off that certificates are verified.
+    fn unverified(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    /// Passwords and the like that stand in the options themselves, and not in files that they name.
+    fn secrets(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
     /// What does the work.
     ///
     /// # Errors

@@ -41,6 +41,9 @@ mod doctor;
 /// The Green API queue as a local server.
 #[cfg(feature = "emulator")]
 mod emulator;
+/// What is given up of security.
+#[cfg(feature = "emulator")]
+mod exposure;
 /// What others may do to the file of the sink.
 #[cfg(feature = "emulator")]
 mod file;

@@ -5,10 +5,13 @@ mod broker;
 mod check;
 mod options;
 
+use secrecy::ExposeSecret;
+
 #[cfg(all(feature = "amqp", any(test, fuzzing)))]
 pub(crate) use self::broker::destination;
 pub use self::options::{Argument, OnUnroutable, Options, QueueType};
 use super::driver::{Driver, Kind};
+use crate::exposure::has_password;
 use crate::mistake::Found;
 
 /// Its form as a URL.
@@ -17,6 +20,10 @@ pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAM
 impl Kind for Options {
     fn check(&self, found: &mut Found<'_>) {
         check::check(self, found);
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        self.uri.iter().map(|uri| uri.value.expose_secret()).filter(|uri| has_password(uri)).collect()
     }
 
     fn guarantee(&self) -> &'static str {

@@ -81,6 +81,17 @@ pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
     }
 }
 
+/// The properties that switch off that certificates are verified, written as librdkafka reads them.
+pub(super) fn unverified(kafka: &Options) -> Vec<&str> {
+    let switches_off = |name: &str, value: &str| match name {
+        "enable.ssl.certificate.verification" => ["false", "f", "0"].contains(&&*value.to_ascii_lowercase()),
+        "ssl.endpoint.identification.algorithm" => value == "none",
+        _ => false,
+    };
+    let given = kafka.properties.iter().map(|(name, value)| (name, value.value.expose_secret()));
+    given.filter(|(name, value)| switches_off(name, value)).map(|(name, _)| name.as_str()).collect()
+}
+
 /// A notification in the ledger would be taken for what was published last.
 fn check_topics(kafka: &Options, found: &mut Found<'_>) {
     for (key, own) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {

@@ -6,6 +6,8 @@ mod check;
 mod options;
 mod template;
 
+use secrecy::ExposeSecret;
+
 #[cfg(all(feature = "kafka", any(test, fuzzing)))]
 pub(crate) use self::broker::assert_reads_its_own;
 pub use self::options::{CreateTopics, Key, Options};
@@ -18,6 +20,16 @@ pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";
 impl Kind for Options {
     fn check(&self, found: &mut Found<'_>) {
         check::check(self, found);
+    }
+
+    fn unverified(&self) -> Vec<&str> {
+        check::unverified(self)
+    }
+
+    fn secrets(&self) -> Vec<&str> {
+        let is_secret = |name: &str| ["password", "secret", "key.pem", "jaas"].iter().any(|word| name.contains(word));
+        let secrets = self.properties.iter().filter(|(name, _)| is_secret(name));
+        secrets.map(|(_, value)| value.value.expose_secret()).collect()
     }
 
     fn guarantee(&self) -> &'static str {
