@@ -191,8 +191,3 @@ fn answer(reply: oneshot::Sender<Result<Answer, SinkError>>, answer: Result<Answ
 pub fn extract_malformed(jobs: &mut Vec<Job>) -> Vec<Job> {
     jobs.extract_if(.., |job| job.action != Action::Prove && job.notification().is_malformed()).collect()
 }
-
-/// Takes out what lies in the folder for dead letters, with the reason.
-pub(super) fn extract_kept(jobs: &mut Vec<Job>) -> Vec<(Job, Reason)> {
-    jobs.extract_if(.., |job| job.kept.is_some()).filter_map(|job| job.kept.map(|reason| (job, reason))).collect()
-}

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::kafka_topics::Topics;
 use crate::readme::blocks;
-use crate::scene::{ID, Scene, TOKEN};
+use crate::scene::{ID, Scene, TOKEN, numbered};
 use crate::support::{eventually, foreign_client, from_test_run};
 
 /// What the README says that a bridge needs, on the topics of a test.
@@ -139,6 +139,27 @@ async fn a_forbidden_topic_stops_only_the_instances_that_need_it() {
     scene.drained();
     assert_eq!(topics.read_from("of.incomingCall", 100).len(), 100);
     assert_eq!(topics.read_from("of.outgoingCall", 1).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forbidden_dead_letter_topic_leaves_the_folder_and_stops_nobody() {
+    let (topics, other) = (Topics::new(), "1101000002");
+    let mut scene = Scene::of([ID, other]).await;
+    scene.instances.push(other.to_owned());
+    permit(&topics);
+    permission(&topics, &[&format!("deny:topic:{}.dead:write", topics.name)]);
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
+    let bodies = numbered(100);
+    (0..10).for_each(|number| scene.emulator.push(other, format!("NaN {number}")));
+    scene.push(bodies.iter().map(String::as_str));
+    let bridge = scene.start_with("bridge", &secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties));
+    scene.drained();
+    assert_eq!(topics.bodies(100), bodies);
+    let kept = bridge.log().matches(r#""kept_in":"dead_letter_dir""#).count();
+    assert_eq!(kept, 10, "{}", bridge.log());
+    // Once known to be forbidden it is tried by itself.
+    let owned = bridge.log().matches("owning the Kafka sink").count();
+    assert!(owned <= 2, "{owned} acquisitions: {}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

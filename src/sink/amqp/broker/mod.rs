@@ -18,7 +18,7 @@ use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
-use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_kept, extract_malformed};
+use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_malformed};
 use crate::sink::worker::Worker;
 use crate::sink::{DeadLetter, Reason, Sink, SinkError};
 use crate::verify::Audit;
@@ -114,7 +114,8 @@ impl Session for Amqp<'_> {
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
-        for (job, reason) in extract_kept(jobs) {
+        let kept = jobs.extract_if(.., |job| job.kept.is_some()).filter_map(|job| job.kept.map(|reason| (job, reason)));
+        for (job, reason) in kept.collect::<Vec<_>>() {
             self.buried(job, reason, DIRECTORY);
         }
         let too_large = |job: &mut Job| job.action() != Action::Prove && self.channels.is_too_large(job.notification());

@@ -127,6 +127,11 @@ pub(super) fn metadata_refresh(client: &ClientConfig) -> Duration {
     Duration::from_millis(milliseconds.unwrap_or(300_000))
 }
 
+/// The largest body that it sends.
+pub(super) fn largest_record(client: &ClientConfig) -> usize {
+    client.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX)
+}
+
 /// A refused property's value may be a password.
 fn without_value(error: &KafkaError) -> String {
     match error {

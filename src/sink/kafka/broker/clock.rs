@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::route::Route;
 use super::session::Kafka;
 use crate::sink::SinkError;
 use crate::sink::session::Job;
@@ -14,14 +15,15 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 
 impl Kafka<'_> {
     /// It waits, and whoever reads the log learns what to compare.
-    pub(super) fn wait_for_clock(&mut self, job: Job, topic: &str, why: &str) {
-        let known = self.clock_limits.get(topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
+    pub(super) fn wait_for_clock(&mut self, job: Job, route: Route, why: &str) {
+        let topic = self.topic_on(route, &job).unwrap_or_default();
+        let known = self.clock_limits.get(&topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
         let limits = if let Some((_, limits)) = known {
             *limits
         } else {
-            let setting = |end| self.topics.setting(topic, &format!("message.timestamp.{end}.max.ms"));
+            let setting = |end| self.topics.setting(&topic, &format!("message.timestamp.{end}.max.ms"));
             let limits = ["before", "after"].map(|end| setting(end).ok()?.parse().ok());
-            self.clock_limits.insert(topic.to_owned(), (Instant::now(), limits));
+            self.clock_limits.insert(topic.clone(), (Instant::now(), limits));
             limits
         };
         job.fail(SinkError::Refused(format!("topic {topic}: {why}{}", brokers_clock(Timestamp::now(), limits))));

@@ -3,7 +3,8 @@
 //! | what happens | how it shows | what is done |
 //! |---|---|---|
 //! | the coordinator moves, loads, or is still busy with the last transaction | *retriable*, or repeated by the client itself | the same call again, for at most 40 s |
-//! | a record is too large for the client | at once, from `send` | abort; the record alone, then as a dead letter |
+//! | a body is larger than the client sends | before it is sent | into the folder; nobody else notices |
+//! | a record is too large for the client with its headers | at once, from `send` | abort; the record alone, then as a dead letter |
 //! | a record is too large for the broker, or refused by it | its delivery; *abortable* | abort; the others without it; it alone, then as a dead letter |
 //! | the broker refuses the time that the client stamps records with | its delivery; *abortable* | abort; the others without it; it waits, and is told with both clocks; never a dead letter |
 //! | a topic is missing or forbidden | its delivery, or all records purged; *abortable* | abort; the others without it, if need be each alone; its instances wait, and try alone. Where the abort is refused too: a new producer, once |

@@ -34,6 +34,7 @@ mod partitions;
 mod producer;
 mod published;
 mod record;
+mod route;
 mod session;
 mod topic_memory;
 mod topics;
@@ -125,6 +126,7 @@ impl Acquire for Acquisition {
             looked: None,
             look: client::metadata_refresh(&client),
             config: &self.config,
+            largest: client::largest_record(&client),
             folder: &self.folder,
             sentinel,
             clock_limits: HashMap::new(),

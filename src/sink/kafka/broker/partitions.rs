@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::route::Route;
 use super::session::Kafka;
 use super::topics::Ensured;
 use crate::sink::SinkError;
@@ -40,12 +41,15 @@ impl Kafka<'_> {
         if !self.topic_memory.has_doubts() {
             return Vec::new();
         }
-        jobs.extract_if(.., |job| self.topic_memory.is_doubtful(&self.topic(job.notification()))).collect()
+        let is_doubtful = |topic: String| self.topic_memory.is_doubtful(&topic);
+        jobs.extract_if(.., |job| self.topic_on(Route::of(job), job).is_some_and(is_doubtful)).collect()
     }
 
     /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
     pub(super) fn wait_for_topic(&mut self, job: Job, why: &str) {
-        self.topic_memory.doubt(self.topic(job.notification()));
+        if let Some(topic) = self.topic_on(Route::Topic, &job) {
+            self.topic_memory.doubt(topic);
+        }
         job.fail(SinkError::Refused(why.to_owned()));
     }
 }

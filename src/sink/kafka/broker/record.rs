@@ -17,17 +17,13 @@ pub(super) struct Record {
     pub headers: OwnedHeaders,
 }
 
-/// The record of a notification, its body shared. A dead letter goes to its own topic.
-pub(super) fn of(notification: &Notification, place: &Place, config: &Options) -> Record {
+/// The record of a notification for this topic, its body shared.
+pub(super) fn of(notification: &Notification, topic: String, place: &Place, config: &Options) -> Record {
     let mut headers = OwnedHeaders::new_with_capacity(12);
     for (name, value) in cloud_event::attributes(notification, place) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });
     }
     headers = headers.insert(Header { key: "content-type", value: Some(cloud_event::content_type(notification)) });
-    let topic = match place.dead_letter {
-        None => cloud_event::topic(&config.topic.value, notification),
-        Some(_) => config.dead_letter_topic.value.clone(),
-    };
     let key = match (config.key, &notification.facts().chat) {
         (Key::Chat, Some(chat)) => chat.clone(),
         (Key::Instance | Key::Chat, _) => notification.instance().to_string(),

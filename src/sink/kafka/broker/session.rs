@@ -10,15 +10,16 @@ use super::errors::Blame;
 use super::ledger::{Ledger, Sentinel};
 use super::producer::{Attempt, Producer, Refusal};
 use super::record::{self, Record};
+use super::route::Route;
 use super::topic_memory::{TopicMemory, partition_of};
 use super::topics::{Ensured, Topics};
 use crate::doubt::Memory;
-use crate::notification::{InstanceId, Notification};
+use crate::notification::InstanceId;
+use crate::sink::DeadLetter;
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
-use crate::sink::session::{Action, Job, Session, SessionError, extract_kept, extract_malformed};
-use crate::sink::{DeadLetter, Reason};
+use crate::sink::session::{Job, Session, SessionError};
 
 /// The sink under one ownership.
 pub(super) struct Kafka<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Kafka<'a> {
     pub(super) looked: Option<Instant>,
     pub(super) look: Duration,
     pub(super) config: &'a Options,
+    /// The largest body that the client sends.
+    pub(super) largest: usize,
     pub(super) folder: &'a Folder,
     pub(super) sentinel: Sentinel,
     /// How far from the broker's clock ours may be, as far as a topic was asked.
@@ -56,40 +59,17 @@ impl Session for Kafka<'_> {
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         self.look_at_partitions();
         self.refuse_unusable(jobs);
-        let kept = extract_kept(jobs).into_iter().map(|(job, reason)| (job, Route::Folder(reason)));
-        let malformed = extract_malformed(jobs).into_iter().map(|job| (job, Route::DeadLetterTopic(Reason::Malformed)));
-        let mut alone: Vec<(Job, Route)> = kept.chain(malformed).collect();
+        self.keep_too_large(jobs);
         let mut suspects = self.of_doubtful_topics(jobs);
         let mut outcome = self.store_together(jobs, &mut suspects);
-        alone.extend(suspects.into_iter().map(|job| (job, Route::Topic)));
-        let mut alone = alone.into_iter();
+        let mut suspects = suspects.into_iter();
         while outcome.is_ok()
-            && let Some((job, route)) = alone.next()
+            && let Some(job) = suspects.next()
         {
-            outcome = self.store_alone(job, route, jobs);
+            outcome = self.store_alone(job, jobs);
         }
-        jobs.extend(alone.map(|(job, _)| job));
+        jobs.extend(suspects);
         outcome
-    }
-}
-
-/// Where a notification is sent.
-#[derive(Clone, Copy)]
-enum Route {
-    Topic,
-    DeadLetterTopic(Reason),
-    /// Into the folder; only the ledger moves.
-    Folder(Reason),
-}
-
-impl Route {
-    /// Why it is sent as a dead letter, and which key of the config names where to.
-    fn dead_letter(self) -> Option<(Reason, &'static str)> {
-        match self {
-            Self::Topic => None,
-            Self::DeadLetterTopic(reason) => Some((reason, "dead_letter_topic")),
-            Self::Folder(reason) => Some((reason, "dead_letter_dir")),
-        }
     }
 }
 
@@ -98,47 +78,41 @@ impl Kafka<'_> {
     /// `jobs`.
     fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), SessionError> {
         while !jobs.is_empty() {
-            for Refused { job, blame, why } in self.commit(jobs, Route::Topic)? {
-                match blame {
-                    Blame::Record(_) | Blame::SomeTopic => suspects.push(job),
-                    Blame::Topic => self.wait_for_topic(job, &why),
-                    Blame::Clock => {
-                        let topic = self.topic(job.notification());
-                        self.wait_for_clock(job, &topic, &why);
-                    }
+            for Refused { job, route, blame, why } in self.commit(jobs, Route::of)? {
+                match (route, blame) {
+                    (_, Blame::Clock) => self.wait_for_clock(job, route, &why),
+                    (Route::Topic, Blame::Topic) => self.wait_for_topic(job, &why),
+                    _ => suspects.push(job),
                 }
             }
         }
         Ok(())
     }
 
-    /// A whole batch is refused for one bad record in it, so a suspect may be good. A bad one goes
+    /// A whole group is refused for one bad record in it, so a suspect may be good. A bad one goes
     /// to the dead-letter topic, in the transaction that moves the ledger; when it is too bad for the
     /// topic, to the folder, and it comes again to have the ledger moved. Back into `unanswered` when
     /// nothing can be stored at all.
-    fn store_alone(&mut self, job: Job, mut route: Route, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
+    fn store_alone(&mut self, job: Job, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
+        let mut route = Route::of(&job);
         let mut single = vec![job];
         loop {
-            let refused = self.commit(&mut single, route);
+            let refused = self.commit(&mut single, |_| route);
             unanswered.append(&mut single);
-            let Some(Refused { job, blame, why }) = refused?.pop() else { return Ok(()) };
+            let Some(Refused { job, blame, why, .. }) = refused?.pop() else { return Ok(()) };
             match (route, blame) {
                 (Route::Topic, Blame::Record(reason)) => {
                     route = Route::DeadLetterTopic(reason);
                     single.push(job);
                     continue;
                 }
-                (Route::Topic, Blame::Topic | Blame::SomeTopic) => self.wait_for_topic(job, &why),
-                (Route::Topic, Blame::Clock) => {
-                    let topic = self.topic(job.notification());
-                    self.wait_for_clock(job, &topic, &why);
-                }
                 // Of a dead letter neither.
-                (Route::DeadLetterTopic(_) | Route::Folder(_), Blame::Clock) => {
-                    let topic = self.config.dead_letter_topic.value.clone();
-                    self.wait_for_clock(job, &topic, &why);
-                }
+                (_, Blame::Clock) => self.wait_for_clock(job, route, &why),
+                (Route::Nowhere | Route::Topic, _) => self.wait_for_topic(job, &why),
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
+                    if !matches!(blame, Blame::Record(_)) {
+                        self.topic_memory.doubt(self.config.dead_letter_topic.value.clone());
+                    }
                     let place = self.place(&job, Route::Folder(reason));
                     job.keep_in(self.folder, place);
                 }
@@ -147,37 +121,35 @@ impl Kafka<'_> {
         }
     }
 
-    pub(super) fn topic(&self, notification: &Notification) -> String {
-        cloud_event::topic(&self.config.topic.value, notification)
-    }
-
-    fn place(&self, job: &Job, route: Route) -> Place {
+    pub(super) fn place(&self, job: &Job, route: Route) -> Place {
         let notification = job.notification();
         let last = self.entries.of.get(&notification.instance());
         let letter = |(reason, kept_in): (_, &'static str)| DeadLetter {
             reason,
-            destination: self.topic(notification),
+            destination: cloud_event::topic(&self.config.topic.value, notification),
             kept_in: kept_in.into(),
         };
         Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }
     }
 
     /// Commits the jobs and answers them; or takes out those that were refused, and nothing is stored.
-    fn commit(&mut self, jobs: &mut Vec<Job>, route: Route) -> Result<Vec<Refused>, SessionError> {
-        let mut group = jobs.drain(..).map(|job| self.prepare(job, route)).collect();
+    fn commit(&mut self, jobs: &mut Vec<Job>, route: impl Fn(&Job) -> Route) -> Result<Vec<Refused>, SessionError> {
+        let prepare = |job| {
+            let route = route(&job);
+            self.prepare(job, route)
+        };
+        let mut group = jobs.drain(..).map(prepare).collect();
         let refused = self.commit_group(&mut group);
         jobs.extend(group.into_iter().map(|prepared| prepared.job));
         refused
     }
 
     fn prepare(&self, job: Job, route: Route) -> Prepared {
-        if job.action() == Action::Prove {
-            return Prepared { job, place: None, record: None };
-        }
-        let place = self.place(&job, route);
-        let in_topic = !matches!(route, Route::Folder(_));
-        let record = in_topic.then(|| record::of(job.notification(), &place, self.config));
-        Prepared { job, place: Some(place), record }
+        let place = (!matches!(route, Route::Nowhere)).then(|| self.place(&job, route));
+        let topic = self.topic_on(route, &job);
+        let record =
+            topic.zip(place.as_ref()).map(|(topic, place)| record::of(job.notification(), topic, place, self.config));
+        Prepared { job, route, place, record }
     }
 
     fn commit_group(&mut self, group: &mut Vec<Prepared>) -> Result<Vec<Refused>, SessionError> {
@@ -230,8 +202,8 @@ impl Kafka<'_> {
                 Ok(refused)
             }
             Attempt::Forbidden(why) => {
-                for prepared in &*group {
-                    self.topic_memory.doubt(self.topic(prepared.job.notification()));
+                for record in group.iter().filter_map(|prepared| prepared.record.as_ref()) {
+                    self.topic_memory.doubt(record.topic.clone());
                 }
                 Err(SessionError::Unavailable(why))
             }
@@ -241,13 +213,12 @@ impl Kafka<'_> {
 
     fn committed(&mut self, prepared: Prepared) {
         let entry = prepared.entry();
-        let Prepared { job, place, .. } = prepared;
+        let Prepared { job, place, record, .. } = prepared;
         let (Some(place), Some(entry)) = (place, entry) else { return job.stored(None) };
-        let notification = job.notification();
-        if self.topic_memory.has_doubts() && place.dead_letter.is_none() {
-            self.topic_memory.trust(&self.topic(notification));
+        if let Some(record) = record {
+            self.topic_memory.trust(&record.topic);
         }
-        self.entries.of.insert(notification.instance(), entry);
+        self.entries.of.insert(job.notification().instance(), entry);
         match place.dead_letter {
             None => job.stored(Some(place.sequence)),
             Some(letter) => job.dead_lettered(Some(place.sequence), letter),
@@ -259,6 +230,7 @@ impl Kafka<'_> {
 /// into the folder.
 struct Prepared {
     job: Job,
+    route: Route,
     place: Option<Place>,
     record: Option<Record>,
 }
@@ -274,6 +246,7 @@ impl Prepared {
 /// A job whose record was refused.
 struct Refused {
     job: Job,
+    route: Route,
     blame: Blame,
     why: String,
 }
@@ -287,7 +260,10 @@ fn take_refused(group: &mut Vec<Prepared>, refusals: Vec<Refusal>) -> Vec<Refuse
         let record = prepared.record.as_ref().and_then(|_| index.next());
         match record.and_then(|index| refusals.remove(&index)) {
             None => others.push(prepared),
-            Some(Refusal { blame, why, .. }) => refused.push(Refused { job: prepared.job, blame, why }),
+            Some(Refusal { blame, why, .. }) => {
+                let Prepared { job, route, .. } = prepared;
+                refused.push(Refused { job, route, blame, why });
+            }
         }
     }
     *group = others;
