@@ -70,8 +70,7 @@ fn dead_letters(scene: &Scene) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_larger_than_the_broker_is_set_to_take_goes_into_the_folder_and_closes_one_channel() {
-    let broker = Broker::start("rabbitmq");
-    rabbitmqctl(broker.folder(), &["eval", "application:set_env(rabbit, max_message_size, 1048576)."]);
+    let broker = Broker::start_rabbitmq_with("max_message_size = 1048576");
     let names = Names::at(broker.address("BRIDGE_TEST_AMQP"));
     let bodies = numbered(40);
     let scene = Scene::fleet(10, &bodies[..20]).await;

@@ -181,10 +181,22 @@ pub struct Broker {
 impl Broker {
     /// `kind` is a script of tests/brokers.
     pub fn start(kind: &str) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers").join(kind);
-        let broker = Self { script, folder: tempfile::tempdir().expect("a folder") };
+        let broker = Self::new(kind);
         broker.start_again();
         broker
+    }
+
+    /// A RabbitMQ with more in its rabbitmq.conf.
+    pub fn start_rabbitmq_with(setting: &str) -> Self {
+        let broker = Self::new("rabbitmq");
+        fs::write(broker.folder().join("more.conf"), format!("{setting}\n")).expect("the setting is written");
+        broker.start_again();
+        broker
+    }
+
+    fn new(kind: &str) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers").join(kind);
+        Self { script, folder: tempfile::tempdir().expect("a folder") }
     }
 
     pub fn start_again(&self) {
