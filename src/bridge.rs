@@ -1,6 +1,6 @@
 //! The way of a notification, from the head of its queue into the sink and out of the queue.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ impl<'a> Bridge<'a> {
             doubt.reopened(memory);
             // Received while the delete before it was unanswered. It never outlives its lane.
             let mut overlapped = None;
-            while let Some(head) = self.next_head(overlapped.take()).await {
+            while let Some(head) = self.next_head(&mut *lane, overlapped.take()).await {
                 let verdict = doubt.judge(head.fingerprint(), head.facts().has_identity);
                 self.health.received(&head, verdict);
                 let stored = match self.publish(&mut *lane, verdict, &head).await {
@@ -91,7 +91,7 @@ impl<'a> Bridge<'a> {
                 // Its body may be large, and the next one wants room.
                 drop(head);
                 fault::reached("stored");
-                overlapped = self.delete(stored, doubt).await;
+                overlapped = self.delete(&mut *lane, stored, doubt).await;
                 if let Some(pause) = self.health.pause_after_repeat() {
                     sleep_unless(self.stop, pause).await;
                 }
@@ -106,17 +106,27 @@ impl<'a> Bridge<'a> {
         worrying(&mut self.health, opening).await
     }
 
-    /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop.
-    async fn next_head(&mut self, in_hand: Option<Notification>) -> Option<Notification> {
+    /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop, or the lane has lost its
+    /// ownership: whoever has it now polls this queue.
+    async fn next_head(&mut self, lane: &mut dyn Lane, in_hand: Option<Notification>) -> Option<Notification> {
         self.queue.renew_connections();
-        let mut head = in_hand;
+        let head = match in_hand {
+            None => until_lost(lane, pin!(self.poll())).await.flatten(),
+            in_hand => in_hand,
+        };
+        head.filter(|_| !self.stop.is_cancelled())
+    }
+
+    /// Asks until there is a head. `None` when it is time to stop. Dropping it loses nothing: the queue keeps the head.
+    async fn poll(&mut self) -> Option<Notification> {
+        let mut head = None;
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
             self.health.asking();
             let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.health.status)).await?;
             head = self.received(asked, answer).await;
         }
-        head.filter(|_| !self.stop.is_cancelled())
+        head
     }
 
     /// What an answer brought, after the pause that it asks for.
@@ -177,7 +187,7 @@ impl<'a> Bridge<'a> {
 
     /// Sends the delete once, and meanwhile the next receive if it may; the head that this brought,
     /// if it is to be kept. Whatever is not a confirmation leaves the notification in doubt.
-    async fn delete(&mut self, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
+    async fn delete(&mut self, lane: &mut dyn Lane, stored: Stored, doubt: &mut Doubt) -> Option<Notification> {
         let asked = Instant::now();
         if stored.valid_until().is_some_and(|until| until <= asked) {
             info!(instance = %stored.instance(), receipt = %stored.receipt(), "too late to delete under this ownership: receiving again");
@@ -194,9 +204,11 @@ impl<'a> Bridge<'a> {
             (answer, None)
         } else {
             let status = Arc::clone(&self.health.status);
-            let delete = delete_once(&self.queue, stored);
-            let receive = receive_once(&self.queue, &status);
-            delete_and_receive(delete, receive, self.stop, || self.health.confirmed()).await
+            let delete = pin!(delete_once(&self.queue, stored));
+            let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &status)));
+            let receive = pin!(until_lost(lane, receive));
+            let (answer, next) = delete_and_receive(delete, receive, || self.health.confirmed()).await;
+            (answer, next.flatten())
         };
         let was_answered = answer.is_ok();
         let answer = match answer {
@@ -259,6 +271,15 @@ async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T
     }
 }
 
+/// `None` when the lane loses its ownership first.
+async fn until_lost<T>(lane: &mut dyn Lane, waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = lane.lost() => None,
+        done = waiting => Some(done),
+    }
+}
+
 /// Asks once, and counts what came of it.
 async fn receive_once(queue: &Queue, status: &InstanceStatus) -> Result<Received, Problem> {
     let asked = Instant::now();
@@ -280,17 +301,15 @@ async fn delete_once(queue: &Queue, stored: Stored) -> Result<Deleted, Problem> 
 
 /// Sends a delete and, a moment later, the next receive. That goes on when the delete is confirmed:
 /// then it waits for the next notification, for long maybe. Otherwise it is given up, if it has brought nothing yet.
-async fn delete_and_receive(
-    delete: impl Future<Output = Result<Deleted, Problem>>,
-    receive: impl Future<Output = Result<Received, Problem>>,
-    stop: &CancellationToken,
+async fn delete_and_receive<T>(
+    mut delete: Pin<&mut impl Future<Output = Result<Deleted, Problem>>>,
+    receive: Pin<&mut impl Future<Output = Option<T>>>,
     confirmed: impl FnOnce(),
-) -> (Result<Deleted, Problem>, Option<Result<Received, Problem>>) {
-    let mut delete = pin!(delete);
-    let mut receive = pin!(stop.run_until_cancelled(async {
+) -> (Result<Deleted, Problem>, Option<T>) {
+    let mut receive = pin!(async {
         sleep(HEAD_START).await;
         receive.await
-    }));
+    });
     tokio::select! {
         biased;
         answer = &mut delete => {

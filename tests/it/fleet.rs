@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -268,6 +268,60 @@ async fn no_delete_is_sent_after_the_proof_has_run_out_and_nothing_is_stored_twi
     assert_eq!(scene.count(EventKind::Deleted), 5);
     assert_eq!(scene.count(EventKind::Received), 10, "{:?}", scene.journal());
     running.end().await;
+}
+
+/// A sink whose first lane loses its ownership when that is wanted.
+struct Loses {
+    sink: Arc<dyn Sink>,
+    lost: CancellationToken,
+    opened: Arc<AtomicUsize>,
+}
+
+struct LosingLane(Box<dyn Lane>, CancellationToken);
+
+#[async_trait]
+impl Sink for Loses {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        let (lane, memory) = self.sink.open(instance).await?;
+        let is_first = self.opened.fetch_add(1, Ordering::Relaxed) == 0;
+        let lost = if is_first { self.lost.clone() } else { CancellationToken::new() };
+        Ok((Box::new(LosingLane(lane, lost)), memory))
+    }
+}
+
+#[async_trait]
+impl Lane for LosingLane {
+    async fn publish(&mut self, pending: Pending, marked: bool) -> Result<Stored, SinkError> {
+        self.0.publish(pending, marked).await
+    }
+
+    async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError> {
+        self.0.already_stored(pending).await
+    }
+
+    async fn lost(&mut self) {
+        self.1.cancelled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_loses_the_ownership_stops_polling() {
+    // Before there was any notification, and after one, when the next receive begins beside its delete.
+    for count in [0, 1] {
+        let bodies = numbered(count + 1);
+        let scene = Scene::fleet(1, &bodies[..count]).await;
+        let (lost, opened) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let losing = |sink| Loses { sink, lost: lost.clone(), opened: Arc::clone(&opened) };
+        let running = run_in_process(&scene, |sink| Arc::new(losing(sink)));
+        eventually("it polls", || scene.queued() == 0 && scene.emulator.requests(ID) > count as u64);
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+        lost.cancel();
+        eventually("the lane is opened again", || opened.load(Ordering::Relaxed) == 2);
+        scene.push_to_all(&bodies[count..]);
+        scene.drained();
+        assert_eq!(scene.bodies(), bodies);
+        running.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
