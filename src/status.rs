@@ -177,18 +177,51 @@ pub(crate) fn instances() -> Vec<(InstanceId, Arc<InstanceStatus>)> {
 #[derive(Debug)]
 pub(crate) struct SinkStatus {
     pub kind: &'static str,
-    /// Whether it is owned and connected, as far as is known.
-    pub up: AtomicBool,
-    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
-    pub busy_since: Number,
     /// From handing over to stored.
     pub publish_seconds: Histogram,
     /// From the time in a notification to stored.
     pub end_to_end_seconds: Histogram,
-    conditions: Mutex<Conditions>,
+    shards: Mutex<Vec<Weak<ShardStatus>>>,
 }
 
 impl SinkStatus {
+    /// One shard more, as long as somebody holds it.
+    pub fn add_shard(&self) -> Arc<ShardStatus> {
+        let status = Arc::default();
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&status));
+        status
+    }
+
+    /// All that there are, in the order of their beginnings.
+    pub fn shards(&self) -> Vec<Arc<ShardStatus>> {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.retain(|status| status.strong_count() > 0);
+        shards.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether it stores what it is given, without getting stuck.
+    pub fn works(&self) -> bool {
+        let shards = self.shards();
+        !shards.is_empty() && shards.iter().all(|shard| shard.works())
+    }
+
+    /// Whether another bridge has the ownership, and serves the instances meanwhile.
+    pub fn stands_by(&self) -> bool {
+        self.shards().iter().any(|shard| shard.conditions().contains(Condition::WaitingForOwnership))
+    }
+}
+
+/// The part of a sink that has an ownership of its own.
+#[derive(Debug, Default)]
+pub(crate) struct ShardStatus {
+    /// Whether it is owned and connected, as far as is known.
+    pub up: AtomicBool,
+    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
+    pub busy_since: Number,
+    conditions: Mutex<Conditions>,
+}
+
+impl ShardStatus {
     /// Whether it stores what it is given, without getting stuck.
     pub fn works(&self) -> bool {
         self.up.load(Relaxed) && !self.is_stuck()
@@ -198,11 +231,6 @@ impl SinkStatus {
     pub fn is_stuck(&self) -> bool {
         let since = self.busy_since.get();
         since != 0 && now().saturating_sub(since) > STUCK_SECS
-    }
-
-    /// Whether another bridge has the ownership, and serves the instances meanwhile.
-    pub fn stands_by(&self) -> bool {
-        self.conditions().contains(Condition::WaitingForOwnership)
     }
 
     /// What it waits for. Locked when that changes, never on the way of a notification.
@@ -220,11 +248,9 @@ static SINK: OnceLock<SinkStatus> = OnceLock::new();
 pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
     SINK.get_or_init(|| SinkStatus {
         kind,
-        up: AtomicBool::new(false),
-        busy_since: Number::default(),
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
-        conditions: Mutex::default(),
+        shards: Mutex::default(),
     })
 }
 

@@ -24,6 +24,7 @@ pub mod kafka;
 pub mod kind;
 mod one_stream;
 pub mod session;
+mod shard;
 pub mod stdout;
 pub mod worker;
 

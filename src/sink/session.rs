@@ -11,25 +11,10 @@ use tokio::sync::oneshot;
 
 use super::cloud_event::Place;
 use super::dead_letter::Folder;
+pub use super::shard::Shard;
 use super::{DeadLetter, Pending, Reason, SinkError, Stored};
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
-
-/// One of the parts into which a sink divides its instances; each has an ownership of its own.
-/// There is one so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Shard(u16);
-
-impl Shard {
-    /// All instances.
-    pub(super) const WHOLE: Self = Self(0);
-
-    /// Its number, from 0.
-    #[must_use]
-    pub fn index(self) -> u16 {
-        self.0
-    }
-}
 
 /// Takes the ownerships of a sink, one after the other, and keeps what outlives them: a closure, or a
 /// type whose sessions borrow from it.

@@ -5,6 +5,7 @@
 //! A thread of its own, because the clients of Kafka and of files block.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
 use crate::pauses::Pauses;
-use crate::status::{self, SinkStatus};
+use crate::status::{self, ShardStatus, SinkStatus};
 
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
@@ -44,10 +45,11 @@ struct Ownership {
     ended: CancellationToken,
 }
 
-/// A [`Sink`] made of a [`Session`], one at a time.
+/// A [`Sink`] made of a [`Session`], one at a time; or of several, one at a time for each shard.
 pub struct Worker {
-    status: &'static SinkStatus,
-    requests: mpsc::UnboundedSender<Request>,
+    sink: &'static SinkStatus,
+    /// Of each shard.
+    requests: Vec<mpsc::UnboundedSender<Request>>,
 }
 
 impl Worker {
@@ -59,26 +61,45 @@ impl Worker {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(name: &'static str, mut acquire: impl Acquire + Send + 'static) -> std::io::Result<Self> {
-        let (requests, waiting) = mpsc::unbounded_channel();
-        let mut waiting = Requests { waiting, held: None };
-        let status = status::sink(name);
-        thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
-            let _gone = Gone(status);
-            let end = serve(&mut acquire, &mut waiting, status);
-            if let Err(end) = end {
-                while let Some(request) = waiting.wait() {
-                    request.refuse(end.clone());
-                }
-            }
-        })?;
-        tokio::spawn(watch_over(status, requests.downgrade()));
-        Ok(Self { status, requests })
+    pub fn start(name: &'static str, acquire: impl Acquire + Send + 'static) -> std::io::Result<Self> {
+        Self::start_each(name, [acquire])
+    }
+
+    /// As [`start`](Self::start), with a thread for each of several shards.
+    pub(super) fn start_each(
+        name: &'static str,
+        shards: impl IntoIterator<Item = impl Acquire + Send + 'static>,
+    ) -> std::io::Result<Self> {
+        let sink = status::sink(name);
+        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink.add_shard());
+        Ok(Self { sink, requests: (0..).zip(shards).map(start).collect::<Result<_, _>>()? })
     }
 }
 
+/// Starts the thread of one shard.
+fn start(
+    name: &str,
+    shard: Shard,
+    mut acquire: impl Acquire + Send + 'static,
+    status: Arc<ShardStatus>,
+) -> std::io::Result<mpsc::UnboundedSender<Request>> {
+    let (requests, waiting) = mpsc::unbounded_channel();
+    let mut waiting = Requests { waiting, held: None };
+    let gone = Gone(Arc::clone(&status));
+    thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+        let Gone(status) = &gone;
+        if let Err(end) = serve(shard, &mut acquire, &mut waiting, status) {
+            while let Some(request) = waiting.wait() {
+                request.refuse(end.clone());
+            }
+        }
+    })?;
+    tokio::spawn(watch_over(status, requests.downgrade()));
+    Ok(requests)
+}
+
 /// However the thread ends, the sink is down.
-struct Gone(&'static SinkStatus);
+struct Gone(Arc<ShardStatus>);
 
 impl Drop for Gone {
     fn drop(&mut self) {
@@ -119,13 +140,18 @@ impl Requests {
 }
 
 /// Serves until all lanes are gone.
-fn serve(sessions: &mut impl Acquire, requests: &mut Requests, status: &SinkStatus) -> Result<(), SinkError> {
+fn serve(
+    shard: Shard,
+    sessions: &mut impl Acquire,
+    requests: &mut Requests,
+    status: &ShardStatus,
+) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
     // Since a group could not be stored: taking ownership again does not show that the next one can be.
     let mut doubtful = None::<Doubtful>;
     for number in 0.. {
         let mut session = loop {
-            let pause = match sessions.acquire(Shard::WHOLE) {
+            let pause = match sessions.acquire(shard) {
                 Ok(session) => break session,
                 Err(failure) => pause_after(failure, &mut status.conditions(), &mut pauses)?,
             };
@@ -217,7 +243,7 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
 
 /// Reports when the sink is stuck, and when it no longer is: its own thread is what is stuck then. And
 /// has it probed, because without notifications nobody would see that the broker is gone.
-async fn watch_over(status: &'static SinkStatus, requests: mpsc::WeakUnboundedSender<Request>) {
+async fn watch_over(status: Arc<ShardStatus>, requests: mpsc::WeakUnboundedSender<Request>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     let mut reported = false;
     for second in 1_u64.. {
@@ -262,22 +288,19 @@ fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut 
 impl Sink for Worker {
     async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
         let (reply, answer) = oneshot::channel();
-        let requests = self.requests.clone();
+        let shard = Shard::of(instance, u16::try_from(self.requests.len()).unwrap_or(u16::MAX));
+        let requests = self.requests.get(usize::from(shard.index())).cloned().ok_or_else(thread_ended)?;
         requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
         let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
         // Thousands of lanes wait for its end: each on a token of its own, for they would share a lock.
-        let lane = OwnedLane {
-            status: self.status,
-            lost: ownership.ended.child_token(),
-            ownership: ownership.number,
-            requests,
-        };
+        let lane =
+            OwnedLane { sink: self.sink, lost: ownership.ended.child_token(), ownership: ownership.number, requests };
         Ok((Box::new(lane), memory))
     }
 }
 
 struct OwnedLane {
-    status: &'static SinkStatus,
+    sink: &'static SinkStatus,
     ownership: u64,
     lost: CancellationToken,
     requests: mpsc::UnboundedSender<Request>,
@@ -293,7 +316,7 @@ impl OwnedLane {
             self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
             match answer.await {
                 Ok(Ok(Answer::Stored(stored))) => {
-                    self.status.publish_seconds.observe(begun.elapsed());
+                    self.sink.publish_seconds.observe(begun.elapsed());
                     return Ok(stored);
                 }
                 Ok(Ok(Answer::Keep { pending: dead, folder, place })) => {

@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt};
 use super::errors::is_of_a_declaration;
 use crate::condition::Condition;
 use crate::sink::session::SessionError;
-use crate::status;
+use crate::status::{self, ShardStatus};
 
 /// How long the broker may take to confirm a batch, or to answer anything else.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,15 +69,11 @@ impl Alarms {
             Event::ConnectionBlocked(reason) => {
                 self.blocked = true;
                 let cause = format!("the broker blocks publishers: {reason}");
-                if let Some(sink) = status::the_sink() {
-                    sink.conditions().enter(Condition::SinkUnavailable, &cause);
-                }
+                each_shard(|shard| shard.conditions().enter(Condition::SinkUnavailable, &cause));
             }
             Event::ConnectionUnblocked => {
                 self.blocked = false;
-                if let Some(sink) = status::the_sink() {
-                    sink.conditions().leave_all();
-                }
+                each_shard(|shard| shard.conditions().leave_all());
             }
             Event::Error(error) if !is_of_a_declaration(error) => {
                 self.reason.get_or_insert_with(|| error.to_string());
@@ -102,6 +98,10 @@ impl Alarms {
             _ => cause,
         }
     }
+}
+
+fn each_shard(change: impl Fn(&ShardStatus)) {
+    status::the_sink().into_iter().flat_map(status::SinkStatus::shards).for_each(|shard| change(&shard));
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::ledger::{Ledger, Sentinel};
 use super::producer::{Attempt, Producer, Refusal};
 use super::record::{self, Record};
 use super::route::Route;
-use super::topic_memory::{TopicMemory, partition_of};
+use super::topic_memory::TopicMemory;
 use super::topics::{Ensured, Topics};
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
@@ -20,6 +20,7 @@ use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Job, Session, SessionError};
+use crate::sink::shard::partition_of;
 
 /// The sink under one ownership.
 pub(super) struct Kafka<'a> {

@@ -2,14 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use murmur2::murmur2;
 use tracing::warn;
 
 use super::entries::Entries;
 use crate::notification::InstanceId;
-
-/// The seed of Kafka's own clients.
-const SEED: u32 = 0x9747_b28c;
 
 #[derive(Debug, Default)]
 pub(super) struct TopicMemory {
@@ -142,24 +138,9 @@ impl Partitions {
     }
 }
 
-/// The partition of a key among `count`, as Java's producers and `murmur2_random` choose it.
-pub(super) fn partition_of(key: &str, count: i32) -> i32 {
-    let hash = i32::try_from(murmur2(key.as_bytes(), SEED) & 0x7fff_ffff).unwrap_or(0);
-    hash % count.max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_meet_those_of_java_producers() {
-        // From the tests of Apache Kafka (UtilsTest.testMurmur2), made positive as its partitioner does it.
-        for (key, hash) in [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)]
-        {
-            assert_eq!(partition_of(key, i32::MAX), (hash & 0x7fff_ffff) % i32::MAX, "{key}");
-        }
-    }
 
     #[test]
     fn added_partitions_stay_unused_and_lost_ones_are_done_without() {
