@@ -20,7 +20,7 @@ use tracing::info;
 
 use crate::condition::{self, Condition};
 use crate::notification::InstanceId;
-use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
+use crate::status::{self, InstanceStatus, Outcome, ShardStatus, SinkStatus};
 
 use shared::Shared;
 
@@ -110,6 +110,7 @@ impl Admin {
             up: status::the_sink().is_some_and(SinkStatus::works),
             guarantee: self.guarantee,
             conditions: names(None),
+            shards: status::the_sink().and_then(|sink| ShardsShown::of(&sink.shards())),
         };
         let shown = |(id, status): (InstanceId, Arc<InstanceStatus>)| InstanceShown {
             id,
@@ -155,6 +156,22 @@ struct SinkShown {
     up: bool,
     guarantee: &'static str,
     conditions: Vec<String>,
+    /// Where replicas share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<ShardsShown>,
+}
+
+#[derive(Serialize)]
+struct ShardsShown {
+    held: usize,
+    of: usize,
+}
+
+impl ShardsShown {
+    fn of(shards: &[Arc<ShardStatus>]) -> Option<Self> {
+        let held = shards.iter().filter(|shard| shard.is_held()).count();
+        (shards.len() > 1).then_some(Self { held, of: shards.len() })
+    }
 }
 
 #[derive(Serialize)]

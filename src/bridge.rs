@@ -294,6 +294,7 @@ async fn receive_once(queue: &Queue, status: &InstanceStatus) -> Result<Received
 }
 
 async fn delete_once(queue: &Queue, stored: Stored) -> Result<Deleted, Problem> {
+    fault::reached("deleting");
     let answer = queue.delete(stored).await;
     fault::reached("deleted");
     answer

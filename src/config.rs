@@ -29,6 +29,10 @@ pub struct Config {
     /// A folder with one YAML file per instance, watched.
     #[serde(default)]
     pub instances_dir: Option<PathBuf>,
+    /// 1: one bridge. 2 to 64: any number of replicas share the instances, divided into so many parts; 12 is a good choice.
+    #[serde(default = "default_shards")]
+    #[schemars(with = "u16")]
+    pub shards: Spanned<u16>,
     /// How the API is used.
     #[serde(default)]
     pub api: Api,
@@ -262,6 +266,7 @@ impl Config {
         let config = Self {
             instances: vec![instance],
             instances_dir: None,
+            shards: default_shards(),
             api: Api::default(),
             sink,
             dead_letter_dir: default_dead_letter_dir(),
@@ -277,6 +282,10 @@ impl Config {
 /// Where dead letters go unless the config says otherwise.
 pub(crate) fn default_dead_letter_dir() -> PathBuf {
     "dead-letters".into()
+}
+
+fn default_shards() -> Spanned<u16> {
+    unplaced(1)
 }
 
 fn default_dead_letter_dir_limit() -> Spanned<u64> {

@@ -207,7 +207,9 @@ impl SinkStatus {
 
     /// Whether another bridge has the ownership, and serves the instances meanwhile.
     pub fn stands_by(&self) -> bool {
-        self.shards().iter().any(|shard| shard.conditions().contains(Condition::WaitingForOwnership))
+        self.shards()
+            .iter()
+            .any(|shard| shard.elsewhere.load(Relaxed) || shard.conditions().contains(Condition::WaitingForOwnership))
     }
 }
 
@@ -218,13 +220,31 @@ pub(crate) struct ShardStatus {
     pub up: AtomicBool,
     /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
     pub busy_since: Number,
+    /// Whether another replica works on it.
+    pub elsewhere: AtomicBool,
+    /// How often it was taken, and left to others.
+    pub taken: Number,
+    pub left: Number,
     conditions: Mutex<Conditions>,
 }
 
 impl ShardStatus {
-    /// Whether it stores what it is given, without getting stuck.
+    /// Whether it stores what it is given, without getting stuck; or is somebody else's.
     pub fn works(&self) -> bool {
-        self.up.load(Relaxed) && !self.is_stuck()
+        (self.up.load(Relaxed) && !self.is_stuck()) || self.elsewhere.load(Relaxed)
+    }
+
+    /// Whether this process works on it.
+    pub fn is_held(&self) -> bool {
+        self.up.load(Relaxed) && !self.elsewhere.load(Relaxed)
+    }
+
+    /// Another replica works on it from now on, and nothing is wrong.
+    pub fn stand_by(&self) {
+        if !self.elsewhere.swap(true, Relaxed) {
+            self.up.store(false, Relaxed);
+            self.conditions().leave_all();
+        }
     }
 
     /// Whether it has waited for the same answer for 10 s.

@@ -11,7 +11,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use crate::condition;
-use crate::status::{self, ByKind, Histogram, InstanceStatus, Number, Outcome, SinkStatus};
+use crate::status::{self, ByKind, Histogram, InstanceStatus, Number, Outcome, ShardStatus, SinkStatus};
 
 /// Everything, in the text form of `OpenMetrics`.
 pub(super) fn encode() -> Result<String, fmt::Error> {
@@ -182,6 +182,7 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
 fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &Instances) -> fmt::Result {
     let label = ("sink", sink.kind);
     gauge(encoder, "sink_up", "1 while the sink is connected and owned", &[label], i64::from(sink.works()))?;
+    of_shards(encoder, &sink.shards())?;
     let help = "Notifications that were not stored at once";
     let mut family = encoder.encode_descriptor("publish_errors", help, None, MetricType::Counter)?;
     let errors: [(&str, Read); 2] =
@@ -194,6 +195,28 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &I
     histograms(encoder, "publish_duration_seconds", help, [(label, &sink.publish_seconds)])?;
     let help = "From the timestamp of a notification, in whole seconds, to stored for good";
     histograms(encoder, "end_to_end_latency_seconds", help, [(label, &sink.end_to_end_seconds)])
+}
+
+/// Only of a sink that replicas share.
+fn of_shards(encoder: &mut DescriptorEncoder<'_>, shards: &[Arc<ShardStatus>]) -> fmt::Result {
+    if shards.len() < 2 {
+        return Ok(());
+    }
+    let numbered = || (0..).zip(shards).map(|(number, shard): (usize, _)| (number.to_string(), shard));
+    let help = "1 while this replica works on the shard";
+    let mut family = encoder.encode_descriptor("shard_held", help, None, MetricType::Gauge)?;
+    for (number, shard) in numbered() {
+        family.encode_family(&[("shard", number.as_str())])?.encode_gauge(&i64::from(shard.is_held()))?;
+    }
+    let help = "How often this replica took a shard, or left it to another";
+    let mut family = encoder.encode_descriptor("shard_moves", help, None, MetricType::Counter)?;
+    for (reason, read) in
+        [("taken", (|shard| &shard.taken) as fn(&ShardStatus) -> &Number), ("left", |shard| &shard.left)]
+    {
+        let count: u64 = shards.iter().map(|shard| read(shard).get()).sum();
+        family.encode_family(&[("reason", reason)])?.encode_counter(&count, NO_EXEMPLAR)?;
+    }
+    Ok(())
 }
 
 fn histograms<'a>(

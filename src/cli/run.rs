@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -40,8 +41,11 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let (tell, changes) = mpsc::channel(1);
     let watching = tokio::spawn(watch.run(tell));
+    let closing = Arc::clone(&sink);
     let outcome = systemd::accompany(fleet::run(queues, changes, sink, stop.clone()), &stop).await;
     watching.abort();
+    // What waits for a broker may wait for long; others take over by themselves when it does.
+    drop(timeout(CLOSE_TIMEOUT, closing.close()).await);
     info!("stopped");
     outcome.map_err(|end| match end {
         SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
@@ -52,6 +56,9 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         | SinkError::Closed(_) => Failure::Failed(end.to_string()),
     })
 }
+
+/// How long giving over to others may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What takes reading files.
 struct Prepared {
@@ -78,8 +85,9 @@ fn prepare(config: Config) -> Result<Prepared, Failure> {
         }
     }
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
-    let sink = kind::start(&config.sink, &dead_letters, config.dead_letter_dir_limit_mib.value)
-        .map_err(Failure::Configuration)?;
+    let sink =
+        kind::start_shared(&config.sink, &dead_letters, config.dead_letter_dir_limit_mib.value, config.shards.value)
+            .map_err(Failure::Configuration)?;
     let make_queue = move |instance: &Instance| {
         of_instances.warn_of(instance);
         queue(&client, instance).map_err(|failure| failure.to_string())

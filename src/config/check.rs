@@ -46,9 +46,19 @@ pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mista
     found.file = file;
     check_api(&config.api, &mut found);
     check_limit(&config.dead_letter_dir_limit_mib, &mut found);
+    check_shards(&config, &mut found);
     config.sink.kind().check(&mut found);
     let mistakes = found.mistakes;
     if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
+}
+
+fn check_shards(config: &Config, found: &mut Found<'_>) {
+    let Spanned { value, referenced, .. } = config.shards;
+    if !(1..=64).contains(&value) {
+        found.add(referenced, format!("`shards` must be 1 to 64, not {value}"));
+    } else if value > 1 && !config.sink.kind().can_share() {
+        found.add(referenced, "`shards` above 1 needs the sink `kafka`: others have one owner");
+    }
 }
 
 /// One that is read by itself.

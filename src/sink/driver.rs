@@ -16,6 +16,11 @@ pub(crate) trait Kind {
     /// What consumers can rely on.
     fn guarantee(&self) -> &'static str;
 
+    /// Whether replicas can share the instances.
+    fn can_share(&self) -> bool {
+        false
+    }
+
     /// The options that switch off that certificates are verified.
     fn unverified(&self) -> Vec<&str> {
         Vec::new()
@@ -44,7 +49,7 @@ pub(crate) trait Driver: Sync {
     }
 
     /// As [`start`](super::kind::start).
-    fn start(&self, dead_letters: Folder) -> Result<Arc<dyn Sink>, String>;
+    fn start(&self, dead_letters: Folder, shards: u16) -> Result<Arc<dyn Sink>, String>;
 
     /// As [`examine`](super::kind::examine).
     fn examine(&self) -> Vec<Check>;

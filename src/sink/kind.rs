@@ -82,7 +82,20 @@ pub fn guarantee(options: &Options) -> &'static str {
 /// What has to be changed in the config: a secret that cannot be read, a feature that this build
 /// lacks, an unusable property.
 pub fn start(options: &Options, dead_letters: &Path, limit_mib: u64) -> Result<Arc<dyn Sink>, String> {
-    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib))
+    start_shared(options, dead_letters, limit_mib, 1)
+}
+
+/// As [`start`], with the instances divided into `shards`, which replicas share.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_shared(
+    options: &Options,
+    dead_letters: &Path,
+    limit_mib: u64,
+    shards: u16,
+) -> Result<Arc<dyn Sink>, String> {
+    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards)
 }
 
 /// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running

@@ -23,6 +23,7 @@ mod json_line;
 pub mod kafka;
 pub mod kind;
 mod one_stream;
+mod requests;
 pub mod session;
 mod shard;
 pub mod stdout;
@@ -41,6 +42,9 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`].
     async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError>;
+
+    /// Nobody opens a lane any more, and all have come to their end: whatever others may take over is given to them.
+    async fn close(&self) {}
 }
 
 /// The way of one instance's notifications into a sink.

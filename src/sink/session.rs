@@ -6,6 +6,7 @@
 )]
 
 use std::fmt;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -80,6 +81,8 @@ pub enum SessionError {
     Unavailable(String),
     /// Another bridge holds the ownership; to be tried again every second.
     Owned(String),
+    /// The shard is for another replica to work on: nothing is wrong. To be asked again soon.
+    Elsewhere,
     /// Another bridge took the ownership: never to be tried again.
     Fenced(String),
     /// Nobody reads any more: never to be tried again.
@@ -92,7 +95,10 @@ impl fmt::Display for SessionError {
         | Self::Unavailable(cause)
         | Self::Owned(cause)
         | Self::Fenced(cause)
-        | Self::Closed(cause)) = self;
+        | Self::Closed(cause)) = self
+        else {
+            return formatter.write_str("another replica works on the shard");
+        };
         formatter.write_str(cause)
     }
 }
@@ -117,6 +123,8 @@ pub struct Job {
     pub(super) action: Action,
     /// It lies in the folder for dead letters by now, for this reason.
     pub(super) kept: Option<Reason>,
+    /// How long the ownership is sure to last.
+    pub(super) valid_until: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Answer, SinkError>>,
 }
 
@@ -145,15 +153,23 @@ impl Job {
         self.action
     }
 
+    /// From this moment on another may have the ownership without anybody's having noticed: see [`Stored::only_until`].
+    #[must_use]
+    pub fn only_until(self, moment: Instant) -> Self {
+        Self { valid_until: Some(moment), ..self }
+    }
+
     /// It is durably stored, at this place of a sequence that is remembered; or the ownership is
     /// proved.
     pub fn stored(self, sequence: Option<u64>) {
-        answer(self.reply, Ok(Answer::Stored(self.pending.stored(sequence))));
+        let stored = self.pending.stored(sequence);
+        answer(self.reply, Ok(Answer::Stored(limited(stored, self.valid_until))));
     }
 
     /// It is durably stored, as a dead letter.
     pub fn dead_lettered(self, sequence: Option<u64>, letter: DeadLetter) {
-        answer(self.reply, Ok(Answer::Stored(self.pending.stored(sequence).as_dead_letter(letter))));
+        let stored = self.pending.stored(sequence).as_dead_letter(letter);
+        answer(self.reply, Ok(Answer::Stored(limited(stored, self.valid_until))));
     }
 
     /// It is to be kept in the folder at this place, as a dead letter, and comes again when it is.
@@ -164,6 +180,13 @@ impl Job {
     /// It is not stored, or that is unknown, as the error says.
     pub fn fail(self, error: SinkError) {
         answer(self.reply, Err(error));
+    }
+}
+
+fn limited(stored: Stored, until: Option<Instant>) -> Stored {
+    match until {
+        None => stored,
+        Some(until) => stored.only_until(until),
     }
 }
 

@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use super::cloud_event::Place;
 use super::dead_letter::Folder;
+use super::requests::{Ownership, Request, Requests};
 use super::session::{Acquire, Action, Answer, Job, Session, SessionError, Shard};
 use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
@@ -31,19 +32,8 @@ const GROUP: usize = 500;
 /// How often an idle session is probed.
 const PROBE_SECS: u64 = 5;
 
-enum Request {
-    Probe,
-    Open(InstanceId, oneshot::Sender<Result<(Ownership, Memory), SinkError>>),
-    Store(Job),
-}
-
-/// What a lane belongs to.
-#[derive(Clone)]
-struct Ownership {
-    number: u64,
-    /// Cancelled when it has ended.
-    ended: CancellationToken,
-}
+/// How often it is looked whether a shard is to be worked on.
+const STAND_BY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A [`Sink`] made of a [`Session`], one at a time; or of several, one at a time for each shard.
 pub struct Worker {
@@ -65,14 +55,37 @@ impl Worker {
         Self::start_each(name, [acquire])
     }
 
-    /// As [`start`](Self::start), with a thread for each of several shards.
-    pub(super) fn start_each(
+    /// As [`start`](Self::start), with a thread for each of several shards, in their order.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_each(
         name: &'static str,
         shards: impl IntoIterator<Item = impl Acquire + Send + 'static>,
     ) -> std::io::Result<Self> {
         let sink = status::sink(name);
         let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink.add_shard());
         Ok(Self { sink, requests: (0..).zip(shards).map(start).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Worker {
+    /// For each shard what has its session probed at once: when there is reason to believe that its ownership has ended.
+    #[must_use]
+    pub fn probers(&self) -> Vec<Box<dyn Fn() + Send + Sync>> {
+        let prober = |requests: &mpsc::UnboundedSender<Request>| -> Box<dyn Fn() + Send + Sync> {
+            let requests = requests.downgrade();
+            Box::new(move || {
+                if let Some(requests) = requests.upgrade() {
+                    // Refused only when the thread is gone.
+                    drop(requests.send(Request::Probe));
+                }
+            })
+        };
+        self.requests.iter().map(prober).collect()
     }
 }
 
@@ -83,8 +96,7 @@ fn start(
     mut acquire: impl Acquire + Send + 'static,
     status: Arc<ShardStatus>,
 ) -> std::io::Result<mpsc::UnboundedSender<Request>> {
-    let (requests, waiting) = mpsc::unbounded_channel();
-    let mut waiting = Requests { waiting, held: None };
+    let (requests, mut waiting) = Requests::new();
     let gone = Gone(Arc::clone(&status));
     thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
         let Gone(status) = &gone;
@@ -107,38 +119,6 @@ impl Drop for Gone {
     }
 }
 
-impl Request {
-    fn instance(&self) -> Option<InstanceId> {
-        match self {
-            Self::Probe => None,
-            Self::Open(instance, _) => Some(*instance),
-            Self::Store(job) => Some(job.notification().instance()),
-        }
-    }
-
-    fn refuse(self, error: SinkError) {
-        match self {
-            Self::Probe => {}
-            Self::Open(_, reply) => drop(reply.send(Err(error))),
-            Self::Store(job) => job.fail(error),
-        }
-    }
-}
-
-/// What the lanes ask for, in their order.
-struct Requests {
-    waiting: mpsc::UnboundedReceiver<Request>,
-    /// The next one, if it was taken too early.
-    held: Option<Request>,
-}
-
-impl Requests {
-    /// Blocks; `None` when all lanes are gone.
-    fn wait(&mut self) -> Option<Request> {
-        self.held.take().or_else(|| self.waiting.blocking_recv())
-    }
-}
-
 /// Serves until all lanes are gone.
 fn serve(
     shard: Shard,
@@ -153,7 +133,17 @@ fn serve(
         let mut session = loop {
             let pause = match sessions.acquire(shard) {
                 Ok(session) => break session,
-                Err(failure) => pause_after(failure, &mut status.conditions(), &mut pauses)?,
+                Err(SessionError::Elsewhere) => {
+                    status.stand_by();
+                    if !requests.stand_by() {
+                        return Ok(());
+                    }
+                    STAND_BY_PAUSE
+                }
+                Err(failure) => {
+                    status.elsewhere.store(false, Relaxed);
+                    pause_after(failure, &mut status.conditions(), &mut pauses)?
+                }
             };
             thread::sleep(pause);
         };
@@ -161,6 +151,8 @@ fn serve(
             status.conditions().leave_all();
         }
         status.conditions().leave(Condition::WaitingForOwnership);
+        status.elsewhere.store(false, Relaxed);
+        status.taken.increase();
         status.up.store(true, Relaxed);
         let ownership = Ownership { number, ended: CancellationToken::new() };
         let ends = ownership.ended.clone().drop_guard();
@@ -172,6 +164,11 @@ fn serve(
             status.busy_since.set_to_now();
             let only_probes = jobs.is_empty();
             let stored = if only_probes { session.probe() } else { session.store(&mut jobs) };
+            if matches!(stored, Err(SessionError::Elsewhere)) {
+                status.left.increase();
+                // At once: what is left to another is no reason not to be ready.
+                status.stand_by();
+            }
             status.up.store(matches!(stored, Ok(()) | Err(SessionError::Renew(_))), Relaxed);
             status.busy_since.set(0);
             if let Err(failure) = stored {
@@ -219,7 +216,7 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
         // Only a lane whose publish was dropped asks for more while that is under way, or the lane after it: what is
         // remembered then depends on this group.
         if request.instance().is_some_and(|instance| instances.contains(&instance)) {
-            requests.held = Some(request);
+            requests.put_back(request);
             break;
         }
         match request {
@@ -236,7 +233,7 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
                 jobs.push(job);
             }
         }
-        next = (jobs.len() < GROUP).then(|| requests.waiting.try_recv().ok()).flatten();
+        next = (jobs.len() < GROUP).then(|| requests.next()).flatten();
     }
     Some((jobs, probe))
 }
@@ -279,6 +276,7 @@ fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut 
             conditions.enter(Condition::WaitingForOwnership, &cause);
             Ok(Duration::from_secs(1))
         }
+        SessionError::Elsewhere => Ok(Duration::ZERO),
         SessionError::Fenced(cause) => Err(SinkError::Fenced(cause)),
         SessionError::Closed(cause) => Err(SinkError::Closed(cause)),
     }
@@ -312,7 +310,7 @@ impl OwnedLane {
         let mut kept = None;
         loop {
             let (reply, answer) = oneshot::channel();
-            let job = Job { ownership: self.ownership, pending, action, kept, reply };
+            let job = Job { ownership: self.ownership, pending, action, kept, valid_until: None, reply };
             self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
             match answer.await {
                 Ok(Ok(Answer::Stored(stored))) => {

@@ -77,6 +77,9 @@ mod kafka_security;
 /// Topics as operators make them.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_settings;
+/// Replicas that share the instances.
+#[cfg(all(feature = "kafka", feature = "emulator"))]
+mod kafka_shards;
 /// Topics of a test's own.
 #[cfg(all(feature = "kafka", feature = "emulator"))]
 mod kafka_topics;

@@ -23,7 +23,7 @@ struct File {
 #[async_trait]
 impl Place for File {
     async fn start(&self) -> Arc<dyn Sink> {
-        Options { path: self.folder.join("a.jsonl") }.start(Folder::new(Path::new(""), 1)).unwrap()
+        Options { path: self.folder.join("a.jsonl") }.start(Folder::new(Path::new(""), 1), 1).unwrap()
     }
 
     async fn read(&self) -> Vec<Message> {

@@ -62,7 +62,7 @@ impl Kind for Options {
 
 impl Driver for Options {
     /// One bridge locks the file. `Ok` from a publish means fsynced.
-    fn start(&self, _dead_letters: Folder) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
         // One that does not answer is the sink's to wait for.
         input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();

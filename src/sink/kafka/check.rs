@@ -9,13 +9,19 @@ use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// What the sink sets itself: another value would break a promise.
-const RESERVED: [&str; 9] = [
+const RESERVED: [&str; 15] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "transactional.id",
     "enable.idempotence",
     "isolation.level",
     "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "partition.assignment.strategy",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "max.poll.interval.ms",
     "partitioner",
     "allow.auto.create.topics",
     "delivery.report.only.error",

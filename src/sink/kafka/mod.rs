@@ -22,6 +22,10 @@ impl Kind for Options {
         check::check(self, found);
     }
 
+    fn can_share(&self) -> bool {
+        true
+    }
+
     fn unverified(&self) -> Vec<&str> {
         check::unverified(self)
     }

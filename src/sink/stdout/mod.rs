@@ -48,7 +48,7 @@ impl Kind for Options {
 }
 
 impl Driver for Options {
-    fn start(&self, _dead_letters: Folder) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
         Ok(Arc::new(into_writer(io::stdout)?))
     }
 

@@ -45,7 +45,7 @@ const FULL: &str = "a queue refused it, as a full one does with `reject-publish`
 impl Driver for Options {
     /// `Ok` from a publish means confirmed and routed. It remembers nothing, so the first
     /// notification of an instance under each ownership is marked as a possible duplicate.
-    fn start(&self, folder: Folder) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
         let acquisition =
             Acquisition { config: self.clone(), folder, nodes: Nodes::new(self.clone()), suspects: HashMap::new() };

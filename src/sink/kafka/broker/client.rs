@@ -127,6 +127,12 @@ pub(super) fn metadata_refresh(client: &ClientConfig) -> Duration {
     Duration::from_millis(milliseconds.unwrap_or(300_000))
 }
 
+/// When the group takes a replica for dead.
+pub(super) fn session_timeout(client: &ClientConfig) -> Duration {
+    let milliseconds = client.get("session.timeout.ms").and_then(|text| text.parse().ok());
+    Duration::from_millis(milliseconds.unwrap_or(10_000))
+}
+
 /// The largest body that it sends.
 pub(super) fn largest_record(client: &ClientConfig) -> usize {
     client.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX)

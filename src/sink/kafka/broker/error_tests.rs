@@ -52,7 +52,7 @@ fn record(bytes: usize) -> Record {
 }
 
 fn is_committed(attempt: &Attempt) -> bool {
-    matches!(attempt, Attempt::Committed)
+    matches!(attempt, Attempt::Committed(_))
 }
 
 fn refused(attempt: Attempt) -> Vec<(usize, Blame)> {

@@ -18,9 +18,8 @@ use super::record::Record;
 use crate::notification::InstanceId;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::SessionError;
+use crate::sink::shard::Shard;
 
-/// All entries stand in one partition: so the sentinel, once read, says that all of them were.
-const PARTITION: i32 = 0;
 const PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(10);
 
@@ -31,16 +30,26 @@ pub(super) struct Sentinel {
     pub owner: Uuid,
     /// How many times it has taken ownership.
     pub acquisition: u64,
+    /// Into how many shards the instances are divided; an earlier bridge does not say.
+    #[serde(default = "one")]
+    pub shards: u16,
 }
 
+fn one() -> u16 {
+    1
+}
+
+/// What is known of the instances of one shard. All their entries stand in one partition: so the sentinel, once read, says
+/// that all of them were.
 pub(super) struct Ledger {
     client: ClientConfig,
     topic: String,
+    partition: i32,
     owner_key: String,
 }
 
 impl Ledger {
-    pub(super) fn new(client: &ClientConfig, config: &Options) -> Self {
+    pub(super) fn new(client: &ClientConfig, config: &Options, transactional_id: &str, shard: Shard) -> Self {
         let mut client = client.clone();
         client.remove("transactional.id");
         client
@@ -52,7 +61,8 @@ impl Ledger {
         Self {
             client,
             topic: config.ledger_topic.value.clone(),
-            owner_key: format!("{OWNER}{}", config.transactional_id),
+            partition: shard.index().into(),
+            owner_key: format!("{OWNER}{transactional_id}"),
         }
     }
 
@@ -67,7 +77,7 @@ impl Ledger {
     fn record(&self, key: String, value: serde_json::Result<Vec<u8>>) -> Result<Record, SessionError> {
         let value = value.map_err(|error| SessionError::Unavailable(error.to_string()))?;
         let (topic, headers) = (self.topic.clone(), entries::headers());
-        Ok(Record { topic, partition: Some(PARTITION), key, value: Bytes::from(value), headers })
+        Ok(Record { topic, partition: Some(self.partition), key, value: Bytes::from(value), headers })
     }
 
     /// Everything up to our own sentinel. `read_committed` delivers in order and only what is
@@ -101,12 +111,16 @@ impl Ledger {
     /// As long as the last sentinel is the owner's nobody did, whether it is committed or not. Waiting for the end of what
     /// is open would be waiting for the timeout of the owner's own transaction, when its producer gave up in the middle of it.
     pub(super) fn has_another_owner(&self, owner: Uuid) -> Result<bool, SessionError> {
-        let another = |last: Option<Uuid>| last.is_some_and(|last| last != owner);
-        if !another(self.last_owner("read_uncommitted")?) {
+        if !self.may_have_another_owner(owner)? {
             return Ok(false);
         }
         self.wait_until_decided()?;
-        Ok(another(self.last_owner("read_committed")?))
+        Ok(self.last_owner("read_committed")?.is_some_and(|last| last != owner))
+    }
+
+    /// Whether somebody else took it, or began to.
+    pub(super) fn may_have_another_owner(&self, owner: Uuid) -> Result<bool, SessionError> {
+        Ok(self.last_owner("read_uncommitted")?.is_some_and(|last| last != owner))
     }
 
     fn last_owner(&self, isolation: &str) -> Result<Option<Uuid>, SessionError> {
@@ -120,10 +134,22 @@ impl Ledger {
         Ok(owner)
     }
 
+    /// Into how many shards the instances were divided by whoever owned this one last, under its id or that of them all.
+    pub(super) fn division(&self, of_all: &str) -> Result<Option<u16>, SessionError> {
+        let of_all = format!("{OWNER}{of_all}");
+        let mut shards = None;
+        self.read("read_uncommitted", |record| {
+            let Some(record) = record else { return true };
+            let sentinel = sentinel_of(&self.owner_key, record).or_else(|| sentinel_of(&of_all, record));
+            shards = sentinel.map(|sentinel| sentinel.shards).or(shards);
+            false
+        })?;
+        Ok(shards)
+    }
+
     /// A sentinel of our transactional id.
     fn sentinel_in(&self, record: &BorrowedMessage<'_>) -> Option<Sentinel> {
-        let is_one = record.key() == Some(self.owner_key.as_bytes()) && entries::is_of_ledger(record);
-        is_one.then(|| serde_json::from_slice(record.payload().unwrap_or_default()).ok()).flatten()
+        sentinel_of(&self.owner_key, record)
     }
 
     /// The end of a `read_committed` reader lies before the first open transaction, anybody's:
@@ -143,7 +169,7 @@ impl Ledger {
     fn end(&self, isolation: &str) -> Result<i64, SessionError> {
         let consumer = self.consumer(isolation)?;
         let (_, end) =
-            consumer.fetch_watermarks(&self.topic, PARTITION, REQUEST).map_err(|error| self.unreadable(&error))?;
+            consumer.fetch_watermarks(&self.topic, self.partition, REQUEST).map_err(|error| self.unreadable(&error))?;
         Ok(end)
     }
 
@@ -156,7 +182,7 @@ impl Ledger {
         let consumer = self.consumer(isolation)?;
         let mut partitions = TopicPartitionList::new();
         partitions
-            .add_partition_offset(&self.topic, PARTITION, Offset::Beginning)
+            .add_partition_offset(&self.topic, self.partition, Offset::Beginning)
             .map_err(|error| self.unreadable(&error))?;
         consumer.assign(&partitions).map_err(|error| self.unreadable(&error))?;
         let mut progress = Instant::now();
@@ -188,6 +214,11 @@ impl Ledger {
     fn unreadable(&self, why: impl std::fmt::Display) -> SessionError {
         SessionError::Unavailable(format!("ledger_topic {}: {why}", self.topic))
     }
+}
+
+fn sentinel_of(key: &str, record: &BorrowedMessage<'_>) -> Option<Sentinel> {
+    let is_one = record.key() == Some(key.as_bytes()) && entries::is_of_ledger(record);
+    is_one.then(|| serde_json::from_slice(record.payload().unwrap_or_default()).ok()).flatten()
 }
 
 /// librdkafka wants the name of a group and looks for its coordinator, but nothing of it is ever

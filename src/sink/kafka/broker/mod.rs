@@ -4,24 +4,28 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tracing::info;
 use uuid::Uuid;
 
+use self::group::{Assignment, Group, Opened};
 use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer};
 use self::session::Kafka;
 use self::topic_memory::TopicMemory;
 use self::topics::Topics;
 use crate::doctor::Check;
-use crate::sink::Sink;
+use crate::doubt::Memory;
+use crate::notification::InstanceId;
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Acquire, SessionError, Shard};
 use crate::sink::worker::Worker;
+use crate::sink::{Lane, Sink, SinkError};
 use crate::verify::Audit;
 
 mod client;
@@ -29,6 +33,7 @@ mod clock;
 mod doctor;
 mod entries;
 mod errors;
+mod group;
 mod ledger;
 mod partitions;
 mod producer;
@@ -50,19 +55,27 @@ impl Driver for Options {
     }
 
     /// `Ok` from a publish means committed.
-    fn start(&self, folder: Folder) -> Result<Arc<dyn Sink>, String> {
-        client::configure(self)?;
-        let acquisition = Acquisition {
+    fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
+        let client = client::configure(self)?;
+        let no_thread = |error: std::io::Error| format!("the sink's threads cannot be started: {error}");
+        let assignment = (shards > 1).then(|| Arc::new(Assignment::new(shards)));
+        let acquisition = |_shard| Acquisition {
             config: self.clone(),
-            folder,
+            folder: folder.clone(),
             runtime: Handle::current(),
             topic_memory: TopicMemory::default(),
             owner: Uuid::new_v4(),
             count: 0,
             owned: false,
+            shards,
+            assignment: assignment.clone(),
+            not_before: None,
         };
-        let worker = Worker::start("kafka", acquisition);
-        Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
+        let worker = Worker::start_each("kafka", (0..shards).map(acquisition)).map_err(no_thread)?;
+        let Some(assignment) = assignment else { return Ok(Arc::new(worker)) };
+        assignment.set_probers(worker.probers());
+        let group = Group::join(&client, self, &assignment).map_err(no_thread)?;
+        Ok(Arc::new(Shared { worker, group }))
     }
 
     fn examine(&self) -> Vec<Check> {
@@ -86,6 +99,28 @@ struct Acquisition {
     /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
     /// not a rival who took over but the predecessor.
     owned: bool,
+    /// Into how many the instances are divided, and which of them are to be worked on here; `None` if all.
+    shards: u16,
+    assignment: Option<Arc<Assignment>>,
+    /// After another replica fenced this one.
+    not_before: Option<Instant>,
+}
+
+/// A sink that is shared with other replicas.
+struct Shared {
+    worker: Worker,
+    group: Group,
+}
+
+#[async_trait]
+impl Sink for Shared {
+    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
+        self.worker.open(instance).await
+    }
+
+    async fn close(&self) {
+        self.group.leave().await;
+    }
 }
 
 impl Acquire for Acquisition {
@@ -94,20 +129,26 @@ impl Acquire for Acquisition {
     /// Fences the former owner, proves that the transactional id is ours by committing a sentinel
     /// into the ledger, and reads the ledger up to that sentinel: what stands before it is decided
     /// for good.
-    fn acquire(&mut self, _shard: Shard) -> Result<Kafka<'_>, SessionError> {
+    fn acquire(&mut self, shard: Shard) -> Result<Kafka<'_>, SessionError> {
+        if self.not_before.is_some_and(|then| then > Instant::now()) {
+            return Err(SessionError::Elsewhere);
+        }
+        let opened = self.opened(shard)?;
         // Read anew, because the files of `properties_files` may have changed.
-        let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
+        let mut client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
+        let transactional_id = self.transactional_id(shard);
+        client.set("transactional.id", &transactional_id);
         let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
-        let ledger = Ledger::new(&client, &self.config);
-        topics.ensure_ledger(&mut self.topic_memory)?;
+        let ledger = Ledger::new(&client, &self.config, &transactional_id, shard);
+        topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
         if self.owned {
             self.look_for_a_rival(&ledger)?;
         }
         self.count += 1;
-        let sentinel = Sentinel { owner: self.owner, acquisition: self.count };
+        let sentinel = Sentinel { owner: self.owner, acquisition: self.count, shards: self.shards };
         let producer = Producer::new(&client)?;
         match producer.attempt(&[&ledger.sentinel(&sentinel)?], None) {
-            Attempt::Committed | Attempt::CommittedSlowly => {}
+            Attempt::Committed(_) | Attempt::CommittedSlowly(_) => {}
             Attempt::Refused(refused) => {
                 let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
                 return Err(SessionError::Unavailable(format!("ledger_topic: {why}")));
@@ -116,8 +157,11 @@ impl Acquire for Acquisition {
         }
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;
+        if opened.as_ref().is_some_and(|opened| !opened.is_held()) {
+            return Err(SessionError::Elsewhere);
+        }
         self.topic_memory.tell_strange(&self.config.ledger_topic.value, &entries);
-        info!(instances = entries.of.len(), transactional_id = self.config.transactional_id, "owning the Kafka sink");
+        info!(instances = entries.of.len(), transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,
             ledger,
@@ -126,6 +170,8 @@ impl Acquire for Acquisition {
             looked: None,
             look: client::metadata_refresh(&client),
             config: &self.config,
+            opened,
+            valid_for: self.assignment.is_some().then(|| client::session_timeout(&client) / 2),
             largest: client::largest_record(&client),
             folder: &self.folder,
             sentinel,
@@ -137,10 +183,54 @@ impl Acquire for Acquisition {
 }
 
 impl Acquisition {
+    /// The shard, if it is this replica's; `None` where nobody shares.
+    fn opened(&mut self, shard: Shard) -> Result<Option<Opened>, SessionError> {
+        let Some(assignment) = &self.assignment else { return Ok(None) };
+        // One of them sees to it that there is what the group is about, and says what is wrong otherwise.
+        if shard.index() == 0 && !assignment.has_ledger() {
+            let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
+            let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
+            topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
+            self.require_same_division(&Ledger::new(&client, &self.config, &self.transactional_id(shard), shard))?;
+            assignment.ledger_exists();
+        }
+        let opened = assignment.open(shard);
+        if opened.is_held() {
+            return Ok(Some(opened));
+        }
+        // Whoever has it next is no rival.
+        self.owned = false;
+        Err(SessionError::Elsewhere)
+    }
+
+    /// What was published last is remembered where the former shard of an instance was.
+    fn require_same_division(&self, ledger: &Ledger) -> Result<(), SessionError> {
+        match ledger.division(&self.config.transactional_id)? {
+            Some(former) if former != self.shards => Err(SessionError::Unavailable(format!(
+                "ledger_topic {}: it was written with `shards: {former}`, and `shards` is {}: set it back, or name another \
+                 ledger_topic after all replicas were stopped in order",
+                self.config.ledger_topic.value, self.shards
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn transactional_id(&self, shard: Shard) -> String {
+        let id = &self.config.transactional_id;
+        if self.shards == 1 { id.clone() } else { format!("{id}-{}", shard.index()) }
+    }
+
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
     /// tells them apart, and has to be asked before we fence the rival in turn.
-    fn look_for_a_rival(&self, ledger: &Ledger) -> Result<(), SessionError> {
-        if ledger.has_another_owner(self.owner)? {
+    fn look_for_a_rival(&mut self, ledger: &Ledger) -> Result<(), SessionError> {
+        if self.assignment.is_some() {
+            if ledger.may_have_another_owner(self.owner)? {
+                self.owned = false;
+                // Longer than a heartbeat: a replica that was stopped first learns that the shard is no longer its own.
+                self.not_before = Some(Instant::now() + Duration::from_millis(1000 + fastrand::u64(..500)));
+                return Err(SessionError::Elsewhere);
+            }
+        } else if ledger.has_another_owner(self.owner)? {
             return Err(SessionError::Fenced(format!(
                 "another process uses the transactional_id `{}`: look for a second bridge with this config",
                 self.config.transactional_id

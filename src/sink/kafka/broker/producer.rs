@@ -32,10 +32,10 @@ pub(super) struct Producer {
 /// How a transaction ended.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// Everything is durably stored.
-    Committed,
+    /// Everything is durably stored, since a moment that is not before this one.
+    Committed(Instant),
     /// The same, but the commit had to be repeated or took long.
-    CommittedSlowly,
+    CommittedSlowly(Instant),
     /// Aborted: nothing is stored, because of these records.
     Refused(Vec<Refusal>),
     /// One of the topics is forbidden, and the producer is of no further use.
@@ -155,8 +155,8 @@ impl Producer {
             self.client.commit_transaction(Timeout::Never)
         });
         match committed {
-            Ok(()) if calls > 1 || begun.elapsed() >= SLOW_COMMIT => Attempt::CommittedSlowly,
-            Ok(()) => Attempt::Committed,
+            Ok(()) if calls > 1 || begun.elapsed() >= SLOW_COMMIT => Attempt::CommittedSlowly(begun),
+            Ok(()) => Attempt::Committed(begun),
             // Never guessed: the broker may have applied what the client reports as failed.
             Err(error) => Attempt::Failed(format!("commit_transaction: {}", explain(&error))),
         }

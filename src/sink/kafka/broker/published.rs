@@ -12,9 +12,11 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{self, Quiet};
 use super::entries::Entry;
 use super::ledger::{Ledger, is_of_group};
+use crate::notification::InstanceId;
 use crate::sink::kafka::options::Options;
 use crate::sink::kafka::template::{self, Types};
 use crate::sink::session::SessionError;
+use crate::sink::shard::Shard;
 use crate::verify::{Audit, Lane, Published};
 
 const REQUEST: Duration = Duration::from_secs(20);
@@ -27,16 +29,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What cannot be read.
 pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String> {
     let told = |failure: SessionError| failure.to_string();
-    let ledger = Ledger::new(&client::configure(config)?, config);
-    let consumer = || ledger.consumer("read_committed").map_err(told);
+    let client = client::configure(config)?;
+    let ledger = |shard| Ledger::new(&client, config, &config.transactional_id, Shard::new(shard));
+    let consumer = || ledger(0).consumer("read_committed").map_err(told);
     let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| format!("sink.kafka: {error}"))?;
-    let has_ledger = metadata.topics().iter().any(|topic| topic.name() == config.ledger_topic.value);
+    let of_ledger = metadata.topics().iter().find(|topic| topic.name() == config.ledger_topic.value);
+    let shards = of_ledger.map_or(0, |topic| u16::try_from(topic.partitions().len()).unwrap_or(u16::MAX));
     let topics: Vec<_> = metadata.topics().iter().filter(|topic| is_ours(topic.name(), config)).collect();
     if topics.is_empty() {
         return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic.value));
     }
-    let remembered =
-        || if has_ledger { ledger.read_all().map(|entries| entries.of).map_err(told) } else { Ok(HashMap::new()) };
+    let remembered = || {
+        let mut all = HashMap::<InstanceId, Entry>::new();
+        for shard in 0..shards {
+            for (instance, entry) in ledger(shard).read_all().map_err(told)?.of {
+                // Of one whose shard has changed the former entry stays behind.
+                let known = all.entry(instance).or_insert(entry);
+                *known = if entry.sequence > known.sequence { entry } else { *known };
+            }
+        }
+        Ok::<_, String>(all)
+    };
     // What the ledger remembers before must be in the topics; whoever moved on meanwhile is still at work.
     let before = remembered()?;
     let (mut lanes, mut from_the_beginning) = (0, true);

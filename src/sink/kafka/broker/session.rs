@@ -7,6 +7,7 @@ use tracing::debug;
 
 use super::entries::{self, Entries, Entry};
 use super::errors::Blame;
+use super::group::Opened;
 use super::ledger::{Ledger, Sentinel};
 use super::producer::{Attempt, Producer, Refusal};
 use super::record::{self, Record};
@@ -14,13 +15,14 @@ use super::route::Route;
 use super::topic_memory::TopicMemory;
 use super::topics::{Ensured, Topics};
 use crate::doubt::Memory;
+use crate::fault;
 use crate::notification::InstanceId;
-use crate::sink::DeadLetter;
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Job, Session, SessionError};
 use crate::sink::shard::partition_of;
+use crate::sink::{DeadLetter, SinkError};
 
 /// The sink under one ownership.
 pub(super) struct Kafka<'a> {
@@ -32,6 +34,9 @@ pub(super) struct Kafka<'a> {
     pub(super) looked: Option<Instant>,
     pub(super) look: Duration,
     pub(super) config: &'a Options,
+    /// Of a shard that replicas share: whether it is still this one's, and how long a commit proves it.
+    pub(super) opened: Option<Opened>,
+    pub(super) valid_for: Option<Duration>,
     /// The largest body that the client sends.
     pub(super) largest: usize,
     pub(super) folder: &'a Folder,
@@ -52,12 +57,14 @@ impl Session for Kafka<'_> {
     }
 
     fn probe(&mut self) -> Result<(), SessionError> {
+        self.require_assignment()?;
         self.topics.reach()
     }
 
     /// All in one transaction. When records are refused it is aborted, the others are stored
     /// without them, and each of them by itself: one bad record stops nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+        self.require_assignment().inspect_err(|_| jobs.drain(..).for_each(|job| job.fail(SinkError::Renewed)))?;
         self.look_at_partitions();
         self.refuse_unusable(jobs);
         self.keep_too_large(jobs);
@@ -153,7 +160,12 @@ impl Kafka<'_> {
         Prepared { job, route, place, record }
     }
 
+    fn require_assignment(&self) -> Result<(), SessionError> {
+        if self.opened.as_ref().is_some_and(|opened| !opened.is_held()) { Err(SessionError::Elsewhere) } else { Ok(()) }
+    }
+
     fn commit_group(&mut self, group: &mut Vec<Prepared>) -> Result<Vec<Refused>, SessionError> {
+        self.require_assignment()?;
         let mut without_topic = Vec::new();
         for (index, record) in group.iter_mut().filter_map(|prepared| prepared.record.as_mut()).enumerate() {
             match self.used_partitions(&record.topic)? {
@@ -180,17 +192,19 @@ impl Kafka<'_> {
         let doubtful = records.iter().any(|record| self.topic_memory.is_doubtful(&record.topic));
         let before = if doubtful { Some(self.ledger.sentinel(&self.sentinel)?) } else { None };
         match self.producer.attempt(&records, before.as_ref()) {
-            committed @ (Attempt::Committed | Attempt::CommittedSlowly) => {
-                debug!(notifications = group.len(), "committed");
-                group.drain(..).for_each(|prepared| self.committed(prepared));
+            // Whoever fenced it has the shard.
+            Attempt::Forbidden(_) | Attempt::Failed(_) if self.require_assignment().is_err() => {
+                Err(SessionError::Elsewhere)
+            }
+            Attempt::Committed(since) => {
+                self.committed(group, since);
+                Ok(Vec::new())
+            }
+            Attempt::CommittedSlowly(since) => {
+                self.committed(group, since);
                 // A commit request that got stuck in the network could end a later transaction of
                 // the same producer (KAFKA-17754); of a new one it cannot.
-                match committed {
-                    Attempt::CommittedSlowly => {
-                        Err(SessionError::Renew("a commit was retried or exceeded 5 s: recreating the producer".into()))
-                    }
-                    _ => Ok(Vec::new()),
-                }
+                Err(SessionError::Renew("a commit was retried or exceeded 5 s: recreating the producer".into()))
             }
             Attempt::Refused(refusals) => {
                 let first = refusals.first().map(|refusal| refusal.why.clone()).unwrap_or_default();
@@ -212,9 +226,20 @@ impl Kafka<'_> {
         }
     }
 
-    fn committed(&mut self, prepared: Prepared) {
+    /// Answers all of the group.
+    fn committed(&mut self, group: &mut Vec<Prepared>, since: Instant) {
+        debug!(notifications = group.len(), "committed");
+        fault::reached("committed");
+        let valid_until = self.valid_for.map(|valid| since + valid);
+        group.drain(..).for_each(|prepared| self.answer(prepared, valid_until));
+    }
+
+    fn answer(&mut self, prepared: Prepared, valid_until: Option<Instant>) {
         let entry = prepared.entry();
-        let Prepared { job, place, record, .. } = prepared;
+        let Prepared { mut job, place, record, .. } = prepared;
+        if let Some(valid_until) = valid_until {
+            job = job.only_until(valid_until);
+        }
         let (Some(place), Some(entry)) = (place, entry) else { return job.stored(None) };
         if let Some(record) = record {
             self.topic_memory.trust(&record.topic);

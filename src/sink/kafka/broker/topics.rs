@@ -51,7 +51,7 @@ impl Topics {
     }
 
     /// The ledger's topic exists from here on, and forgets nothing. Without it nothing goes.
-    pub(super) fn ensure_ledger(&self, memory: &mut TopicMemory) -> Result<(), SessionError> {
+    pub(super) fn ensure_ledger(&self, shards: u16, memory: &mut TopicMemory) -> Result<(), SessionError> {
         // Small segments, so that compaction keeps what has to be read at a start small.
         let settings = [
             ("cleanup.policy", "compact"),
@@ -60,8 +60,15 @@ impl Topics {
             ("min.cleanable.dirty.ratio", "0.1"),
         ];
         let topic = &self.ledger;
-        if let Ensured::Unusable(why) = self.exists_or_create(topic, 1, &settings)? {
-            return Err(SessionError::Unavailable(why));
+        match self.exists_or_create(topic, shards.into(), &settings)? {
+            Ensured::Exists { partitions } if partitions == i32::from(shards) => {}
+            Ensured::Exists { partitions } => {
+                return Err(SessionError::Unavailable(format!(
+                    "ledger_topic {topic}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: \
+                     {partitions}`, or name another ledger_topic after all replicas were stopped in order"
+                )));
+            }
+            Ensured::Unusable(why) => return Err(SessionError::Unavailable(why)),
         }
         match self.setting(topic, "cleanup.policy").as_deref() {
             Ok("compact") => Ok(()),

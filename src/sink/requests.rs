@@ -1,0 +1,87 @@
+//! What the lanes of a shard ask of its thread.
+
+use std::collections::VecDeque;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::SinkError;
+use super::session::Job;
+use crate::doubt::Memory;
+use crate::notification::InstanceId;
+
+/// What a lane belongs to.
+#[derive(Clone)]
+pub(super) struct Ownership {
+    pub number: u64,
+    /// Cancelled when it has ended.
+    pub ended: CancellationToken,
+}
+
+pub(super) enum Request {
+    Probe,
+    Open(InstanceId, oneshot::Sender<Result<(Ownership, Memory), SinkError>>),
+    Store(Job),
+}
+
+impl Request {
+    pub fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Probe => None,
+            Self::Open(instance, _) => Some(*instance),
+            Self::Store(job) => Some(job.notification().instance()),
+        }
+    }
+
+    pub fn refuse(self, error: SinkError) {
+        match self {
+            Self::Probe => {}
+            Self::Open(_, reply) => drop(reply.send(Err(error))),
+            Self::Store(job) => job.fail(error),
+        }
+    }
+}
+
+/// What the lanes ask for, in their order.
+pub(super) struct Requests {
+    waiting: mpsc::UnboundedReceiver<Request>,
+    /// Those that were taken too early.
+    held: VecDeque<Request>,
+}
+
+impl Requests {
+    pub fn new() -> (mpsc::UnboundedSender<Request>, Self) {
+        let (requests, waiting) = mpsc::unbounded_channel();
+        (requests, Self { waiting, held: VecDeque::new() })
+    }
+
+    /// Blocks; `None` when all lanes are gone.
+    pub fn wait(&mut self) -> Option<Request> {
+        self.held.pop_front().or_else(|| self.waiting.blocking_recv())
+    }
+
+    /// What waits, if anything does.
+    pub fn next(&mut self) -> Option<Request> {
+        self.held.pop_front().or_else(|| self.waiting.try_recv().ok())
+    }
+
+    /// It comes again, as the first.
+    pub fn put_back(&mut self, request: Request) {
+        self.held.push_front(request);
+    }
+
+    /// While another replica works on the shard: nobody waits for what this one will not store. False when all lanes are gone.
+    pub fn stand_by(&mut self) -> bool {
+        while let Ok(request) = self.waiting.try_recv() {
+            self.held.push_back(request);
+        }
+        for request in std::mem::take(&mut self.held) {
+            match request {
+                Request::Open(..) => self.held.push_back(request),
+                Request::Store(job) => job.fail(SinkError::Renewed),
+                Request::Probe => {}
+            }
+        }
+        !(self.waiting.is_closed() && self.waiting.is_empty() && self.held.is_empty())
+    }
+}

@@ -1,0 +1,170 @@
+//! Replicas share the instances: whoever dies, sleeps or joins, each notification arrives once and in order.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::time::timeout;
+
+use crate::admin::{self, free_address, readiness, text};
+use crate::kafka_kills::assert_exactly_once;
+use crate::kafka_topics::Topics;
+use crate::scene::{Scene, numbered};
+use crate::support::{Worker, eventually, foreign_client, is_long, seeded};
+
+const SHARDS: usize = 12;
+const SESSION: Duration = Duration::from_secs(3);
+
+/// A sink that replicas share.
+fn shared(topics: &Topics) -> String {
+    shared_with(topics, SESSION)
+}
+
+fn shared_with(topics: &Topics, session: Duration) -> String {
+    let session = session.as_millis();
+    let properties = format!(", properties: {{session.timeout.ms: {session}, heartbeat.interval.ms: 300}}");
+    format!("{}\nshards: {SHARDS}", topics.sink(&properties))
+}
+
+/// How many shards it has taken, and not given up since.
+fn held(bridge: &Worker) -> usize {
+    let log = bridge.log();
+    let mut held = [false; SHARDS];
+    for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {
+        let line: serde_json::Value = serde_json::from_str(line).expect(line);
+        let shards = line["shards"].as_str().unwrap().trim_matches(['[', ']']).split(", ");
+        for shard in shards.map(|shard| shard.parse::<usize>().unwrap()) {
+            held[shard] = line["message"] == "shards assigned";
+        }
+    }
+    held.iter().filter(|held| **held).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_shards_and_take_over_from_whoever_ends() {
+    let bodies = numbered(60);
+    let (scene, topics) = (Scene::fleet(60, &bodies[..20]).await, Topics::new());
+    // Long enough to tell who leaves the group from who is only missed.
+    let session = Duration::from_secs(10);
+    let sink = shared_with(&topics, session);
+    let first = scene.start_with("first", &sink);
+    eventually("the first has all shards", || held(&first) == SHARDS);
+    let second = scene.start_with("second", &sink);
+    let third = scene.start_with("third", &sink);
+    eventually("they share", || [&first, &second, &third].iter().all(|bridge| held(bridge) == SHARDS / 3));
+    scene.push_to_all(&bodies[20..40]);
+    scene.drained();
+    let (status, _) = second.stop(Signal::SIGTERM);
+    assert!(status.success(), "{status:?}");
+    // It has left the group: nobody waits for its session to run out.
+    let begun = Instant::now();
+    eventually("the others have its shards", || held(&first) + held(&third) == SHARDS);
+    println!("taken over in {:?} after SIGTERM", begun.elapsed());
+    assert!(begun.elapsed() < session, "{:?}", begun.elapsed());
+    third.kill();
+    scene.push_to_all(&bodies[40..]);
+    scene.drained();
+    assert_exactly_once(&scene, &topics, &bodies);
+    assert!(!first.log().contains("took over"), "nobody is ended by another: {}", first.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_number_of_shards_is_refused() {
+    let (scene, topics) = (Scene::fleet(4, &numbered(1)).await, Topics::new());
+    let with = |shards: usize| shared(&topics).replace(&format!("shards: {SHARDS}"), &format!("shards: {shards}"));
+    let bridge = scene.start_with("twelve", &with(SHARDS));
+    scene.drained();
+    drop(bridge);
+    for (shards, why) in [(1, "it has 12 partition(s)"), (6, "it has 12 partition(s)")] {
+        scene.start_with(&format!("with-{shards}"), &with(shards)).wait_for_log(why);
+    }
+    // As an operator may try.
+    foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), "24"]);
+    scene.start_with("more", &with(24)).wait_for_log("it was written with `shards: 12`");
+}
+
+/// Waits until it holds so many shards by its own word.
+async fn status_shows(address: &str, held: usize) {
+    let shown = format!(r#""shards":{{"held":{held},"of":{SHARDS}}}"#);
+    let asking = async { while !text(address, "/status").await.contains(&shown) {} };
+    timeout(Duration::from_secs(60), asking).await.expect(&shown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_replica_tells_which_shards_it_holds() {
+    let (scene, topics) = (Scene::fleet(1, &[]).await, Topics::new());
+    let address = free_address();
+    let _first = admin::start(&scene, &shared(&topics), &address);
+    readiness(&address, 200).await;
+    status_shows(&address, SHARDS).await;
+    let _second = scene.start_with("second", &shared(&topics));
+    status_shows(&address, SHARDS / 2).await;
+    let metrics = text(&address, "/metrics").await;
+    let of_shards = metrics.lines().filter(|line| line.starts_with("green_api_bridge_shard_held{"));
+    assert_eq!(of_shards.filter(|line| line.ends_with(" 1")).count(), SHARDS / 2, "{metrics}");
+    assert!(metrics.contains(r#"green_api_bridge_shard_moves_total{reason="left"} 6"#), "{metrics}");
+    assert_eq!(readiness(&address, 200).await["sink"], true, "one with half of the shards is ready");
+}
+
+/// What happens to one of three replicas at a step.
+#[cfg(feature = "fault-hooks")]
+fn cell(step: &str, signal: Signal, restarts: bool) -> impl Future<Output = ()> {
+    let (step, mut random) = (step.to_owned(), seeded());
+    async move {
+        let bodies = numbered(40);
+        let (scene, topics) = (Scene::fleet(60, &bodies[..20]).await, Topics::new());
+        let sink = shared(&topics);
+        let _others = ["second", "third"].map(|name| scene.start_with(name, &sink));
+        let fault = format!("{signal}@{step}#{}", random.u32(20..40));
+        let mut first = scene.start_with_fault("first", &sink, &fault);
+        let mut pushed = 20;
+        eventually(&format!("{signal} at {step}"), || {
+            if scene.queued() < 300 && pushed < bodies.len() {
+                scene.push_to_all(&bodies[pushed..=pushed]);
+                pushed += 1;
+            }
+            if signal == Signal::SIGSTOP { first.is_stopped() } else { first.has_ended() }
+        });
+        let (begun, left) = (Instant::now(), scene.queued());
+        scene.push_to_all(&bodies[pushed..]);
+        let again = restarts.then(|| scene.start_with("again", &sink));
+        if signal == Signal::SIGSTOP {
+            // The fault itself: longer than the group waits for it.
+            sleep(SESSION.mul_f64(1.2));
+            first.signal(Signal::SIGCONT);
+        }
+        scene.drained();
+        println!("{left} and {} more were stored {:?} after the fault", 60 * (bodies.len() - pushed), begun.elapsed());
+        assert_exactly_once(&scene, &topics, &bodies);
+        drop((first, again));
+    }
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_a_replica_nothing_is_lost_doubled_or_reordered() {
+    const STEPS: [&str; 7] =
+        ["before_begin", "produced", "delivered", "before_commit", "committed", "stored", "deleting"];
+    let all = STEPS.iter().flat_map(|step| {
+        [Signal::SIGSTOP, Signal::SIGKILL]
+            .into_iter()
+            .flat_map(move |signal| [false, true].map(|again| (*step, signal, again)))
+    });
+    let cells: Vec<(&str, Signal, bool)> = if is_long() {
+        all.collect()
+    } else {
+        vec![
+            ("produced", Signal::SIGSTOP, false),
+            ("before_commit", Signal::SIGSTOP, true),
+            ("committed", Signal::SIGKILL, false),
+            ("stored", Signal::SIGSTOP, false),
+            ("deleting", Signal::SIGKILL, true),
+            ("before_begin", Signal::SIGKILL, false),
+        ]
+    };
+    for (step, signal, restarts) in cells {
+        let begun = Instant::now();
+        cell(step, signal, restarts).await;
+        println!("{signal} at {step}, started again: {restarts}: exactly once, {:?}", begun.elapsed());
+    }
+}
