@@ -15,8 +15,8 @@ async fn what_an_overlapped_receive_brings_again_is_neither_published_nor_delete
     eventually("the head is received again, beside its delete", || scene.count(EventKind::Received) == 2);
     // Nothing more happens until the delete is given up; then the head is a redelivery.
     worker.wait_for_log("already stored");
-    let before = scene.journal().iter().position(|event| event.event == EventKind::Deleted);
     let journal = scene.journal();
+    let before = journal.iter().position(|event| event.event == EventKind::Deleted);
     let events: Vec<_> = journal[2..before.unwrap_or(journal.len())].iter().map(|event| event.event).collect();
     let count = |kind| events.iter().filter(|event| **event == kind).count();
     // The first receive, the one beside the hanging delete, and that of the redelivery.
