@@ -15,6 +15,11 @@ const QUERY: [&str; 5] = ["auth_mechanism", "channel_max", "connection_timeout",
 /// Less than this every broker refuses.
 const SMALLEST_FRAME: u32 = 4096;
 
+/// Whether the URL has a password in it.
+pub(crate) fn has_password(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.password().is_some_and(|password| !password.is_empty()))
+}
+
 /// Whether this can be the address of a RabbitMQ.
 pub(crate) fn amqp(text: &str) -> Refused {
     const FORM: &str = "must look like amqps://USER:PASSWORD@HOST:5671/VHOST";

@@ -60,11 +60,6 @@ fn is_plain(url: &Url) -> bool {
     url.scheme() == "http" && !is_here
 }
 
-/// Whether the URL has a password in it.
-pub(crate) fn has_password(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| url.password().is_some_and(|password| !password.is_empty()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use tracing::warn;
 
 use super::{Failure, Source};
+use crate::address::has_password;
 use crate::config::{ApiUrl, Config, Instance};
-use crate::exposure::has_password;
 use crate::mistake::unplaced;
 use crate::sink::kind::{self, Options};
 use crate::sink::stdout;

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 pub(crate) use self::broker::destination;
 pub use self::options::{Argument, OnUnroutable, Options, QueueType};
 use super::driver::{Driver, Kind};
-use crate::exposure::has_password;
+use crate::address::has_password;
 use crate::mistake::Found;
 
 /// Its form as a URL.

@@ -16,7 +16,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 impl Kafka<'_> {
     /// It waits, and whoever reads the log learns what to compare.
     pub(super) fn wait_for_clock(&mut self, job: Job, route: Route, why: &str) {
-        let topic = self.topic_on(route, &job).unwrap_or_default();
+        let topic = route.topic(self.config, job.notification()).unwrap_or_default();
         let known = self.clock_limits.get(&topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
         let limits = if let Some((_, limits)) = known {
             *limits

@@ -42,12 +42,13 @@ impl Kafka<'_> {
             return Vec::new();
         }
         let is_doubtful = |topic: String| self.topic_memory.is_doubtful(&topic);
-        jobs.extract_if(.., |job| self.topic_on(Route::of(job), job).is_some_and(is_doubtful)).collect()
+        jobs.extract_if(.., |job| Route::of(job).topic(self.config, job.notification()).is_some_and(is_doubtful))
+            .collect()
     }
 
     /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
     pub(super) fn wait_for_topic(&mut self, job: Job, why: &str) {
-        if let Some(topic) = self.topic_on(Route::Topic, &job) {
+        if let Some(topic) = Route::Topic.topic(self.config, job.notification()) {
             self.topic_memory.doubt(topic);
         }
         job.fail(SinkError::Refused(why.to_owned()));

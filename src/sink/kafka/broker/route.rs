@@ -1,6 +1,7 @@
 //! Where a notification is sent.
 
-use super::session::Kafka;
+use crate::notification::Notification;
+use crate::sink::kafka::options::Options;
 use crate::sink::session::{Action, Job};
 use crate::sink::{Reason, cloud_event};
 
@@ -34,30 +35,13 @@ impl Route {
             Self::Folder(reason) => Some((reason, "dead_letter_dir")),
         }
     }
-}
 
-impl Kafka<'_> {
     /// The topic of its record, if there is one.
-    pub(super) fn topic_on(&self, route: Route, job: &Job) -> Option<String> {
-        match route {
-            Route::Nowhere | Route::Folder(_) => None,
-            Route::Topic => Some(cloud_event::topic(&self.config.topic.value, job.notification())),
-            Route::DeadLetterTopic(_) => Some(self.config.dead_letter_topic.value.clone()),
-        }
-    }
-
-    /// Takes out what the client sends to no topic: trying would cost the others an aborted transaction, for each topic
-    /// that it could go to.
-    pub(super) fn keep_too_large(&mut self, jobs: &mut Vec<Job>) {
-        let is_too_large = |job: &mut Job| {
-            let is_new = matches!(Route::of(job), Route::Topic | Route::DeadLetterTopic(_));
-            is_new && job.notification().body().len() > self.largest
-        };
-        let too_large: Vec<Job> = jobs.extract_if(.., is_too_large).collect();
-        for job in too_large {
-            let reason = if job.notification().is_malformed() { Reason::Malformed } else { Reason::TooLarge };
-            let place = self.place(&job, Route::Folder(reason));
-            job.keep_in(self.folder, place);
+    pub(super) fn topic(self, config: &Options, notification: &Notification) -> Option<String> {
+        match self {
+            Self::Nowhere | Self::Folder(_) => None,
+            Self::Topic => Some(cloud_event::topic(&config.topic.value, notification)),
+            Self::DeadLetterTopic(_) => Some(config.dead_letter_topic.value.clone()),
         }
     }
 }

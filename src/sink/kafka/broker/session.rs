@@ -22,7 +22,7 @@ use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Job, Session, SessionError};
 use crate::sink::shard::partition_of;
-use crate::sink::{DeadLetter, SinkError};
+use crate::sink::{DeadLetter, Reason, SinkError};
 
 /// The sink under one ownership.
 pub(super) struct Kafka<'a> {
@@ -129,7 +129,22 @@ impl Kafka<'_> {
         }
     }
 
-    pub(super) fn place(&self, job: &Job, route: Route) -> Place {
+    /// Takes out what the client sends to no topic: trying would cost the others an aborted transaction, for each topic
+    /// that it could go to.
+    fn keep_too_large(&mut self, jobs: &mut Vec<Job>) {
+        let is_too_large = |job: &mut Job| {
+            let is_new = matches!(Route::of(job), Route::Topic | Route::DeadLetterTopic(_));
+            is_new && job.notification().body().len() > self.largest
+        };
+        let too_large: Vec<Job> = jobs.extract_if(.., is_too_large).collect();
+        for job in too_large {
+            let reason = if job.notification().is_malformed() { Reason::Malformed } else { Reason::TooLarge };
+            let place = self.place(&job, Route::Folder(reason));
+            job.keep_in(self.folder, place);
+        }
+    }
+
+    fn place(&self, job: &Job, route: Route) -> Place {
         let notification = job.notification();
         let last = self.entries.of.get(&notification.instance());
         let letter = |(reason, kept_in): (_, &'static str)| DeadLetter {
@@ -154,7 +169,7 @@ impl Kafka<'_> {
 
     fn prepare(&self, job: Job, route: Route) -> Prepared {
         let place = (!matches!(route, Route::Nowhere)).then(|| self.place(&job, route));
-        let topic = self.topic_on(route, &job);
+        let topic = route.topic(self.config, job.notification());
         let record =
             topic.zip(place.as_ref()).map(|(topic, place)| record::of(job.notification(), topic, place, self.config));
         Prepared { job, route, place, record }
