@@ -181,6 +181,8 @@ pub(crate) struct SinkStatus {
     pub publish_seconds: Histogram,
     /// From the time in a notification to stored.
     pub end_to_end_seconds: Histogram,
+    /// How many replicas share the instances, as far as the broker tells; 0 where it does not.
+    pub replicas: Number,
     shards: Mutex<Vec<Weak<ShardStatus>>>,
 }
 
@@ -270,6 +272,7 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
         kind,
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
+        replicas: Number::default(),
         shards: Mutex::default(),
     })
 }

@@ -57,7 +57,7 @@ fn check_shards(config: &Config, found: &mut Found<'_>) {
     if !(1..=64).contains(&value) {
         found.add(referenced, format!("`shards` must be 1 to 64, not {value}"));
     } else if value > 1 && !config.sink.kind().can_share() {
-        found.add(referenced, "`shards` above 1 needs the sink `kafka`: others have one owner");
+        found.add(referenced, "`shards` above 1 needs the sink `kafka` or `amqp`: others have one owner");
     }
 }
 

@@ -154,10 +154,14 @@ fn shards_are_for_a_sink_that_replicas_can_share() {
     let with = |shards: u32, sink: &str| format!("{INSTANCE}shards: {shards}\nsink: {{{sink}: {{}}}}\n");
     assert_eq!(mistakes(&with(0, "stdout")), "2:9: `shards` must be 1 to 64, not 0");
     assert_eq!(mistakes(&with(65, "kafka")), "2:9: `shards` must be 1 to 64, not 65");
-    for sink in ["stdout", "amqp"] {
-        assert_eq!(mistakes(&with(2, sink)), "2:9: `shards` above 1 needs the sink `kafka`: others have one owner");
+    let refused = "2:9: `shards` above 1 needs the sink `kafka` or `amqp`: others have one owner";
+    for sink in ["stdout: {}", "file: {path: a}"] {
+        let text = format!("{INSTANCE}shards: 2\nsink: {{{sink}}}\n");
+        assert_eq!(mistakes(&text), refused);
     }
-    assert_eq!(Config::from_text(&with(64, "kafka"), std::iter::empty()).unwrap().shards.value, 64);
+    for sink in ["kafka", "amqp"] {
+        assert_eq!(Config::from_text(&with(64, sink), std::iter::empty()).unwrap().shards.value, 64);
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification, ReceiptId};
 
 pub mod amqp;
+mod assignment;
 pub mod cloud_event;
 pub mod contract_test;
 mod dead_letter;
@@ -26,6 +27,7 @@ mod one_stream;
 mod requests;
 pub mod session;
 mod shard;
+mod shared;
 pub mod stdout;
 pub mod worker;
 

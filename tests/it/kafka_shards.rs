@@ -12,7 +12,7 @@ use crate::kafka_topics::Topics;
 use crate::scene::{Scene, numbered};
 use crate::support::{Worker, eventually, foreign_client, is_long, seeded};
 
-const SHARDS: usize = 12;
+pub const SHARDS: usize = 12;
 const SESSION: Duration = Duration::from_secs(3);
 
 /// A sink that replicas share.
@@ -27,7 +27,7 @@ fn shared_with(topics: &Topics, session: Duration) -> String {
 }
 
 /// How many shards it has taken, and not given up since.
-fn held(bridge: &Worker) -> usize {
+pub fn held(bridge: &Worker) -> usize {
     let log = bridge.log();
     let mut held = [false; SHARDS];
     for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {

@@ -121,6 +121,7 @@ mod rabbitmq_queues;
 /// What consumers of RabbitMQ fail on.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_rejected;
+mod rabbitmq_shards;
 /// Certificates of RabbitMQ and for it.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_tls;

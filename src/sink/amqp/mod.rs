@@ -22,6 +22,10 @@ impl Kind for Options {
         check::check(self, found);
     }
 
+    fn can_share(&self) -> bool {
+        true
+    }
+
     fn secrets(&self) -> Vec<&str> {
         self.uri.iter().map(|uri| uri.value.expose_secret()).filter(|uri| has_password(uri)).collect()
     }

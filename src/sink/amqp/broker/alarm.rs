@@ -2,10 +2,13 @@
 //! its disk runs low: then no confirm comes, the client sends nothing any more, and no heartbeat
 //! fails. That is waited out, and told. And it may close a channel, and says why.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lapin::{Connection, Event};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::{Stream, StreamExt};
 
@@ -21,87 +24,89 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(500);
 
 /// What a connection is told about being blocked, and about its end.
-pub(super) struct Alarms {
-    events: Pin<Box<dyn Stream<Item = Event> + Send>>,
+pub(super) struct Alarms(watch::Receiver<State>);
+
+#[derive(Default)]
+struct State {
     blocked: bool,
     /// Why the broker closed something, or the connection ended.
     reason: Option<String>,
 }
 
 impl Alarms {
-    /// There may be one per connection: two would share the events between them.
-    pub(super) fn of(connection: &Connection) -> Self {
-        Self::told(connection.events_listener())
-    }
-
-    fn told(events: impl Stream<Item = Event> + Send + 'static) -> Self {
-        Self { events: Box::pin(events), blocked: false, reason: None }
+    /// There may be one per connection: two would share the events between them. Listens on `runtime`, as long as that lasts.
+    pub(super) fn of(connection: &Connection, runtime: &Handle) -> Self {
+        let (sender, state) = watch::channel(State::default());
+        runtime.spawn(follow(connection.events_listener(), sender));
+        Self(state)
     }
 
     /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
-    /// Nothing else is published meanwhile. A failure tells the broker's reason.
+    /// A failure tells the broker's reason.
     pub(super) async fn patiently<T>(
-        &mut self,
+        &self,
         answer: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
         let mut answer = pin!(answer);
+        let mut state = self.0.clone();
         let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
+            let blocked = state.borrow_and_update().blocked;
             tokio::select! {
                 biased;
                 answer = &mut answer => return match answer {
                     Err(SessionError::Unavailable(cause)) => Err(SessionError::Unavailable(self.with_reason(cause).await)),
                     other => other,
                 },
-                Some(event) = self.events.next() => {
-                    self.learn(&event);
-                    deadline = Instant::now() + ANSWER_TIMEOUT;
-                }
-                () = sleep_until(deadline), if !self.blocked => {
+                Ok(()) = state.changed() => deadline = Instant::now() + ANSWER_TIMEOUT,
+                () = sleep_until(deadline), if !blocked => {
                     return Err(SessionError::Unavailable("the broker did not answer in 30 s".into()));
                 }
             }
         }
     }
 
-    fn learn(&mut self, event: &Event) {
-        match event {
-            Event::ConnectionBlocked(reason) => {
-                self.blocked = true;
-                let cause = format!("the broker blocks publishers: {reason}");
-                each_shard(|shard| shard.conditions().enter(Condition::SinkUnavailable, &cause));
-            }
-            Event::ConnectionUnblocked => {
-                self.blocked = false;
-                each_shard(|shard| shard.conditions().leave_all());
-            }
-            Event::Error(error) if !is_of_a_declaration(error) => {
-                self.reason.get_or_insert_with(|| error.to_string());
-            }
-            _ => {}
-        }
-    }
-
     /// Whoever uses a closed channel is told no more than that, unless it was waiting when it happened.
-    async fn with_reason(&mut self, cause: String) -> String {
-        let ending = async {
-            while self.reason.is_none()
-                && let Some(event) = self.events.next().await
-            {
-                self.learn(&event);
-            }
-        };
+    async fn with_reason(&self, cause: String) -> String {
+        let mut state = self.0.clone();
         // Not everything that fails has one.
-        let _known_or_late = timeout(MOMENT, ending).await;
-        match &self.reason {
+        let _known_or_late = timeout(MOMENT, state.wait_for(|state| state.reason.is_some())).await;
+        match &self.0.borrow().reason {
             Some(reason) if !cause.contains(reason) => format!("{cause}: {reason}"),
             _ => cause,
         }
     }
 }
 
+/// Learns of the events of a connection, until it ends.
+async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) {
+    let mut events = pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                state.send_modify(|state| state.blocked = true);
+                let cause = format!("the broker blocks publishers: {reason}");
+                each_shard(|shard| shard.conditions().enter(Condition::SinkUnavailable, &cause));
+            }
+            Event::ConnectionUnblocked => {
+                state.send_modify(|state| state.blocked = false);
+                each_shard(|shard| shard.conditions().leave_all());
+            }
+            Event::Error(error) if !is_of_a_declaration(&error) => state.send_modify(|state| {
+                state.reason.get_or_insert_with(|| error.to_string());
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Of those that are worked on here.
 fn each_shard(change: impl Fn(&ShardStatus)) {
-    status::the_sink().into_iter().flat_map(status::SinkStatus::shards).for_each(|shard| change(&shard));
+    status::the_sink()
+        .into_iter()
+        .flat_map(status::SinkStatus::shards)
+        .filter(|shard| !shard.elsewhere.load(Relaxed))
+        .for_each(|shard| change(&shard));
 }
 
 #[cfg(test)]
@@ -117,13 +122,19 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(24 * 3600);
 
+    fn alarms(events: Vec<Event>) -> Alarms {
+        let (sender, state) = watch::channel(State::default());
+        tokio::spawn(follow(iter(events), sender));
+        Alarms(state)
+    }
+
     /// What becomes of an answer that takes as long, when these events came before it.
     async fn outcome(events: Vec<Event>, answer_after: Duration) -> Result<(), SessionError> {
         let answer = async {
             sleep(answer_after).await;
             Ok(())
         };
-        Alarms::told(iter(events)).patiently(answer).await
+        alarms(events).patiently(answer).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -134,7 +145,7 @@ mod tests {
         };
         let told = async |events: Vec<Event>, cause: &str| {
             let failed = async { Err::<(), _>(SessionError::Unavailable(cause.into())) };
-            Alarms::told(iter(events)).patiently(failed).await.unwrap_err().to_string()
+            alarms(events).patiently(failed).await.unwrap_err().to_string()
         };
         let reason = "protocol error: AMQP soft error: NOT-FOUND: NOT_FOUND - no exchange";
         let unblocked = Event::ConnectionUnblocked;

@@ -178,10 +178,10 @@ impl Amqp<'_> {
             (false, None) => self.channels.of_all(&self.link)?,
             _ => self.channels.apart(&self.link)?,
         };
-        let config = &self.config;
-        self.link.patiently(async {
+        let (config, owner_queue, begun) = (self.config, &self.owner_queue, Instant::now());
+        let published = self.link.patiently(async {
             if jobs.iter().any(|job| job.action() == Action::Prove) {
-                connection::prove_ownership(channel, config).await?;
+                connection::prove_ownership(channel, owner_queue).await?;
             }
             fault::reached("before_publish");
             let mut batch = Batch::new(channel, config);
@@ -192,8 +192,12 @@ impl Amqp<'_> {
                 }
             }
             fault::reached("published");
-            batch.confirmed().await
-        })
+            let published = batch.confirmed().await;
+            fault::reached("confirmed");
+            published
+        });
+        self.proven = begun;
+        published.inspect_err(|failure| self.give_up_unless_owned(failure))
     }
 
     /// What the end of a channel says of the next message.
@@ -202,7 +206,7 @@ impl Amqp<'_> {
             self.channels.largest_body = limit;
         }
         match closed.code {
-            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(self.config, &self.told),
+            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(self.config, self.told),
             _ => Ok(()),
         }
     }

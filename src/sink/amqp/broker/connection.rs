@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
@@ -14,6 +15,7 @@ use p12_keystore::KeyStore;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::alarm::{ANSWER_TIMEOUT, Alarms};
@@ -22,7 +24,7 @@ use super::topology::{self, Told};
 use crate::address;
 use crate::input_file;
 use crate::sink::amqp::options::Options;
-use crate::sink::session::SessionError;
+use crate::sink::session::{SessionError, Shard};
 
 /// A silent broker is given up after two of these, and a silent bridge by the broker: the default
 /// of the broker, a minute, would make the next owner wait that long.
@@ -95,19 +97,15 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    pub(super) fn new(config: Options) -> Self {
-        Self { config, told: Told::default(), next: 0 }
+    /// `told` is what was told of queues, by all connections.
+    pub(super) fn new(config: Options, told: Told) -> Self {
+        Self { config, told, next: 0 }
     }
 
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
     pub(super) fn own(&mut self) -> Result<(Link, Channel), SessionError> {
-        let told = self.told();
+        let told = self.told.clone();
         self.connect(&async |connection: &Connection, config: &Options| own(connection, config, &told).await)
-    }
-
-    /// What was told of queues, by all connections.
-    pub(super) fn told(&self) -> Told {
-        self.told.clone()
     }
 
     /// Connects to the first that can be used: at which `prepare` succeeds.
@@ -173,9 +171,15 @@ fn address(uri: &str) -> Result<AMQPUri, SessionError> {
 
 /// A connection, and a runtime that drives it and nothing else: with the runtime goes the socket. So
 /// what still waits in the client is never sent, however long the broker blocks publishers.
+///
+/// Several owners may share it. An answer that does not come ends it for all of them: what is still on its way must not
+/// outlive an ownership.
 pub(super) struct Link {
     connection: Connection,
     alarms: Alarms,
+    given_up: CancellationToken,
+    /// Why it was given up.
+    cause: OnceLock<SessionError>,
     driver: Driver,
 }
 
@@ -192,12 +196,58 @@ impl Link {
             let connecting = Connection::connect_uri_with_config(address, properties, tls.clone(), runtime);
             connecting.await.map_err(|error| unavailable("connecting", &error))
         })?;
-        Ok(Self { alarms: Alarms::of(&connection), connection, driver })
+        let alarms = Alarms::of(&connection, &driver.handle);
+        Ok(Self { alarms, connection, given_up: CancellationToken::new(), cause: OnceLock::new(), driver })
     }
 
     /// Waits for what the broker has to answer, for 30 s.
     pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
-        self.driver.within(ANSWER_TIMEOUT, answer)
+        self.driver.within(ANSWER_TIMEOUT, self.unless_given_up(answer))
+    }
+
+    /// Waits for what the broker has to answer; see [`Alarms::patiently`].
+    pub(super) fn patiently<T>(
+        &self,
+        answer: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        self.driver.handle.block_on(self.unless_given_up(self.alarms.patiently(answer)))
+    }
+
+    async fn unless_given_up<T>(
+        &self,
+        answer: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        let given_up = || self.cause().unwrap_or_else(|| SessionError::Unavailable("it was given up".into()));
+        self.given_up.run_until_cancelled(answer).await.ok_or_else(given_up)?
+    }
+
+    /// Waits for `event`, or for the end of `pause`; false when the connection was given up.
+    pub(super) fn rest(&self, pause: Duration, event: impl Future<Output = ()>) -> bool {
+        // Either way it is time to go on.
+        let _event_or_pause =
+            self.driver.handle.block_on(async { timeout(pause, self.given_up.run_until_cancelled(event)).await });
+        !self.given_up.is_cancelled()
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Nobody is to use it any more: it ends with whoever holds it last. What was waiting for an answer waits no longer.
+    pub(super) fn give_up(&self, cause: &SessionError) {
+        // The first is the one that counts.
+        drop(self.cause.set(cause.clone()));
+        self.given_up.cancel();
+    }
+
+    /// Why it was given up, if it was.
+    pub(super) fn cause(&self) -> Option<SessionError> {
+        self.cause.get().cloned()
+    }
+
+    /// Whether it can be used.
+    pub(super) fn is_up(&self) -> bool {
+        !self.given_up.is_cancelled() && self.connection.status().connected()
     }
 
     /// A channel for the next publish, under the same ownership.
@@ -206,17 +256,8 @@ impl Link {
     }
 
     /// Looks after the topology again.
-    pub(super) fn prepare(&mut self, config: &Options, told: &Told) -> Result<(), SessionError> {
-        let preparing = topology::prepare(&self.connection, config, told);
-        self.driver.handle.block_on(self.alarms.patiently(preparing))
-    }
-
-    /// Waits for what the broker has to answer; see [`Alarms::patiently`].
-    pub(super) fn patiently<T>(
-        &mut self,
-        answer: impl Future<Output = Result<T, SessionError>>,
-    ) -> Result<T, SessionError> {
-        self.driver.handle.block_on(self.alarms.patiently(answer))
+    pub(super) fn prepare(&self, config: &Options, told: &Told) -> Result<(), SessionError> {
+        self.patiently(topology::prepare(&self.connection, config, told))
     }
 }
 
@@ -264,22 +305,29 @@ impl Drop for Driver {
 
 async fn own(connection: &Connection, config: &Options, told: &Told) -> Result<Channel, SessionError> {
     let channel = confirming_channel(connection).await?;
-    prove_ownership(&channel, config).await?;
+    prove_ownership(&channel, &owner_queue(config, None)).await?;
     topology::prepare(connection, config, told).await?;
     Ok(channel)
 }
 
-async fn confirming_channel(connection: &Connection) -> Result<Channel, SessionError> {
+/// The queue that is the ownership, of all or of a shard.
+pub(super) fn owner_queue(config: &Options, shard: Option<Shard>) -> String {
+    match shard {
+        None => format!("{}.owner", config.name),
+        Some(shard) => format!("{}.owner.{}", config.name, shard.index()),
+    }
+}
+
+pub(super) async fn confirming_channel(connection: &Connection) -> Result<Channel, SessionError> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| unavailable("confirms", &error))?;
     Ok(channel)
 }
 
 /// Declares the ownership queue: succeeds only on the connection that has it, or when nobody has.
-pub(super) async fn prove_ownership(channel: &Channel, config: &Options) -> Result<(), SessionError> {
-    let queue = ShortString::from(format!("{}.owner", config.name));
+pub(super) async fn prove_ownership(channel: &Channel, queue: &str) -> Result<(), SessionError> {
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(queue.clone(), exclusive, FieldTable::default()).await {
+    match channel.queue_declare(ShortString::from(queue), exclusive, FieldTable::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_soft(&error, AMQPSoftError::RESOURCELOCKED) => {
             Err(SessionError::Owned(format!("another connection holds the queue {queue}")))

@@ -51,7 +51,8 @@ impl Closed {
 
 /// Whether it answers a declaration, and so explains no other failure.
 pub(super) fn is_of_a_declaration(error: &Error) -> bool {
-    is_soft(error, AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains(" arg '")
+    is_soft(error, AMQPSoftError::RESOURCELOCKED)
+        || (is_soft(error, AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains(" arg '"))
 }
 
 #[cfg(test)]

@@ -4,13 +4,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
 use self::channels::{Channels, Suspicion};
 use self::connection::{Link, Nodes};
 use self::publish::Outcome;
+use self::replica::{Here, Replica};
+use self::topology::Told;
 use crate::doctor::Check;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
@@ -19,6 +21,7 @@ use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_malformed};
+use crate::sink::shared::Shared;
 use crate::sink::worker::Worker;
 use crate::sink::{DeadLetter, Reason, Sink, SinkError};
 use crate::verify::Audit;
@@ -29,8 +32,11 @@ mod channels;
 mod connection;
 mod doctor;
 mod errors;
+mod membership;
+mod part;
 mod publish;
 mod published;
+mod replica;
 mod topology;
 
 #[cfg(any(test, fuzzing))]
@@ -40,17 +46,32 @@ pub(crate) use self::connection::destination;
 const QUEUE: &str = "dead_letter_queue";
 const DIRECTORY: &str = "dead_letter_dir";
 
+/// How long after a proof of the ownership what was stored may be deleted.
+const VALID: Duration = Duration::from_secs(5);
+
 const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
 
 impl Driver for Options {
     /// `Ok` from a publish means confirmed and routed. It remembers nothing, so the first
     /// notification of an instance under each ownership is marked as a possible duplicate.
-    fn start(&self, folder: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
-        let acquisition =
-            Acquisition { config: self.clone(), folder, nodes: Nodes::new(self.clone()), suspects: HashMap::new() };
-        let worker = Worker::start("amqp", acquisition);
-        Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
+        let told = Told::default();
+        let replica = (shards > 1).then(|| Arc::new(Replica::new(told.clone(), shards)));
+        let acquisition = |_shard| Acquisition {
+            config: self.clone(),
+            folder: folder.clone(),
+            nodes: Nodes::new(self.clone(), told.clone()),
+            told: told.clone(),
+            suspects: HashMap::new(),
+            replica: replica.clone(),
+        };
+        let worker = Worker::start_each("amqp", (0..shards).map(acquisition))
+            .map_err(|error| format!("the sink's threads cannot be started: {error}"))?;
+        Ok(match replica {
+            None => Arc::new(worker),
+            Some(replica) => Arc::new(Shared::new(worker, replica)),
+        })
     }
 
     fn examine(&self) -> Vec<Check> {
@@ -67,23 +88,43 @@ struct Acquisition {
     config: Options,
     folder: Folder,
     nodes: Nodes,
+    told: Told,
     suspects: HashMap<InstanceId, Suspicion>,
+    /// Says which shards are to be worked on here; `None` if all.
+    replica: Option<Arc<Replica>>,
 }
 
 impl Acquire for Acquisition {
     type Session<'a> = Amqp<'a>;
 
-    fn acquire(&mut self, _shard: Shard) -> Result<Amqp<'_>, SessionError> {
-        let (link, channel) = self.nodes.own()?;
+    fn acquire(&mut self, shard: Shard) -> Result<Amqp<'_>, SessionError> {
+        let (link, channel, here) = match &self.replica {
+            None => {
+                let (link, channel) = self.nodes.own()?;
+                (Arc::new(link), channel, None)
+            }
+            Some(replica) => {
+                let (link, channel, here) = replica.open(shard, &mut self.nodes)?;
+                (link, channel, Some(here))
+            }
+        };
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        info!(name = self.config.name, exchange = self.config.exchange, "owning the AMQP sink");
+        info!(
+            name = self.config.name,
+            exchange = self.config.exchange,
+            shard = here.is_some().then_some(shard.index()),
+            "owning the AMQP sink"
+        );
         Ok(Amqp {
             link,
             channels: Channels::new(channel),
             suspects: &mut self.suspects,
             config: &self.config,
             folder: &self.folder,
-            told: self.nodes.told(),
+            told: &self.told,
+            owner_queue: connection::owner_queue(&self.config, here.is_some().then_some(shard)),
+            here,
+            proven: Instant::now(),
             epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
             sequences: HashMap::new(),
         })
@@ -92,13 +133,19 @@ impl Acquire for Acquisition {
 
 /// The sink under one ownership.
 struct Amqp<'a> {
-    link: Link,
+    link: Arc<Link>,
     channels: Channels,
     /// The instances that are published alone, until one of theirs was.
     suspects: &'a mut HashMap<InstanceId, Suspicion>,
     config: &'a Options,
     folder: &'a Folder,
-    told: topology::Told,
+    told: &'a Told,
+    /// Declaring it proves the ownership.
+    owner_queue: String,
+    /// Where replicas share.
+    here: Option<Here>,
+    /// When the broker was last asked for what only the owner is given.
+    proven: Instant,
     epoch: u64,
     /// The last of each instance under this ownership.
     sequences: HashMap<InstanceId, u64>,
@@ -110,10 +157,43 @@ impl Session for Amqp<'_> {
     }
 
     fn probe(&mut self) -> Result<(), SessionError> {
-        self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, self.config))
+        let proved = self.require_shard().and_then(|()| self.prove());
+        proved.map_err(|failure| self.ended_by(failure))
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+        let stored = self.require_shard().and_then(|()| self.store_each(jobs));
+        stored.map_err(|failure| self.ended_by(failure))
+    }
+}
+
+impl Amqp<'_> {
+    /// Whether the shard is still to be worked on.
+    fn require_shard(&self) -> Result<(), SessionError> {
+        if self.here.as_ref().is_some_and(|here| !here.is_held()) { Err(SessionError::Elsewhere) } else { Ok(()) }
+    }
+
+    fn ended_by(&self, failure: SessionError) -> SessionError {
+        match &self.here {
+            None => failure,
+            Some(here) => here.failed(&self.link, failure),
+        }
+    }
+
+    fn prove(&mut self) -> Result<(), SessionError> {
+        let proved =
+            self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, &self.owner_queue));
+        proved.inspect_err(|failure| self.give_up_unless_owned(failure))
+    }
+
+    /// What is unanswered must not outlive the ownership, which goes with the connection.
+    fn give_up_unless_owned(&self, failure: &SessionError) {
+        if !matches!(failure, SessionError::Owned(_)) {
+            self.link.give_up(failure);
+        }
+    }
+
+    fn store_each(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let kept = jobs.extract_if(.., |job| job.kept.is_some()).filter_map(|job| job.kept.map(|reason| (job, reason)));
         for (job, reason) in kept.collect::<Vec<_>>() {
             self.buried(job, reason, DIRECTORY);
@@ -129,7 +209,7 @@ impl Session for Amqp<'_> {
         self.settle(jobs)?;
         if !jobs.is_empty() && self.config.declare {
             // What was declared may have been deleted since.
-            self.link.prepare(self.config, &self.told)?;
+            self.link.prepare(self.config, self.told)?;
             self.settle(jobs)?;
         }
         match self.config.on_unroutable {
@@ -142,9 +222,7 @@ impl Session for Amqp<'_> {
             }
         }
     }
-}
 
-impl Amqp<'_> {
     /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
     fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, None)?;
@@ -185,14 +263,19 @@ impl Amqp<'_> {
         let instance = job.notification().instance();
         self.sequences.insert(instance, self.next_sequence(instance));
         let letter = self.letter(job.notification(), reason, kept_in);
-        job.dead_lettered(None, letter);
+        self.limited(job).dead_lettered(None, letter);
     }
 
     fn stored(&mut self, job: Job, sequence: Option<u64>) {
         if let Some(sequence) = sequence {
             self.sequences.insert(job.notification().instance(), sequence);
         }
-        job.stored(None);
+        self.limited(job).stored(None);
+    }
+
+    /// Where replicas share, the shard may be another's a while after the proof.
+    fn limited(&self, job: Job) -> Job {
+        if self.here.is_some() { job.only_until(self.proven + VALID) } else { job }
     }
 
     fn letter(&self, notification: &Notification, reason: Reason, kept_in: &'static str) -> DeadLetter {

@@ -3,10 +3,11 @@
 //! It is a hint and no more. Who may write is decided by the transactional id of each shard, so a mistake of the group costs
 //! time, never a duplicate. Nothing is read or committed through it.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -14,27 +15,29 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::client::Quiet;
+use crate::sink::assignment::{Assignment, Opened};
 use crate::sink::kafka::options::Options;
-use crate::sink::shard::Shard;
-
-/// How long a replica that gives shards back lets their transactions come to an end.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+use crate::sink::session::Shard;
+use crate::sink::shared::Sharing;
 
 /// How often the group is polled; it must be served within `max.poll.interval.ms`.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The part of a replica in the group. Dropping it leaves the group, in the background.
+/// The part of a replica in the group.
 pub(super) struct Group {
+    client: ClientConfig,
+    topic: String,
     assignment: Arc<Assignment>,
-    left: watch::Receiver<bool>,
+    /// Once it was joined: whether it was left again.
+    left: OnceLock<watch::Receiver<bool>>,
 }
 
 impl Group {
-    /// Joins the group of the bridge's transactional id, as soon as the ledger topic is there.
-    pub(super) fn join(client: &ClientConfig, config: &Options, assignment: &Arc<Assignment>) -> std::io::Result<Self> {
+    /// Not joined yet: the group of the bridge's transactional id.
+    pub(super) fn new(client: &ClientConfig, config: &Options, shards: u16) -> Self {
         let mut client = client.clone();
         client.remove("transactional.id");
         client
@@ -49,39 +52,58 @@ impl Group {
                 client.set(name, value);
             }
         }
+        let (topic, assignment) = (config.ledger_topic.value.clone(), Arc::new(Assignment::new(shards)));
+        Self { client, topic, assignment, left: OnceLock::new() }
+    }
+
+    pub(super) fn has_joined(&self) -> bool {
+        self.left.get().is_some()
+    }
+
+    /// Joins it, in the background. The ledger topic is there by now.
+    pub(super) fn join(&self) -> std::io::Result<()> {
         let (sender, left) = watch::channel(false);
-        let (topic, serving) = (config.ledger_topic.value.clone(), Arc::clone(assignment));
+        let (client, topic, assignment) = (self.client.clone(), self.topic.clone(), Arc::clone(&self.assignment));
         thread::Builder::new().name("shards".into()).spawn(move || {
-            serve(&client, &topic, &serving);
+            serve(&client, &topic, &assignment);
             // Nobody may be waiting for it.
             sender.send(true).ok();
         })?;
-        Ok(Self { assignment: Arc::clone(assignment), left })
+        // It is joined once.
+        drop(self.left.set(left));
+        Ok(())
     }
 
-    /// Gives all shards back and leaves the group, so that others take over at once. Waits until that is done.
-    pub(super) async fn leave(&self) {
-        self.assignment.change(|state| state.stopped = true);
-        // An error says that the thread is gone.
-        self.left.clone().wait_for(|left| *left).await.ok();
+    /// The shard, as this replica works on it; waits for the first word of the group.
+    pub(super) fn open(&self, shard: Shard) -> Opened {
+        self.assignment.wait_for_word();
+        self.assignment.open(shard)
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.assignment.change(|state| state.stopped = true);
+#[async_trait]
+impl Sharing for Group {
+    fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    async fn leave(&self) {
+        self.assignment.stop();
+        if let Some(left) = self.left.get() {
+            // An error says that the thread is gone.
+            left.clone().wait_for(|left| *left).await.ok();
+        }
     }
 }
 
 fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
-    drop(assignment.wait_until(|state| state.has_ledger || state.stopped));
     let joined = client.create_with_context(Member { assignment: Arc::clone(assignment) });
     let joined = joined.and_then(|consumer: BaseConsumer<Member>| consumer.subscribe(&[topic]).map(|()| consumer));
     let consumer = match joined {
         Ok(consumer) => consumer,
         Err(error) => return warn!(%error, "cannot join the consumer group"),
     };
-    while !assignment.lock().stopped {
+    while !assignment.is_stopped() {
         match consumer.poll(POLL) {
             // A fetch that was under way when its partition was paused.
             None | Some(Ok(_)) => {}
@@ -89,132 +111,7 @@ fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
         }
     }
     // Before the group hands them to others.
-    let all: Vec<usize> = (0..assignment.lock().shards.len()).collect();
-    assignment.set_held(&all, false);
-    assignment.wait_until_closed(&all);
-}
-
-/// What is shared between the group and the owners of the shards.
-pub(super) struct Assignment {
-    state: Mutex<State>,
-    changed: Condvar,
-    /// Has the session of a shard look whether it may go on.
-    probers: OnceLock<Vec<Box<dyn Fn() + Send + Sync>>>,
-}
-
-struct State {
-    shards: Vec<Part>,
-    /// The topic that the group is about exists.
-    has_ledger: bool,
-    /// The group has said which shards are this replica's, if only none.
-    joined: bool,
-    stopped: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Part {
-    /// The group gives it to this replica.
-    held: bool,
-    /// A session works on it.
-    open: bool,
-}
-
-impl Assignment {
-    pub(super) fn new(count: u16) -> Self {
-        let shards = vec![Part::default(); count.into()];
-        Self {
-            state: Mutex::new(State { shards, has_ledger: false, joined: false, stopped: false }),
-            changed: Condvar::new(),
-            probers: OnceLock::new(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    fn wait_until(&self, is_so: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
-        let waited = self.changed.wait_while(self.lock(), |state| !is_so(state));
-        waited.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Who is to be asked when a shard is taken away.
-    pub(super) fn set_probers(&self, probers: Vec<Box<dyn Fn() + Send + Sync>>) {
-        // They are set once.
-        drop(self.probers.set(probers));
-    }
-
-    /// Whether the group can be joined.
-    pub(super) fn has_ledger(&self) -> bool {
-        self.lock().has_ledger
-    }
-
-    /// From now on it can.
-    pub(super) fn ledger_exists(&self) {
-        self.change(|state| state.has_ledger = true);
-    }
-
-    fn set_held(&self, shards: &[usize], held: bool) {
-        self.change(|state| {
-            state.joined = true;
-            for shard in shards {
-                if let Some(part) = state.shards.get_mut(*shard) {
-                    part.held = held;
-                }
-            }
-        });
-        let probers = self.probers.get().into_iter().filter(|_| !held);
-        probers.flat_map(|probers| shards.iter().filter_map(|shard| probers.get(*shard))).for_each(|probe| probe());
-    }
-
-    /// A session works on the shard as long as this lives. Waits for the first word of the group.
-    pub(super) fn open(self: &Arc<Self>, shard: Shard) -> Opened {
-        let index = usize::from(shard.index());
-        let mut state = self.wait_until(|state| state.joined || state.stopped);
-        if let Some(part) = state.shards.get_mut(index) {
-            part.open = true;
-        }
-        Opened { assignment: Arc::clone(self), index }
-    }
-
-    fn wait_until_closed(&self, shards: &[usize]) {
-        let is_open =
-            |state: &mut State| shards.iter().any(|shard| state.shards.get(*shard).is_some_and(|part| part.open));
-        let waited = self.changed.wait_timeout_while(self.lock(), CLOSE_TIMEOUT, is_open);
-        if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
-            // The next owner ends the transaction that is under way.
-            debug!("giving up shards whose transactions are not at their end");
-        }
-    }
-}
-
-impl Opened {
-    /// Whether this replica is still to work on the shard.
-    pub(super) fn is_held(&self) -> bool {
-        let state = self.assignment.lock();
-        !state.stopped && state.shards.get(self.index).is_some_and(|part| part.held)
-    }
-}
-
-/// See [`Assignment::open`].
-pub(super) struct Opened {
-    assignment: Arc<Assignment>,
-    index: usize,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        self.assignment.change(|state| {
-            if let Some(part) = state.shards.get_mut(self.index) {
-                part.open = false;
-            }
-        });
-    }
+    assignment.end();
 }
 
 /// The consumer's side.
@@ -253,9 +150,6 @@ impl ConsumerContext for Member {
             }
             consumer.incremental_unassign(partitions)
         };
-        if !shards.is_empty() {
-            info!(?shards, "{}", if is_assignment { "shards assigned" } else { "shards revoked" });
-        }
         if let Err(error) = changed {
             debug!(%error, "the consumer group did not take an assignment");
         }

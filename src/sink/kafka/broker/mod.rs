@@ -6,26 +6,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tracing::info;
 use uuid::Uuid;
 
-use self::group::{Assignment, Group, Opened};
+use self::group::Group;
 use self::ledger::{Ledger, Sentinel};
 use self::producer::{Attempt, Producer};
 use self::session::Kafka;
 use self::topic_memory::TopicMemory;
 use self::topics::Topics;
 use crate::doctor::Check;
-use crate::doubt::Memory;
-use crate::notification::InstanceId;
+use crate::sink::Sink;
+use crate::sink::assignment::Opened;
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Acquire, SessionError, Shard};
+use crate::sink::shared::Shared;
 use crate::sink::worker::Worker;
-use crate::sink::{Lane, Sink, SinkError};
 use crate::verify::Audit;
 
 mod client;
@@ -58,7 +57,7 @@ impl Driver for Options {
     fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
         let client = client::configure(self)?;
         let no_thread = |error: std::io::Error| format!("the sink's threads cannot be started: {error}");
-        let assignment = (shards > 1).then(|| Arc::new(Assignment::new(shards)));
+        let group = (shards > 1).then(|| Arc::new(Group::new(&client, self, shards)));
         let acquisition = |_shard| Acquisition {
             config: self.clone(),
             folder: folder.clone(),
@@ -68,14 +67,14 @@ impl Driver for Options {
             count: 0,
             owned: false,
             shards,
-            assignment: assignment.clone(),
+            group: group.clone(),
             not_before: None,
         };
         let worker = Worker::start_each("kafka", (0..shards).map(acquisition)).map_err(no_thread)?;
-        let Some(assignment) = assignment else { return Ok(Arc::new(worker)) };
-        assignment.set_probers(worker.probers());
-        let group = Group::join(&client, self, &assignment).map_err(no_thread)?;
-        Ok(Arc::new(Shared { worker, group }))
+        Ok(match group {
+            None => Arc::new(worker),
+            Some(group) => Arc::new(Shared::new(worker, group)),
+        })
     }
 
     fn examine(&self) -> Vec<Check> {
@@ -99,28 +98,11 @@ struct Acquisition {
     /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
     /// not a rival who took over but the predecessor.
     owned: bool,
-    /// Into how many the instances are divided, and which of them are to be worked on here; `None` if all.
+    /// Into how many the instances are divided, and who says which of them are to be worked on here; `None` if all.
     shards: u16,
-    assignment: Option<Arc<Assignment>>,
+    group: Option<Arc<Group>>,
     /// After another replica fenced this one.
     not_before: Option<Instant>,
-}
-
-/// A sink that is shared with other replicas.
-struct Shared {
-    worker: Worker,
-    group: Group,
-}
-
-#[async_trait]
-impl Sink for Shared {
-    async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
-        self.worker.open(instance).await
-    }
-
-    async fn close(&self) {
-        self.group.leave().await;
-    }
 }
 
 impl Acquire for Acquisition {
@@ -171,7 +153,7 @@ impl Acquire for Acquisition {
             look: client::metadata_refresh(&client),
             config: &self.config,
             opened,
-            valid_for: self.assignment.is_some().then(|| client::session_timeout(&client) / 2),
+            valid_for: self.group.is_some().then(|| client::session_timeout(&client) / 2),
             largest: client::largest_record(&client),
             folder: &self.folder,
             sentinel,
@@ -185,16 +167,18 @@ impl Acquire for Acquisition {
 impl Acquisition {
     /// The shard, if it is this replica's; `None` where nobody shares.
     fn opened(&mut self, shard: Shard) -> Result<Option<Opened>, SessionError> {
-        let Some(assignment) = &self.assignment else { return Ok(None) };
+        let Some(group) = &self.group else { return Ok(None) };
         // One of them sees to it that there is what the group is about, and says what is wrong otherwise.
-        if shard.index() == 0 && !assignment.has_ledger() {
+        if shard.index() == 0 && !group.has_joined() {
             let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
             let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
             topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
             self.require_same_division(&Ledger::new(&client, &self.config, &self.transactional_id(shard), shard))?;
-            assignment.ledger_exists();
+            group
+                .join()
+                .map_err(|error| SessionError::Unavailable(format!("the consumer group: no thread: {error}")))?;
         }
-        let opened = assignment.open(shard);
+        let opened = group.open(shard);
         if opened.is_held() {
             return Ok(Some(opened));
         }
@@ -223,7 +207,7 @@ impl Acquisition {
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
     /// tells them apart, and has to be asked before we fence the rival in turn.
     fn look_for_a_rival(&mut self, ledger: &Ledger) -> Result<(), SessionError> {
-        if self.assignment.is_some() {
+        if self.group.is_some() {
             if ledger.may_have_another_owner(self.owner)? {
                 self.owned = false;
                 // Longer than a heartbeat: a replica that was stopped first learns that the shard is no longer its own.

@@ -7,7 +7,6 @@ use tracing::debug;
 
 use super::entries::{self, Entries, Entry};
 use super::errors::Blame;
-use super::group::Opened;
 use super::ledger::{Ledger, Sentinel};
 use super::producer::{Attempt, Producer, Refusal};
 use super::record::{self, Record};
@@ -17,6 +16,7 @@ use super::topics::{Ensured, Topics};
 use crate::doubt::Memory;
 use crate::fault;
 use crate::notification::InstanceId;
+use crate::sink::assignment::Opened;
 use crate::sink::cloud_event::{self, Place};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;

@@ -1,0 +1,184 @@
+//! Replicas share the instances through RabbitMQ: whoever dies, sleeps or joins, nothing is lost or doubled without a mark.
+
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
+use crate::kafka_shards::{SHARDS, held};
+use crate::rabbitmq_queues::{Names, assert_each_kept, marks_due};
+use crate::scene::{Scene, numbered};
+use crate::support::{Broker, Worker, eventually, from_test_run, is_long, rabbitmqctl, seeded};
+
+/// Short heartbeats, so that the broker gives up the connection of a stopped replica soon.
+fn names() -> Names {
+    Names::at(format!("{}?heartbeat=2", from_test_run("BRIDGE_TEST_AMQP")))
+}
+
+fn shared(names: &Names) -> String {
+    format!("{}\nshards: {SHARDS}", names.sink(""))
+}
+
+#[cfg(feature = "fault-hooks")]
+fn assert_kept(scene: &Scene, names: &Names, bodies: &[String], bridges: &[&Worker]) {
+    let due = bridges.iter().map(|bridge| marks_due(scene, &bridge.log())).sum();
+    assert_each_kept(scene, &names.read(scene.instances.len() * bodies.len()), bodies, due);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_the_shards_and_take_over_from_whoever_ends() {
+    let bodies = numbered(80);
+    let (scene, names) = (Scene::fleet(60, &bodies[..20]).await, names());
+    let sink = shared(&names);
+    let first = scene.start_with("first", &sink);
+    eventually("the first has all shards", || held(&first) == SHARDS);
+    let second = scene.start_with("second", &sink);
+    let third = scene.start_with("third", &sink);
+    eventually("they share", || [&first, &second, &third].iter().all(|bridge| held(bridge) == SHARDS / 3));
+    scene.push_to_all(&bodies[20..40]);
+    scene.drained();
+    let second_log = second.log();
+    let (status, _) = second.stop(Signal::SIGTERM);
+    assert!(status.success(), "{status:?}");
+    let begun = Instant::now();
+    eventually("the others have its shards", || held(&first) + held(&third) == SHARDS);
+    println!("taken over in {:?} after SIGTERM", begun.elapsed());
+    let fourth = scene.start_with("fourth", &sink);
+    eventually("they share again", || [&first, &third, &fourth].iter().all(|bridge| held(bridge) == SHARDS / 3));
+    scene.push_to_all(&bodies[40..60]);
+    let third_log = third.log();
+    third.kill();
+    let begun = Instant::now();
+    eventually("the others have its shards", || held(&first) + held(&fourth) == SHARDS);
+    println!("taken over in {:?} after SIGKILL", begun.elapsed());
+    scene.push_to_all(&bodies[60..]);
+    scene.drained();
+    let due = [&*second_log, &*third_log, &first.log(), &fourth.log()].iter().map(|log| marks_due(&scene, log)).sum();
+    assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, due);
+}
+
+/// What happens to one of three replicas at a step.
+#[cfg(feature = "fault-hooks")]
+fn cell(step: &str, signal: Signal, restarts: bool) -> impl Future<Output = ()> {
+    let (step, mut random) = (step.to_owned(), seeded());
+    async move {
+        let bodies = numbered(40);
+        let (scene, names) = (Scene::fleet(60, &bodies[..20]).await, names());
+        let sink = shared(&names);
+        let others = ["second", "third"].map(|name| scene.start_with(name, &sink));
+        let fault = format!("{signal}@{step}#{}", random.u32(20..40));
+        let mut first = scene.start_with_fault("first", &sink, &fault);
+        let mut pushed = 20;
+        eventually(&format!("{signal} at {step}"), || {
+            if scene.queued() < 300 && pushed < bodies.len() {
+                scene.push_to_all(&bodies[pushed..=pushed]);
+                pushed += 1;
+            }
+            if signal == Signal::SIGSTOP { first.is_stopped() } else { first.has_ended() }
+        });
+        let (begun, left) = (Instant::now(), scene.queued());
+        scene.push_to_all(&bodies[pushed..]);
+        let again = restarts.then(|| scene.start_with("again", &sink));
+        if signal == Signal::SIGSTOP {
+            let now = || others.iter().chain(&again).map(held).sum::<usize>();
+            eventually("the others have its shards", || now() == SHARDS);
+            println!("taken over in {:?}", begun.elapsed());
+            first.signal(Signal::SIGCONT);
+        }
+        scene.drained();
+        println!("{left} and {} more were stored {:?} after the fault", 60 * (bodies.len() - pushed), begun.elapsed());
+        if (step.as_str(), signal) == ("stored", Signal::SIGSTOP) {
+            // What it had stored was somebody else's to delete when it woke up.
+            assert!(first.log().contains("too late to delete"), "{}", first.log());
+        }
+        assert_kept(&scene, &names, &bodies, &others.iter().chain(&again).chain([&first]).collect::<Vec<_>>());
+    }
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_a_replica_nothing_is_lost_or_doubled_without_a_mark() {
+    const STEPS: [&str; 5] = ["before_publish", "published", "confirmed", "stored", "deleting"];
+    let all = STEPS.iter().flat_map(|step| {
+        [Signal::SIGSTOP, Signal::SIGKILL]
+            .into_iter()
+            .flat_map(move |signal| [false, true].map(|again| (*step, signal, again)))
+    });
+    let cells: Vec<(&str, Signal, bool)> = if is_long() {
+        all.collect()
+    } else {
+        vec![
+            ("before_publish", Signal::SIGSTOP, false),
+            ("published", Signal::SIGSTOP, true),
+            ("published", Signal::SIGKILL, false),
+            ("confirmed", Signal::SIGKILL, true),
+            ("stored", Signal::SIGSTOP, false),
+            ("deleting", Signal::SIGKILL, false),
+        ]
+    };
+    for (step, signal, restarts) in cells {
+        let begun = Instant::now();
+        cell(step, signal, restarts).await;
+        println!("{signal} at {step}, started again: {restarts}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_and_who_does_not_keep_out_of_each_others_way() {
+    let (scene, names) = (Scene::fleet(4, &numbered(1)).await, names());
+    let lone = scene.start_with("lone", &names.sink(""));
+    scene.drained();
+    let replica = scene.start_with("replica", &shared(&names));
+    replica.wait_for_log("a bridge with `shards: 1` holds the queue");
+    assert!(replica.log().contains("waiting_for_ownership"), "{}", replica.log());
+    drop(lone);
+    eventually("it has all shards", || held(&replica) == SHARDS);
+    let lone = scene.start_with("lone-again", &names.sink(""));
+    lone.wait_for_log("waiting_for_ownership");
+    let other = shared(&names).replace(&format!("shards: {SHARDS}"), "shards: 6");
+    scene.start_with("six", &other).wait_for_log("other replicas run with another number than `shards: 6`");
+    scene.push_to_all(&numbered(2)[1..]);
+    scene.drained();
+    assert_eq!(held(&replica), SHARDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_closes_a_channel_moves_no_shard() {
+    let broker = Broker::start_rabbitmq_with("max_message_size = 1048576");
+    let bodies = numbered(30);
+    let (scene, names) = (Scene::fleet(20, &bodies[..10]).await, Names::at(broker.address("BRIDGE_TEST_AMQP")));
+    let bridge = scene.start_with("bridge", &shared(&names));
+    scene.drained();
+    let large = |mark: &str| format!(r#"{{"mark":"{mark}","text":"{}"}}"#, "x".repeat(2 << 20));
+    for (id, mark) in scene.instances.iter().zip(["first", "second"]) {
+        scene.emulator.push(id, large(mark));
+    }
+    scene.push_to_all(&bodies[10..]);
+    scene.drained();
+    let log = bridge.log();
+    assert!(log.contains("the broker closed a channel"), "{log}");
+    // What the client had still queued for the channel may have ended the connection.
+    assert!(
+        log.matches("shards revoked").count() <= log.matches("the connection went with a channel").count(),
+        "{log}"
+    );
+    assert_eq!(held(&bridge), SHARDS);
+}
+
+/// As the broker's console does it, or a proxy that loses its state.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_its_connection_shares_again() {
+    let broker = Broker::start("rabbitmq");
+    let bodies = numbered(40);
+    let (scene, names) = (Scene::fleet(60, &bodies[..20]).await, Names::at(broker.address("BRIDGE_TEST_AMQP")));
+    let bridges = ["first", "second"].map(|name| scene.start_with(name, &shared(&names)));
+    scene.drained();
+    rabbitmqctl(broker.folder(), &["close_all_connections", "for a test"]);
+    scene.push_to_all(&bodies[20..]);
+    scene.drained();
+    eventually("they share again", || bridges.iter().all(|bridge| held(bridge) == SHARDS / 2));
+    let due = bridges.iter().map(|bridge| marks_due(&scene, &bridge.log())).sum();
+    assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, due);
+    // Told once, not by each shard.
+    let told = |bridge: &Worker| bridge.log().matches("\"condition\":\"sink_unavailable\"").count();
+    assert!(bridges.iter().all(|bridge| told(bridge) <= 2), "{}", bridges[0].log());
+}
