@@ -121,6 +121,8 @@ mod rabbitmq_queues;
 /// What consumers of RabbitMQ fail on.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_rejected;
+/// Replicas that share the instances through RabbitMQ.
+#[cfg(all(feature = "amqp", feature = "emulator"))]
 mod rabbitmq_shards;
 /// Certificates of RabbitMQ and for it.
 #[cfg(all(feature = "amqp", feature = "emulator"))]
@@ -140,6 +142,9 @@ mod redis;
 /// Notifications that come again although their deletes were confirmed.
 #[cfg(feature = "emulator")]
 mod repeats;
+/// Several bridges with one config.
+#[cfg(all(any(feature = "kafka", feature = "amqp"), feature = "emulator"))]
+mod replicas;
 /// An emulated instance and the bridge under test.
 #[cfg(feature = "emulator")]
 mod scene;

@@ -9,7 +9,7 @@ use green_api_bridge::notification::Fingerprint;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::kafka_shards::SHARDS;
+use crate::replicas::shard_of;
 use crate::scene::Scene;
 use crate::support::{foreign_client, from_test_run};
 
@@ -146,9 +146,4 @@ pub fn marks_due(scene: &Scene, log: &str) -> usize {
         _ => usize::try_from(line["unconfirmed"].as_u64()?).ok(),
     };
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(of_line).sum()
-}
-
-/// Among [`SHARDS`], as Kafka's own clients choose a partition.
-fn shard_of(id: &str) -> u64 {
-    u64::from(murmur2::murmur2(id.as_bytes(), 0x9747_b28c) & 0x7fff_ffff) % SHARDS as u64
 }

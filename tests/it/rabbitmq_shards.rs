@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::kafka_shards::{SHARDS, held};
 use crate::rabbitmq_queues::{Names, assert_each_kept, marks_due};
+use crate::replicas::{SHARDS, held, survive};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, Worker, eventually, from_test_run, is_long, rabbitmqctl, seeded};
+use crate::support::{Broker, Worker, eventually, from_test_run, is_long, rabbitmqctl, seeded, times};
 
 /// Short heartbeats, so that the broker gives up the connection of a stopped replica soon.
 fn names() -> Names {
@@ -189,4 +189,15 @@ async fn who_loses_its_connection_shares_again() {
     // Told once, not by each shard.
     let told = |bridge: &Worker| bridge.log().matches("\"condition\":\"sink_unavailable\"").count();
     assert!(bridges.iter().all(|bridge| told(bridge) <= 2), "{}", bridges[0].log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_at_random_to_replicas_and_broker_nothing_is_lost_or_doubled_without_a_mark() {
+    let broker = Broker::start("rabbitmq");
+    let faults = times(4, 200);
+    let bodies = numbered(5 * faults);
+    let uri = format!("{}?heartbeat=2", broker.address("BRIDGE_TEST_AMQP"));
+    let (scene, names) = (Scene::fleet(60, &[]).await, Names::at(uri));
+    let logs = survive(&scene, &shared(&names), &broker, &bodies, faults);
+    assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, marks_due(&scene, &logs));
 }
