@@ -83,8 +83,13 @@ impl Assignment {
         self.set_held(&self.all(), false);
     }
 
+    /// Into how many the instances are divided.
+    pub(super) fn count(&self) -> usize {
+        self.lock().shards.len()
+    }
+
     fn all(&self) -> Vec<usize> {
-        (0..self.lock().shards.len()).collect()
+        (0..self.count()).collect()
     }
 
     /// Waits until the broker has said which shards are this replica's, if only none.

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use crate::admin::{self, free_address, readiness, text};
 use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_topics::Topics;
+use crate::replicas::{SHARDS, held, survive};
 use crate::scene::{Scene, numbered};
-use crate::support::{Worker, eventually, foreign_client, is_long, seeded};
+use crate::support::{Broker, eventually, foreign_client, is_long, seeded, times};
 
-pub const SHARDS: usize = 12;
 const SESSION: Duration = Duration::from_secs(3);
 
 /// A sink that replicas share.
@@ -24,20 +24,6 @@ fn shared_with(topics: &Topics, session: Duration) -> String {
     let session = session.as_millis();
     let properties = format!(", properties: {{session.timeout.ms: {session}, heartbeat.interval.ms: 300}}");
     format!("{}\nshards: {SHARDS}", topics.sink(&properties))
-}
-
-/// How many shards it has taken, and not given up since.
-pub fn held(bridge: &Worker) -> usize {
-    let log = bridge.log();
-    let mut held = [false; SHARDS];
-    for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {
-        let line: serde_json::Value = serde_json::from_str(line).expect(line);
-        let shards = line["shards"].as_str().unwrap().trim_matches(['[', ']']).split(", ");
-        for shard in shards.map(|shard| shard.parse::<usize>().unwrap()) {
-            held[shard] = line["message"] == "shards assigned";
-        }
-    }
-    held.iter().filter(|held| **held).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,9 +64,45 @@ async fn another_number_of_shards_is_refused() {
     for (shards, why) in [(1, "it has 12 partition(s)"), (6, "it has 12 partition(s)")] {
         scene.start_with(&format!("with-{shards}"), &with(shards)).wait_for_log(why);
     }
-    // As an operator may try.
-    foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), "24"]);
-    scene.start_with("more", &with(24)).wait_for_log("it was written with `shards: 12`");
+}
+
+#[cfg(feature = "fault-hooks")]
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_raises_the_shards_takes_along_what_was_published_last() {
+    let bodies = numbered(50);
+    let (scene, topics) = (Scene::fleet(40, &bodies[..20]).await, Topics::new());
+    let with = |shards: usize| shared(&topics).replace(&format!("shards: {SHARDS}"), &format!("shards: {shards}"));
+    let partitions = |count: &str| {
+        foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), count]);
+    };
+    let lone = scene.start_with("lone", &topics.sink(""));
+    eventually("it works", || scene.queued() < 400);
+    lone.kill();
+    partitions("12");
+    // Before what it copies is committed, and after.
+    for fault in ["SIGKILL@before_commit#2", "SIGKILL@before_begin#3"] {
+        scene.start_with_fault("killed", &with(12), fault).ended();
+    }
+    let replicas = ["first", "second", "third"].map(|name| scene.start_with(name, &with(12)));
+    scene.push_to_all(&bodies[20..30]);
+    scene.drained();
+    scene.push_to_all(&bodies[30..40]);
+    eventually("they work", || scene.queued() < 200);
+    for replica in replicas {
+        assert!(replica.stop(Signal::SIGTERM).0.success());
+    }
+    partitions("24");
+    let raised = ["fourth", "fifth"].map(|name| scene.start_with(name, &with(24)));
+    scene.push_to_all(&bodies[40..]);
+    scene.drained();
+    assert_exactly_once(&scene, &topics, &bodies);
+    let times = ["killed", "first", "second", "third", "fourth", "fifth"].map(|name| {
+        let log = std::fs::read_to_string(scene.path(&format!("{name}.log"))).unwrap();
+        log.matches("raised the number of shards").count()
+    });
+    assert_eq!(times.iter().sum::<usize>(), 2, "each raise happens once: {times:?}");
+    drop(raised);
+    scene.start_with("lowered", &with(12)).wait_for_log("it has 24 partition(s)");
 }
 
 /// Waits until it holds so many shards by its own word.
@@ -171,4 +193,14 @@ async fn whatever_happens_to_a_replica_nothing_is_lost_doubled_or_reordered() {
         cell(step, signal, restarts).await;
         println!("{signal} at {step}, started again: {restarts}: exactly once, {:?}", begun.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_at_random_to_replicas_and_broker_each_notification_arrives_once_and_in_order() {
+    let broker = Broker::start("kafka");
+    let faults = times(4, 200);
+    let bodies = numbered(5 * faults);
+    let (scene, topics) = (Scene::fleet(60, &[]).await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
+    survive(&scene, &shared(&topics), &broker, &bodies, faults);
+    assert_exactly_once(&scene, &topics, &bodies);
 }

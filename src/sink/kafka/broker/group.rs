@@ -141,6 +141,11 @@ impl ConsumerContext for Member {
                 .set_all_offsets(Offset::End)
                 .and_then(|()| consumer.incremental_assign(partitions))
                 .and_then(|()| consumer.pause(partitions));
+            if shards.iter().any(|shard| *shard >= self.assignment.count()) {
+                warn!(
+                    "the ledger_topic has more partitions than there are shards: stop all replicas, then start all with the same number"
+                );
+            }
             self.assignment.set_held(&shards, true);
             assigned
         } else {

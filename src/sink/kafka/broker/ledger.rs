@@ -124,24 +124,28 @@ impl Ledger {
     }
 
     fn last_owner(&self, isolation: &str) -> Result<Option<Uuid>, SessionError> {
-        let mut owner = None;
-        self.read(isolation, |record| {
-            if let Some(sentinel) = record.and_then(|record| self.sentinel_in(record)) {
-                owner = Some(sentinel.owner);
-            }
-            record.is_none()
-        })?;
-        Ok(owner)
+        Ok(self.last_sentinel(isolation)?.map(|sentinel| sentinel.owner))
     }
 
-    /// Into how many shards the instances were divided by whoever owned this one last, under its id or that of them all.
+    /// The last that stands under our transactional id.
+    pub(super) fn last_sentinel(&self, isolation: &str) -> Result<Option<Sentinel>, SessionError> {
+        let mut last = None;
+        self.read(isolation, |record| {
+            last = record.and_then(|record| self.sentinel_in(record)).or(last);
+            record.is_none()
+        })?;
+        Ok(last)
+    }
+
+    /// Into how many shards the instances are divided, by the word of whoever owned this one, under its id or that of them all:
+    /// they are never fewer later.
     pub(super) fn division(&self, of_all: &str) -> Result<Option<u16>, SessionError> {
         let of_all = format!("{OWNER}{of_all}");
         let mut shards = None;
-        self.read("read_uncommitted", |record| {
+        self.read("read_committed", |record| {
             let Some(record) = record else { return true };
             let sentinel = sentinel_of(&self.owner_key, record).or_else(|| sentinel_of(&of_all, record));
-            shards = sentinel.map(|sentinel| sentinel.shards).or(shards);
+            shards = sentinel.map(|sentinel| sentinel.shards).max(shards);
             false
         })?;
         Ok(shards)

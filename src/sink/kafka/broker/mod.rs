@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use self::group::Group;
 use self::ledger::{Ledger, Sentinel};
-use self::producer::{Attempt, Producer};
+use self::producer::Producer;
 use self::session::Kafka;
 use self::topic_memory::TopicMemory;
 use self::topics::Topics;
@@ -37,6 +37,7 @@ mod ledger;
 mod partitions;
 mod producer;
 mod published;
+mod raise;
 mod record;
 mod route;
 mod session;
@@ -118,7 +119,7 @@ impl Acquire for Acquisition {
         let opened = self.opened(shard)?;
         // Read anew, because the files of `properties_files` may have changed.
         let mut client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
-        let transactional_id = self.transactional_id(shard);
+        let transactional_id = raise::transactional_id(&self.config, shard, self.shards);
         client.set("transactional.id", &transactional_id);
         let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
         let ledger = Ledger::new(&client, &self.config, &transactional_id, shard);
@@ -129,14 +130,7 @@ impl Acquire for Acquisition {
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count, shards: self.shards };
         let producer = Producer::new(&client)?;
-        match producer.attempt(&[&ledger.sentinel(&sentinel)?], None) {
-            Attempt::Committed(_) | Attempt::CommittedSlowly(_) => {}
-            Attempt::Refused(refused) => {
-                let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
-                return Err(SessionError::Unavailable(format!("ledger_topic: {why}")));
-            }
-            Attempt::Forbidden(why) | Attempt::Failed(why) => return Err(SessionError::Unavailable(why)),
-        }
+        raise::commit(&producer, &[ledger.sentinel(&sentinel)?])?;
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;
         if opened.as_ref().is_some_and(|opened| !opened.is_held()) {
@@ -173,7 +167,7 @@ impl Acquisition {
             let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
             let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
             topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
-            self.require_same_division(&Ledger::new(&client, &self.config, &self.transactional_id(shard), shard))?;
+            raise::ensure_division(&client, &self.config, self.shards, self.owner)?;
             group
                 .join()
                 .map_err(|error| SessionError::Unavailable(format!("the consumer group: no thread: {error}")))?;
@@ -185,23 +179,6 @@ impl Acquisition {
         // Whoever has it next is no rival.
         self.owned = false;
         Err(SessionError::Elsewhere)
-    }
-
-    /// What was published last is remembered where the former shard of an instance was.
-    fn require_same_division(&self, ledger: &Ledger) -> Result<(), SessionError> {
-        match ledger.division(&self.config.transactional_id)? {
-            Some(former) if former != self.shards => Err(SessionError::Unavailable(format!(
-                "ledger_topic {}: it was written with `shards: {former}`, and `shards` is {}: set it back, or name another \
-                 ledger_topic after all replicas were stopped in order",
-                self.config.ledger_topic.value, self.shards
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    fn transactional_id(&self, shard: Shard) -> String {
-        let id = &self.config.transactional_id;
-        if self.shards == 1 { id.clone() } else { format!("{id}-{}", shard.index()) }
     }
 
     /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger

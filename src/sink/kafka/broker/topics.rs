@@ -65,7 +65,8 @@ impl Topics {
             Ensured::Exists { partitions } => {
                 return Err(SessionError::Unavailable(format!(
                     "ledger_topic {topic}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: \
-                     {partitions}`, or name another ledger_topic after all replicas were stopped in order"
+                     {partitions}`; or, to raise it, stop all replicas, give the topic {shards} partitions \
+                     (kafka-topics.sh --alter --topic {topic} --partitions {shards}), and start all"
                 )));
             }
             Ensured::Unusable(why) => return Err(SessionError::Unavailable(why)),

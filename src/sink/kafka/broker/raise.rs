@@ -1,0 +1,148 @@
+//! Raising `shards`: what the former shards remember is copied to where the instances belong now.
+//!
+//! It happens once, in one transaction that also says into how many shards the instances are divided from then on. Whoever does
+//! it has fenced all former owners, and everybody else who is about to do it: all of them begin with the producer of the first
+//! former shard, and that one commits.
+
+use std::collections::HashMap;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use tracing::info;
+use uuid::Uuid;
+
+use super::entries::Entry;
+use super::ledger::{Ledger, Sentinel};
+use super::producer::{Attempt, Producer};
+use super::record::Record;
+use crate::notification::InstanceId;
+use crate::sink::kafka::options::Options;
+use crate::sink::session::SessionError;
+use crate::sink::shard::Shard;
+
+/// How long another replica that has begun may take before it counts as dead.
+const ANOTHER: Duration = Duration::from_secs(10);
+
+/// The transactional id of a shard. A lone bridge has that of them all.
+pub(super) fn transactional_id(config: &Options, shard: Shard, shards: u16) -> String {
+    let id = &config.transactional_id;
+    if shards == 1 { id.clone() } else { format!("{id}-{}", shard.index()) }
+}
+
+/// Sees to it that the ledger is divided into so many shards. `owner` is who does it.
+pub(super) fn ensure_division(
+    client: &ClientConfig,
+    config: &Options,
+    shards: u16,
+    owner: Uuid,
+) -> Result<(), SessionError> {
+    let raise = Raise { client, config, shards, owner };
+    match raise.division()? {
+        None => Ok(()),
+        Some(former) if former == shards => Ok(()),
+        Some(former) if former > shards => Err(SessionError::Unavailable(format!(
+            "ledger_topic {}: it was written with `shards: {former}`, and `shards` is {shards}: it can only be raised",
+            config.ledger_topic.value
+        ))),
+        Some(former) => raise.from(former),
+    }
+}
+
+struct Raise<'a> {
+    client: &'a ClientConfig,
+    config: &'a Options,
+    shards: u16,
+    owner: Uuid,
+}
+
+impl Raise<'_> {
+    /// The ledger of a shard, as one of so many.
+    fn ledger(&self, shard: Shard, shards: u16) -> Ledger {
+        Ledger::new(self.client, self.config, &transactional_id(self.config, shard, shards), shard)
+    }
+
+    fn division(&self) -> Result<Option<u16>, SessionError> {
+        self.ledger(Shard::new(0), self.shards).division(&self.config.transactional_id)
+    }
+
+    fn from(&self, former: u16) -> Result<(), SessionError> {
+        // Under a key of its own, so that it does not pass for the sentinel of an owner.
+        let key = format!("{}/raising", self.config.transactional_id);
+        let barrier = Sentinel { owner: self.owner, acquisition: 0, shards: former };
+        let begun = Ledger::new(self.client, self.config, &key, Shard::new(0)).last_sentinel("read_uncommitted")?;
+        if begun.is_some_and(|begun| begun.owner != self.owner && begun.shards == former) && self.was_raised()? {
+            return Ok(());
+        }
+        let mut known = HashMap::<InstanceId, Entry>::new();
+        let mut first = None;
+        for shard in (0..former).map(Shard::new) {
+            let mut client = self.client.clone();
+            client.set("transactional.id", transactional_id(self.config, shard, former));
+            let producer = Producer::new(&client)?;
+            let ledger = Ledger::new(self.client, self.config, &key, shard);
+            if let Err(failure) = commit(&producer, &[ledger.sentinel(&barrier)?]) {
+                return if self.was_raised()? { Ok(()) } else { Err(failure) };
+            }
+            // All that a former owner stored stands before it.
+            let entries = ledger.read_until(&barrier)?;
+            let is_here = |instance: &InstanceId| Shard::of(*instance, former) == shard;
+            if let Some((instance, why)) = entries.unusable.iter().find(|(instance, _)| is_here(instance)) {
+                return Err(SessionError::Unavailable(format!(
+                    "ledger_topic {}: the entry of {instance} in partition {} cannot be used, so `shards` cannot be raised: \
+                     {why}",
+                    self.config.ledger_topic.value,
+                    shard.index()
+                )));
+            }
+            for (instance, entry) in entries.of {
+                // Where an instance was before an earlier raise, an older entry stays behind.
+                let last = known.entry(instance).or_insert(entry);
+                *last = if entry.sequence > last.sequence { entry } else { *last };
+            }
+            first.get_or_insert(producer);
+        }
+        // Another replica may have done it before this one fenced it.
+        if self.division()? == Some(self.shards) {
+            return Ok(());
+        }
+        let Some(first) = first else { return Ok(()) };
+        commit(&first, &self.copies(&known)?)?;
+        info!(former, shards = self.shards, instances = known.len(), "raised the number of shards");
+        Ok(())
+    }
+
+    fn copies(&self, known: &HashMap<InstanceId, Entry>) -> Result<Vec<Record>, SessionError> {
+        let divided = Sentinel { owner: self.owner, acquisition: 0, shards: self.shards };
+        let mut records = vec![self.ledger(Shard::new(0), self.shards).sentinel(&divided)?];
+        for (instance, entry) in known {
+            let ledger = self.ledger(Shard::of(*instance, self.shards), self.shards);
+            records.push(ledger.entry(*instance, *entry)?);
+        }
+        Ok(records)
+    }
+
+    /// Whether another replica comes to the end of it.
+    fn was_raised(&self) -> Result<bool, SessionError> {
+        let begun = Instant::now();
+        while self.division()? != Some(self.shards) {
+            if begun.elapsed() > ANOTHER {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(500));
+        }
+        Ok(true)
+    }
+}
+
+/// Commits these records of the ledger by themselves.
+pub(super) fn commit(producer: &Producer, records: &[Record]) -> Result<(), SessionError> {
+    match producer.attempt(&records.iter().collect::<Vec<_>>(), None) {
+        Attempt::Committed(_) | Attempt::CommittedSlowly(_) => Ok(()),
+        Attempt::Refused(refused) => {
+            let why = refused.into_iter().next().map(|refusal| refusal.why).unwrap_or_default();
+            Err(SessionError::Unavailable(format!("ledger_topic: {why}")))
+        }
+        Attempt::Forbidden(why) | Attempt::Failed(why) => Err(SessionError::Unavailable(why)),
+    }
+}
