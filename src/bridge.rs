@@ -16,14 +16,14 @@ use crate::green_api::{Problem, Queue, Received};
 use crate::health::Health;
 use crate::notification::Notification;
 use crate::sink::{Lane, Pending, Sink, SinkError, Stored};
-use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
+use crate::status::{self, InstanceStatus, Outcome};
 use crate::unreadable::Unreadable;
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
 /// may answer empty at once instead of waiting.
 const EMPTY_PACE: Duration = Duration::from_secs(1);
 /// How often something that takes long is looked at.
-const WORRY: Duration = Duration::from_secs(600);
+const WORRY: Duration = Duration::from_secs(10);
 /// An overlapped receive follows its delete after this long, so that the queue has the delete first.
 const HEAD_START: Duration = Duration::from_millis(1);
 /// So many more stale heads than useful ones turn overlapping off.
@@ -96,6 +96,7 @@ impl<'a> Bridge<'a> {
                     sleep_unless(self.stop, pause).await;
                 }
             }
+            self.health.lane_ended();
         }
         Ok(())
     }
@@ -267,7 +268,7 @@ async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T
         if let Ok(done) = timeout(WORRY, &mut waiting).await {
             return done;
         }
-        health.kept_from_looking(status::the_sink().is_some_and(SinkStatus::stands_by));
+        health.kept_from_looking(status::the_sink().is_some_and(|sink| sink.stands_by(health.instance())));
     }
 }
 

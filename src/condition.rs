@@ -36,7 +36,7 @@ pub enum Condition {
     StuckHead,
     /// The sink cannot be reached, or refuses.
     SinkUnavailable,
-    /// Another bridge owns the sink.
+    /// Another bridge owns the sink; or a shard that should be ours does not open.
     WaitingForOwnership,
     /// The head of the queue vanished without a delete of ours.
     ForeignReader,
@@ -108,7 +108,10 @@ impl Condition {
             Self::SinkUnavailable => {
                 "the sink is not available: nothing is lost, notifications wait upstream for 24 hours"
             }
-            Self::WaitingForOwnership => "another bridge owns this sink: this one takes over when it stops",
+            Self::WaitingForOwnership => {
+                "the sink is not owned yet: another bridge has it, and this one takes over when it stops; or, where replicas \
+                 share, a shard that is for this one does not open"
+            }
             Self::ForeignReader => {
                 "something else reads this queue, and what it deletes is lost to the bridge: run one reader per instance"
             }
@@ -230,14 +233,17 @@ impl Conditions {
     }
 }
 
-/// The conditions of this process, of those instances and sinks (`None`) that are in any.
+/// The conditions of this process, of the instances and, with `None`, the sink: of those that are in any, each once.
 #[must_use]
 pub fn present() -> Vec<(Option<InstanceId>, Vec<Condition>)> {
-    let all = registry();
-    let in_any = all.values().filter_map(|(instance, entered)| {
-        let entered = entered.load(Ordering::Relaxed);
+    // A sink that is shared has those of each shard.
+    let mut entered = BTreeMap::<Option<InstanceId>, u16>::new();
+    for (instance, conditions) in registry().values() {
+        *entered.entry(*instance).or_default() |= conditions.load(Ordering::Relaxed);
+    }
+    let in_any = entered.into_iter().filter(|(_, entered)| *entered != 0).map(|(instance, entered)| {
         let conditions = Condition::ALL.into_iter().filter(|condition| entered & condition.bit() != 0);
-        (entered != 0).then(|| (*instance, conditions.collect()))
+        (instance, conditions.collect())
     });
     in_any.collect()
 }
@@ -271,6 +277,15 @@ mod tests {
         conditions.enter(Condition::DeadLetters, &"");
         drop(conditions);
         assert!(of("77").is_empty());
+    }
+
+    #[test]
+    fn what_all_shards_are_in_is_told_once() {
+        let mut shards = [(); 2].map(|()| Conditions::of("80".parse().unwrap()));
+        for shard in &mut shards {
+            shard.enter(Condition::SinkUnavailable, &"a test");
+        }
+        assert_eq!(of("80"), [Condition::SinkUnavailable]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ const LOGGED_OUT: [&str; 3] = ["notAuthorized", "blocked", "pendingPassword"];
 
 /// What is known of an instance's health, and what follows from it.
 pub(crate) struct Health {
+    instance: InstanceId,
     conditions: Conditions,
     /// For whoever asks.
     pub(crate) status: Arc<InstanceStatus>,
@@ -54,6 +55,7 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) fn of(instance: InstanceId) -> Self {
         Self {
+            instance,
             conditions: Conditions::of(instance),
             status: InstanceStatus::of(instance),
             pauses: Pauses::new(),
@@ -67,6 +69,11 @@ impl Health {
             last: None,
             logged_out: None,
         }
+    }
+
+    /// Whose health it is.
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// How long to wait before anything is tried again.
@@ -266,11 +273,21 @@ impl Health {
         self.expected = None;
     }
 
-    /// Something keeps us from looking at the queue. While we stand by, another bridge does.
+    /// The lane has ended, and with it what was in hand: whoever had the ownership meanwhile may have deleted the head.
+    pub(crate) fn lane_ended(&mut self) {
+        self.status.in_flight.set(0);
+        self.expected = None;
+    }
+
+    /// Something keeps us from looking at the queue. While we stand by, another bridge does, and knows how the instance is.
     pub(crate) fn kept_from_looking(&mut self, stands_by: bool) {
         if stands_by {
             self.waiting_since = None;
-            self.conditions.leave(Condition::RetentionAtRisk);
+            self.hinted = false;
+            self.logged_out = None;
+            self.status.unanswered.store(false, Relaxed);
+            self.status.forget_state();
+            self.conditions.leave_all();
         } else {
             self.may_wait(now());
         }
@@ -308,72 +325,5 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::notification::Answer;
-
-    const HOUR: u64 = 60 * 60;
-
-    #[test]
-    fn what_is_not_seen_for_18_hours_is_at_risk() {
-        let mut health = Health::of("79".parse().unwrap());
-        let is_at_risk = |health: &Health| health.conditions.contains(Condition::RetentionAtRisk);
-        health.may_wait(0);
-        health.may_wait(18 * HOUR);
-        assert!(!is_at_risk(&health));
-        health.may_wait(18 * HOUR + 1);
-        assert!(is_at_risk(&health));
-        // A count that says 0 and an empty answer are two witnesses; one that says more is none.
-        health.empty(Some(3));
-        assert!(is_at_risk(&health));
-        health.empty(None);
-        assert!(is_at_risk(&health), "not asked again, so it still says 3");
-        health.empty(Some(0));
-        assert!(!is_at_risk(&health));
-        health.empty(Some(3));
-        assert!(!is_at_risk(&health), "since just now");
-    }
-
-    #[test]
-    fn a_stand_by_is_not_at_risk_however_long_it_waits() {
-        let mut health = Health::of("82".parse().unwrap());
-        let is_at_risk = |health: &Health| health.conditions.contains(Condition::RetentionAtRisk);
-        health.may_wait(0);
-        health.kept_from_looking(true);
-        health.kept_from_looking(false);
-        assert!(!is_at_risk(&health), "the clock starts when nobody looks");
-        health.waiting_since = Some(0);
-        health.kept_from_looking(false);
-        assert!(is_at_risk(&health));
-        health.kept_from_looking(true);
-        assert!(!is_at_risk(&health));
-    }
-
-    #[test]
-    fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
-        let head = |body: &str| {
-            let envelope = bytes::Bytes::from(format!(r#"{{"receiptId":1,"body":{body}}}"#));
-            Answer::read("81".parse().unwrap(), &envelope).head().unwrap()
-        };
-        let stuck = head(r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}"#);
-        let ends: [fn(&mut Health); 2] = [|health| health.deleted(Deleted::Unconfirmed, true), Health::lost_sight];
-        for ended in ends {
-            let mut health = Health::of("81".parse().unwrap());
-            let mut pauses = Vec::new();
-            for _ in 0..9 {
-                health.received(&stuck, Verdict::DeleteOnly { was_confirmed: false });
-                ended(&mut health);
-                pauses.push(health.pause().as_secs());
-            }
-            assert!(pauses[0] < 2 && pauses[8] == 60, "{pauses:?}");
-            health.received(&head("{}"), Verdict::Publish { marked: false });
-            assert!(health.pause().as_secs() < 2, "the queue moves on");
-        }
-    }
-
-    #[test]
-    fn an_idle_queue_is_asked_for_its_count_now_and_then() {
-        let mut health = Health::of("80".parse().unwrap());
-        assert_eq!([health.wants_count(), health.wants_count()], [true, false]);
-    }
-}
+#[path = "health_tests.rs"]
+mod tests;

@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::condition::{Condition, Conditions};
 use crate::kinds::{KINDS, OTHER, listed};
 use crate::notification::InstanceId;
+use crate::sink::shard::Shard;
+
+pub(crate) use self::shard::ShardStatus;
+
+mod shard;
 
 /// A number that only grows, or is set.
 #[derive(Debug, Default)]
@@ -144,6 +148,11 @@ impl InstanceStatus {
         self.state.set(listed(&STATES, state) as u64 + 1);
     }
 
+    /// What it was told is old.
+    pub fn forget_state(&self) {
+        self.state.set(0);
+    }
+
     /// The state of the account, once a notification has told it.
     pub fn state(&self) -> Option<&'static str> {
         let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
@@ -207,62 +216,12 @@ impl SinkStatus {
         !shards.is_empty() && shards.iter().all(|shard| shard.works())
     }
 
-    /// Whether another bridge has the ownership, and serves the instances meanwhile.
-    pub fn stands_by(&self) -> bool {
-        self.shards()
-            .iter()
-            .any(|shard| shard.elsewhere.load(Relaxed) || shard.conditions().contains(Condition::WaitingForOwnership))
+    /// Whether another bridge has the ownership of this instance's shard, and serves it meanwhile.
+    pub fn stands_by(&self, instance: InstanceId) -> bool {
+        let shards = self.shards();
+        Shard::of_instance(instance, &shards).is_some_and(|shard| shard.stands_by(shards.len() > 1))
     }
 }
-
-/// The part of a sink that has an ownership of its own.
-#[derive(Debug, Default)]
-pub(crate) struct ShardStatus {
-    /// Whether it is owned and connected, as far as is known.
-    pub up: AtomicBool,
-    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
-    pub busy_since: Number,
-    /// Whether another replica works on it.
-    pub elsewhere: AtomicBool,
-    /// How often it was taken, and left to others.
-    pub taken: Number,
-    pub left: Number,
-    conditions: Mutex<Conditions>,
-}
-
-impl ShardStatus {
-    /// Whether it stores what it is given, without getting stuck; or is somebody else's.
-    pub fn works(&self) -> bool {
-        (self.up.load(Relaxed) && !self.is_stuck()) || self.elsewhere.load(Relaxed)
-    }
-
-    /// Whether this process works on it.
-    pub fn is_held(&self) -> bool {
-        self.up.load(Relaxed) && !self.elsewhere.load(Relaxed)
-    }
-
-    /// Another replica works on it from now on, and nothing is wrong.
-    pub fn stand_by(&self) {
-        if !self.elsewhere.swap(true, Relaxed) {
-            self.up.store(false, Relaxed);
-            self.conditions().leave_all();
-        }
-    }
-
-    /// Whether it has waited for the same answer for 10 s.
-    pub fn is_stuck(&self) -> bool {
-        let since = self.busy_since.get();
-        since != 0 && now().saturating_sub(since) > STUCK_SECS
-    }
-
-    /// What it waits for. Locked when that changes, never on the way of a notification.
-    pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
-        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A client waits long for an unreachable broker before it says so.
-const STUCK_SECS: u64 = 10;
 
 static SINK: OnceLock<SinkStatus> = OnceLock::new();
 

@@ -21,6 +21,12 @@ impl Shard {
         Self(u16::try_from(partition_of(&instance.to_string(), count.into())).unwrap_or(0))
     }
 
+    /// What there is for the shard of an instance, among one for each of them.
+    pub(crate) fn of_instance<T>(instance: InstanceId, each: &[T]) -> Option<&T> {
+        let count = u16::try_from(each.len()).unwrap_or(u16::MAX);
+        each.get(usize::from(Self::of(instance, count).index()))
+    }
+
     /// Its number, from 0.
     #[must_use]
     pub fn index(self) -> u16 {

@@ -19,6 +19,7 @@ use super::cloud_event::Place;
 use super::dead_letter::Folder;
 use super::requests::{Ownership, Request, Requests};
 use super::session::{Acquire, Action, Answer, Job, Session, SessionError, Shard};
+use super::shard_watch::ShardWatch;
 use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
@@ -28,9 +29,6 @@ use crate::status::{self, ShardStatus, SinkStatus};
 
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
-
-/// How often an idle session is probed.
-const PROBE_SECS: u64 = 5;
 
 /// How often it is looked whether a shard is to be worked on.
 const STAND_BY_PAUSE: Duration = Duration::from_millis(50);
@@ -67,8 +65,10 @@ impl Worker {
         shards: impl IntoIterator<Item = impl Acquire + Send + 'static>,
     ) -> std::io::Result<Self> {
         let sink = status::sink(name);
-        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink.add_shard());
-        Ok(Self { sink, requests: (0..).zip(shards).map(start).collect::<Result<_, _>>()? })
+        let shards: Vec<_> = (0..).zip(shards).collect();
+        let is_shared = shards.len() > 1;
+        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink.add_shard(), is_shared);
+        Ok(Self { sink, requests: shards.into_iter().map(start).collect::<Result<_, _>>()? })
     }
 }
 
@@ -95,6 +95,7 @@ fn start(
     shard: Shard,
     mut acquire: impl Acquire + Send + 'static,
     status: Arc<ShardStatus>,
+    is_shared: bool,
 ) -> std::io::Result<mpsc::UnboundedSender<Request>> {
     let (requests, mut waiting) = Requests::new();
     let gone = Gone(Arc::clone(&status));
@@ -106,7 +107,7 @@ fn start(
             }
         }
     })?;
-    tokio::spawn(watch_over(status, requests.downgrade()));
+    tokio::spawn(ShardWatch::new(shard, is_shared).watch_over(status, requests.downgrade()));
     Ok(requests)
 }
 
@@ -131,6 +132,7 @@ fn serve(
     let mut doubtful = None::<Doubtful>;
     for number in 0.. {
         let mut session = loop {
+            status.asks();
             let pause = match sessions.acquire(shard) {
                 Ok(session) => break session,
                 Err(SessionError::Elsewhere) => {
@@ -141,19 +143,18 @@ fn serve(
                     STAND_BY_PAUSE
                 }
                 Err(failure) => {
-                    status.elsewhere.store(false, Relaxed);
+                    status.failed();
                     pause_after(failure, &mut status.conditions(), &mut pauses)?
                 }
             };
             thread::sleep(pause);
         };
+        // Before its conditions: whoever looks after that has nothing to enter.
+        status.opened();
         if doubtful.is_none() {
             status.conditions().leave_all();
         }
         status.conditions().leave(Condition::WaitingForOwnership);
-        status.elsewhere.store(false, Relaxed);
-        status.taken.increase();
-        status.up.store(true, Relaxed);
         let ownership = Ownership { number, ended: CancellationToken::new() };
         let ends = ownership.ended.clone().drop_guard();
         let failure = loop {
@@ -188,6 +189,11 @@ fn serve(
         };
         drop(ends);
         drop(session);
+        match failure {
+            SessionError::Elsewhere => {}
+            SessionError::Renew(_) => status.asks(),
+            _ => status.failed(),
+        }
         let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
         thread::sleep(pause);
     }
@@ -238,30 +244,6 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
     Some((jobs, probe))
 }
 
-/// Reports when the sink is stuck, and when it no longer is: its own thread is what is stuck then. And
-/// has it probed, because without notifications nobody would see that the broker is gone.
-async fn watch_over(status: Arc<ShardStatus>, requests: mpsc::WeakUnboundedSender<Request>) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
-    let mut reported = false;
-    for second in 1_u64.. {
-        every.tick().await;
-        let Some(requests) = requests.upgrade() else { return };
-        if second.is_multiple_of(PROBE_SECS) && status.up.load(Relaxed) && status.busy_since.get() == 0 {
-            // Refused only when the thread is gone.
-            drop(requests.send(Request::Probe));
-        }
-        let mut conditions = status.conditions();
-        if status.is_stuck() {
-            if !conditions.contains(Condition::SinkUnavailable) {
-                conditions.enter(Condition::SinkUnavailable, &"no answer for more than 10 s");
-                reported = true;
-            }
-        } else if std::mem::take(&mut reported) && status.up.load(Relaxed) {
-            conditions.leave(Condition::SinkUnavailable);
-        }
-    }
-}
-
 fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut Pauses) -> Result<Duration, SinkError> {
     match failure {
         SessionError::Renew(cause) => {
@@ -286,8 +268,7 @@ fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut 
 impl Sink for Worker {
     async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError> {
         let (reply, answer) = oneshot::channel();
-        let shard = Shard::of(instance, u16::try_from(self.requests.len()).unwrap_or(u16::MAX));
-        let requests = self.requests.get(usize::from(shard.index())).cloned().ok_or_else(thread_ended)?;
+        let requests = Shard::of_instance(instance, &self.requests).cloned().ok_or_else(thread_ended)?;
         requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
         let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
         // Thousands of lanes wait for its end: each on a token of its own, for they would share a lock.

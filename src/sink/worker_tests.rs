@@ -70,3 +70,32 @@ async fn who_asks_behind_a_dropped_publish_waits_for_its_outcome() {
     let fingerprint = notification(dropped, b"1").fingerprint();
     assert_eq!(memory, Memory::Published { sequence: 1, fingerprint }, "what was dropped is stored by then");
 }
+
+/// A second of the clock that the test holds, again and again, until it is so.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is never so");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_anothers() {
+    let (answer, answers) = channel();
+    let status = Arc::<ShardStatus>::default();
+    // Blocks until there is an answer.
+    let acquire = move |_shard| answers.recv().unwrap_or(Err(SessionError::Closed("the end".into())));
+    let _requests = start("gated", Shard::new(3), acquire, Arc::clone(&status), true).unwrap();
+    let waits = || status.conditions().contains(Condition::WaitingForOwnership);
+    until(waits).await;
+    answer.send(Err(SessionError::Elsewhere)).unwrap();
+    until(|| !waits()).await;
+    // It is asked again, and this time nobody else has it.
+    until(waits).await;
+    let (entered, _groups) = channel();
+    let (_gate, gate) = channel();
+    answer.send(Ok(Gated { entered, gate, last: HashMap::new() })).unwrap();
+    until(|| !waits()).await;
+    assert!(status.works() && status.is_held());
+}

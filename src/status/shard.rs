@@ -1,0 +1,162 @@
+//! What a replica has to do with a part of its sink, and since when.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Number, now};
+use crate::condition::{Condition, Conditions};
+
+/// A client waits long for an unreachable broker before it says so.
+const STUCK_SECS: u64 = 10;
+
+/// To be told that a shard is another replica's takes less: only what takes longer is an attempt to open it.
+const ANSWERED: Duration = Duration::from_secs(1);
+
+/// Who works on a shard, as far as this replica knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// This replica.
+    Held,
+    /// Nobody yet: it is this replica's to open.
+    Opening,
+    /// Another replica.
+    Elsewhere,
+}
+
+/// The part of a sink that has an ownership of its own.
+#[derive(Debug, Default)]
+pub(crate) struct ShardStatus {
+    /// Whether it is owned and connected, as far as is known.
+    pub up: AtomicBool,
+    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
+    pub busy_since: Number,
+    /// How often it was taken from others, and left to them.
+    pub taken: Number,
+    pub left: Number,
+    course: Mutex<Course>,
+    conditions: Mutex<Conditions>,
+}
+
+#[derive(Debug)]
+struct Course {
+    /// What was certain last, and since when; Unix seconds.
+    settled: (State, u64),
+    /// Whether it was opened here since it was last another's.
+    is_ours: bool,
+    attempt: Option<Attempt>,
+    attempts: u64,
+}
+
+impl Default for Course {
+    fn default() -> Self {
+        Self { settled: (State::Opening, now()), is_ours: false, attempt: None, attempts: 0 }
+    }
+}
+
+impl Course {
+    fn settle(&mut self, state: State, since: u64) {
+        if self.settled.0 != state {
+            self.settled = (state, since);
+        }
+    }
+}
+
+/// To open a shard, from the first time that its ownership is asked for until it is had, or known to be another's.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    number: u64,
+    begun: Instant,
+    since: u64,
+}
+
+impl ShardStatus {
+    fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its ownership is asked for.
+    pub fn asks(&self) {
+        let mut course = self.course();
+        if course.attempt.is_none() {
+            course.attempts += 1;
+            course.attempt = Some(Attempt { number: course.attempts, begun: Instant::now(), since: now() });
+        }
+    }
+
+    /// The ownership was not had, although no other replica has it; or it is lost, and to be had again.
+    pub fn failed(&self) {
+        self.asks();
+        let mut course = self.course();
+        let since = course.attempt.map_or_else(now, |attempt| attempt.since);
+        course.settle(State::Opening, since);
+    }
+
+    /// Works on it from now on; how long that took.
+    pub fn opened(&self) -> Duration {
+        let mut course = self.course();
+        if !std::mem::replace(&mut course.is_ours, true) {
+            self.taken.increase();
+        }
+        course.settle(State::Held, now());
+        self.up.store(true, Relaxed);
+        course.attempt.take().map_or(Duration::ZERO, |attempt| attempt.begun.elapsed())
+    }
+
+    /// Another replica works on it from now on, and nothing is wrong.
+    pub fn stand_by(&self) {
+        {
+            let mut course = self.course();
+            course.attempt = None;
+            course.is_ours = false;
+            course.settle(State::Elsewhere, now());
+            self.up.store(false, Relaxed);
+        }
+        self.conditions().leave_all();
+    }
+
+    /// Who works on it, and since when; Unix seconds.
+    pub fn state(&self) -> (State, u64) {
+        let course = self.course();
+        match course.attempt {
+            Some(attempt) if attempt.begun.elapsed() >= ANSWERED && course.settled.0 != State::Opening => {
+                (State::Opening, attempt.since)
+            }
+            _ => course.settled,
+        }
+    }
+
+    /// Tells attempts to open it apart; `None` when there is none.
+    pub fn attempt(&self) -> Option<u64> {
+        self.course().attempt.map(|attempt| attempt.number)
+    }
+
+    /// Whether it stores what it is given, without getting stuck; or is somebody else's. One that has just been given to this
+    /// replica opens soon.
+    pub fn works(&self) -> bool {
+        let is_elsewhere = self.course().settled.0 == State::Elsewhere;
+        let is_well = is_elsewhere || (self.up.load(Relaxed) && !self.is_stuck());
+        is_well && !self.conditions().contains(Condition::WaitingForOwnership)
+    }
+
+    /// Whether this process works on it.
+    pub fn is_held(&self) -> bool {
+        self.up.load(Relaxed) && self.state().0 == State::Held
+    }
+
+    /// Whether another bridge serves its instances meanwhile: another replica, or the owner of a sink that is not shared.
+    pub fn stands_by(&self, is_shared: bool) -> bool {
+        self.state().0 == State::Elsewhere || (!is_shared && self.conditions().contains(Condition::WaitingForOwnership))
+    }
+
+    /// Whether it has waited for the same answer for 10 s.
+    pub fn is_stuck(&self) -> bool {
+        let since = self.busy_since.get();
+        since != 0 && now().saturating_sub(since) > STUCK_SECS
+    }
+
+    /// What it waits for. Locked when that changes, never on the way of a notification.
+    pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
