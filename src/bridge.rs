@@ -76,8 +76,12 @@ impl<'a> Bridge<'a> {
                         sleep_unless(self.stop, self.health.pause()).await;
                         continue;
                     }
-                    Err(SinkError::Renewed) => break,
+                    Err(SinkError::Renewed) => {
+                        discarded();
+                        break;
+                    }
                     Err(SinkError::Reopen(cause)) => {
+                        discarded();
                         self.health.status.publish_unknown.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
                         drop(head);
@@ -269,6 +273,13 @@ async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T
             return done;
         }
         health.kept_from_looking(status::the_sink().is_some_and(|sink| sink.stands_by(health.instance())));
+    }
+}
+
+/// A head was received under an ownership that has ended; it is received again, by whoever has the next.
+fn discarded() {
+    if let Some(sink) = status::the_sink() {
+        sink.heads_discarded.increase();
     }
 }
 

@@ -192,6 +192,10 @@ pub(crate) struct SinkStatus {
     pub end_to_end_seconds: Histogram,
     /// How many replicas share the instances, as far as the broker tells; 0 where it does not.
     pub replicas: Number,
+    /// From being given a shard to work on to having it open.
+    pub opening_seconds: Histogram,
+    /// Heads that were received and not dealt with, because the ownership had ended.
+    pub heads_discarded: Number,
     shards: Mutex<Vec<Weak<ShardStatus>>>,
 }
 
@@ -232,6 +236,8 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
         replicas: Number::default(),
+        opening_seconds: Histogram::new(&[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+        heads_discarded: Number::default(),
         shards: Mutex::default(),
     })
 }

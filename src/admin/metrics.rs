@@ -181,8 +181,17 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
 
 fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &Instances) -> fmt::Result {
     let label = ("sink", sink.kind);
-    gauge(encoder, "sink_up", "1 while the sink is connected and owned", &[label], i64::from(sink.works()))?;
-    of_shards(encoder, &sink.shards())?;
+    gauge(
+        encoder,
+        "sink_up",
+        "1 while the sink is connected, and owned or another replica's",
+        &[label],
+        i64::from(sink.works()),
+    )?;
+    of_shards(encoder, sink)?;
+    let help = "Heads of queues that were received and thrown away, because the ownership had ended";
+    let mut family = encoder.encode_descriptor("heads_discarded", help, None, MetricType::Counter)?;
+    family.encode_family(&[label])?.encode_counter(&sink.heads_discarded.get(), NO_EXEMPLAR)?;
     let help = "Notifications that were not stored at once";
     let mut family = encoder.encode_descriptor("publish_errors", help, None, MetricType::Counter)?;
     let errors: [(&str, Read); 2] =
@@ -197,16 +206,16 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &I
     histograms(encoder, "end_to_end_latency_seconds", help, [(label, &sink.end_to_end_seconds)])
 }
 
-/// Only of a sink that replicas share.
-fn of_shards(encoder: &mut DescriptorEncoder<'_>, shards: &[Arc<ShardStatus>]) -> fmt::Result {
+/// Of a sink that replicas share; otherwise the names alone.
+fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus) -> fmt::Result {
+    let mut shards = sink.shards();
     if shards.len() < 2 {
-        return Ok(());
+        shards.clear();
     }
-    let numbered = || (0..).zip(shards).map(|(number, shard): (usize, _)| (number.to_string(), shard));
     let help = "1 while this replica works on the shard";
     let mut family = encoder.encode_descriptor("shard_held", help, None, MetricType::Gauge)?;
-    for (number, shard) in numbered() {
-        family.encode_family(&[("shard", number.as_str())])?.encode_gauge(&i64::from(shard.is_held()))?;
+    for (number, shard) in shards.iter().enumerate() {
+        family.encode_family(&[("shard", number.to_string())])?.encode_gauge(&i64::from(shard.is_held()))?;
     }
     let help = "How often this replica took a shard, or left it to another";
     let mut family = encoder.encode_descriptor("shard_moves", help, None, MetricType::Counter)?;
@@ -214,9 +223,13 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, shards: &[Arc<ShardStatus>]) -
         [("taken", (|shard| &shard.taken) as fn(&ShardStatus) -> &Number), ("left", |shard| &shard.left)]
     {
         let count: u64 = shards.iter().map(|shard| read(shard).get()).sum();
-        family.encode_family(&[("reason", reason)])?.encode_counter(&count, NO_EXEMPLAR)?;
+        if !shards.is_empty() {
+            family.encode_family(&[("reason", reason)])?.encode_counter(&count, NO_EXEMPLAR)?;
+        }
     }
-    Ok(())
+    let help = "From being given a shard to work on to having it open";
+    let opening = (!shards.is_empty()).then_some((("sink", sink.kind), &sink.opening_seconds));
+    histograms(encoder, "shard_opening_seconds", help, opening)
 }
 
 fn histograms<'a>(

@@ -67,7 +67,7 @@ impl Worker {
         let sink = status::sink(name);
         let shards: Vec<_> = (0..).zip(shards).collect();
         let is_shared = shards.len() > 1;
-        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink.add_shard(), is_shared);
+        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink, sink.add_shard(), is_shared);
         Ok(Self { sink, requests: shards.into_iter().map(start).collect::<Result<_, _>>()? })
     }
 }
@@ -94,6 +94,7 @@ fn start(
     name: &str,
     shard: Shard,
     mut acquire: impl Acquire + Send + 'static,
+    sink: &'static SinkStatus,
     status: Arc<ShardStatus>,
     is_shared: bool,
 ) -> std::io::Result<mpsc::UnboundedSender<Request>> {
@@ -101,7 +102,7 @@ fn start(
     let gone = Gone(Arc::clone(&status));
     thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
         let Gone(status) = &gone;
-        if let Err(end) = serve(shard, &mut acquire, &mut waiting, status) {
+        if let Err(end) = serve(shard, &mut acquire, &mut waiting, sink, status) {
             while let Some(request) = waiting.wait() {
                 request.refuse(end.clone());
             }
@@ -125,6 +126,7 @@ fn serve(
     shard: Shard,
     sessions: &mut impl Acquire,
     requests: &mut Requests,
+    sink: &SinkStatus,
     status: &ShardStatus,
 ) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
@@ -150,7 +152,9 @@ fn serve(
             thread::sleep(pause);
         };
         // Before its conditions: whoever looks after that has nothing to enter.
-        status.opened();
+        if let Some(took) = status.opened() {
+            sink.opening_seconds.observe(took);
+        }
         if doubtful.is_none() {
             status.conditions().leave_all();
         }

@@ -86,7 +86,8 @@ async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_ano
     let status = Arc::<ShardStatus>::default();
     // Blocks until there is an answer.
     let acquire = move |_shard| answers.recv().unwrap_or(Err(SessionError::Closed("the end".into())));
-    let _requests = start("gated", Shard::new(3), acquire, Arc::clone(&status), true).unwrap();
+    let sink = status::sink("gated");
+    let _requests = start("gated", Shard::new(3), acquire, sink, Arc::clone(&status), true).unwrap();
     let waits = || status.conditions().contains(Condition::WaitingForOwnership);
     until(waits).await;
     answer.send(Err(SessionError::Elsewhere)).unwrap();

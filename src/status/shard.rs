@@ -92,15 +92,17 @@ impl ShardStatus {
         course.settle(State::Opening, since);
     }
 
-    /// Works on it from now on; how long that took.
-    pub fn opened(&self) -> Duration {
+    /// Works on it from now on; how long that took, if it was another's before.
+    pub fn opened(&self) -> Option<Duration> {
         let mut course = self.course();
-        if !std::mem::replace(&mut course.is_ours, true) {
+        let is_new = !std::mem::replace(&mut course.is_ours, true);
+        if is_new {
             self.taken.increase();
         }
         course.settle(State::Held, now());
         self.up.store(true, Relaxed);
-        course.attempt.take().map_or(Duration::ZERO, |attempt| attempt.begun.elapsed())
+        let attempt = course.attempt.take();
+        attempt.filter(|_| is_new).map(|attempt| attempt.begun.elapsed())
     }
 
     /// Another replica works on it from now on, and nothing is wrong.

@@ -1,5 +1,6 @@
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -95,7 +96,7 @@ async fn everything_that_happened_can_be_read() {
 }
 
 /// Name, type and labels of every metric: dashboards and alerts of others rely on them.
-const METRICS: [(&str, &str, &[&str]); 21] = [
+const METRICS: [(&str, &str, &[&str]); 25] = [
     ("process_resident_memory_bytes", "gauge", &[]),
     ("process_open_fds", "gauge", &[]),
     ("process_threads", "gauge", &[]),
@@ -113,6 +114,10 @@ const METRICS: [(&str, &str, &[&str]); 21] = [
     ("green_api_bridge_condition", "gauge", &["id_instance", "condition"]),
     ("green_api_bridge_poll_duration_seconds", "histogram", &["outcome"]),
     ("green_api_bridge_sink_up", "gauge", &["sink"]),
+    ("green_api_bridge_shard_held", "gauge", &["shard"]),
+    ("green_api_bridge_shard_moves", "counter", &["reason"]),
+    ("green_api_bridge_shard_opening_seconds", "histogram", &["sink"]),
+    ("green_api_bridge_heads_discarded", "counter", &["sink"]),
     ("green_api_bridge_publish_errors", "counter", &["sink", "error_type"]),
     ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),
     ("green_api_bridge_end_to_end_latency_seconds", "histogram", &["sink"]),
@@ -239,6 +244,23 @@ async fn a_notification_is_in_flight_until_its_delete_is_answered() {
     let deleted = format!(r#"green_api_bridge_deletes_total{{id_instance="{ID}",outcome="confirmed"}} 1"#);
     let metrics = metrics_with(&address, &deleted).await;
     assert!(metrics.contains(&in_flight(0)), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_thrown_away_with_its_ownership_is_counted() {
+    let (scene, address) = (Scene::new().await, free_address());
+    let bridge = scene.command_with("bridge", "{file: {path: out.jsonl}}");
+    let mut limited = Command::new("sh");
+    limited.current_dir(&scene.folder).args(["-c", "ulimit -f 8 && exec \"$0\" \"$@\""]);
+    limited.arg(bridge.get_program()).args(bridge.get_args());
+    // The log is a file as well.
+    limited.env("BRIDGE_ADMIN_LISTEN", &address).env("RUST_LOG", "error");
+    let _bridge = Worker::start(&mut limited, &scene.path("bridge.log"));
+    readiness(&address, 200).await;
+    metrics_with(&address, r#"green_api_bridge_heads_discarded_total{sink="file"} 0"#).await;
+    // Larger than any file may be.
+    scene.push([format!(r#""{}""#, "a".repeat(10_000)).as_str()]);
+    metrics_with(&address, r#"green_api_bridge_heads_discarded_total{sink="file"} 1"#).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
