@@ -20,13 +20,16 @@ use tracing::info;
 
 use crate::condition::{self, Condition};
 use crate::notification::InstanceId;
-use crate::status::{self, InstanceStatus, Outcome, ShardStatus, SinkStatus};
+use crate::sink::session::Shard;
+use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 
+use shards::ShardsShown;
 use shared::Shared;
 
 mod browser;
 mod connections;
 mod metrics;
+mod shards;
 mod shared;
 
 /// Where it listens unless the config says otherwise.
@@ -72,12 +75,18 @@ impl Admin {
     }
 
     fn readiness(self) -> Readiness {
-        let sink = status::the_sink().is_some_and(SinkStatus::works);
+        let (sink, shards) = (status::the_sink(), status::the_sink().map(SinkStatus::shards).unwrap_or_default());
+        let sink = sink.is_some_and(SinkStatus::works);
         let polling = |status: &InstanceStatus| {
             let silent = status::now().saturating_sub(status.asked.get());
             !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
         };
-        let instances = status::instances();
+        // Where replicas share, those of the shards that are here; none is as well.
+        let is_here = |instance: &InstanceId| {
+            shards.len() < 2 || Shard::of_instance(*instance, &shards).is_some_and(|shard| shard.is_held())
+        };
+        let mut instances = status::instances();
+        instances.retain(|(instance, _)| is_here(instance));
         let fleet = instances.is_empty() || instances.iter().any(|(_, status)| polling(status));
         let mut waiting_for = Vec::new();
         if !sink {
@@ -159,19 +168,6 @@ struct SinkShown {
     /// Where replicas share.
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<ShardsShown>,
-}
-
-#[derive(Serialize)]
-struct ShardsShown {
-    held: usize,
-    of: usize,
-}
-
-impl ShardsShown {
-    fn of(shards: &[Arc<ShardStatus>]) -> Option<Self> {
-        let held = shards.iter().filter(|shard| shard.is_held()).count();
-        (shards.len() > 1).then_some(Self { held, of: shards.len() })
-    }
 }
 
 #[derive(Serialize)]

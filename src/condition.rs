@@ -218,6 +218,11 @@ impl Conditions {
         }
     }
 
+    /// What a sink is in a condition for; `None` when it is in none.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        (self.entered.load(Ordering::Relaxed) != 0).then_some(&*self.cause)
+    }
+
     /// No longer in any condition that an answer of Green API shows.
     pub fn leave_upstream(&mut self) {
         for condition in Condition::UPSTREAM {

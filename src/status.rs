@@ -10,7 +10,7 @@ use crate::kinds::{KINDS, OTHER, listed};
 use crate::notification::InstanceId;
 use crate::sink::shard::Shard;
 
-pub(crate) use self::shard::ShardStatus;
+pub(crate) use self::shard::{ShardStatus, State};
 
 mod shard;
 

@@ -24,6 +24,16 @@ pub(crate) enum State {
     Elsewhere,
 }
 
+impl State {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Opening => "opening",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
 /// The part of a sink that has an ownership of its own.
 #[derive(Debug, Default)]
 pub(crate) struct ShardStatus {

@@ -4,11 +4,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::admin::{self, free_address, readiness, text};
 use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_topics::Topics;
+use crate::page::browse;
 use crate::replicas::{SHARDS, held, survive};
 use crate::scene::{Scene, numbered};
 use crate::support::{Broker, eventually, foreign_client, is_long, seeded, times};
@@ -107,7 +109,7 @@ async fn whoever_raises_the_shards_takes_along_what_was_published_last() {
 
 /// Waits until it holds so many shards by its own word.
 async fn status_shows(address: &str, held: usize) {
-    let shown = format!(r#""shards":{{"held":{held},"of":{SHARDS}}}"#);
+    let shown = format!(r#""shards":{{"held":{held},"of":{SHARDS},"#);
     let asking = async { while !text(address, "/status").await.contains(&shown) {} };
     timeout(Duration::from_secs(60), asking).await.expect(&shown);
 }
@@ -125,7 +127,72 @@ async fn each_replica_tells_which_shards_it_holds() {
     let of_shards = metrics.lines().filter(|line| line.starts_with("green_api_bridge_shard_held{"));
     assert_eq!(of_shards.filter(|line| line.ends_with(" 1")).count(), SHARDS / 2, "{metrics}");
     assert!(metrics.contains(r#"green_api_bridge_shard_moves_total{reason="left"} 6"#), "{metrics}");
+    // Those that it opened by itself, at the start.
+    let opened = format!(r#"green_api_bridge_shard_opening_seconds_count{{sink="kafka"}} {SHARDS}"#);
+    assert!(metrics.contains(&opened), "{metrics}");
     assert_eq!(readiness(&address, 200).await["sink"], true, "one with half of the shards is ready");
+    let shards = shards(&address).await;
+    let each = shards["each"].as_array().unwrap();
+    assert_eq!(
+        each.iter().map(|shard| shard["shard"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (0..12).collect::<Vec<_>>()
+    );
+    let of = |state: &str| each.iter().filter(|shard| shard["state"] == state).count();
+    assert_eq!((of("held"), of("elsewhere")), (SHARDS / 2, SHARDS / 2), "{shards}");
+    for shard in each {
+        assert!(shard["since"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{shard}");
+        assert!(shard["why"].is_null(), "nothing is wrong: {shard}");
+    }
+    let seen = browse(&address, "shards", "nothing of the kind");
+    let seen = seen["text"].as_str().unwrap();
+    for told in ["6 of 12", "here", "elsewhere"] {
+        assert!(seen.contains(told), "{told:?} is not in {seen}");
+    }
+}
+
+/// What `/status` says of shards.
+async fn shards(address: &str) -> Value {
+    let status: Value = serde_json::from_str(&text(address, "/status").await).unwrap();
+    status["sink"]["shards"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_a_shard_is_ready_and_in_no_condition() {
+    let (scene, topics) = (Scene::fleet(8, &numbered(1)).await, Topics::new());
+    // An account that needs somebody, wherever it is.
+    scene.emulator.set_token(&scene.instances[0], "another");
+    let sink = shared(&topics).replace(&format!("shards: {SHARDS}"), "shards: 2");
+    let replicas = ["first", "second", "third"].map(|name| {
+        let (mut command, address) = (scene.command_with(name, &sink), free_address());
+        let log = scene.path(&format!("{name}.log"));
+        (address.clone(), Worker::start(command.env("BRIDGE_ADMIN_LISTEN", address), &log))
+    });
+    for (address, _) in &replicas {
+        readiness(address, 200).await;
+    }
+    // How many shards each has, and whether it tells of the account: who works on it does, and nobody else.
+    let settled = async {
+        loop {
+            let (mut held, mut told) = (Vec::new(), Vec::new());
+            for (address, _) in &replicas {
+                let status = text(address, "/status").await;
+                held.push(serde_json::from_str::<Value>(&status).unwrap()["sink"]["shards"]["held"].as_u64().unwrap());
+                told.push(status.contains("token_refused"));
+            }
+            let spare = held.iter().position(|held| *held == 0);
+            if let Some(spare) = spare.filter(|_| held.iter().all(|held| *held < 2))
+                && told.iter().filter(|told| **told).count() == 1
+            {
+                return (spare, told);
+            }
+        }
+    };
+    let (spare, told) = timeout(Duration::from_secs(60), settled).await.expect("each has one shard, or none");
+    assert!(!told[spare]);
+    let (address, _) = &replicas[spare];
+    let readiness = readiness(address, 200).await;
+    assert_eq!((&readiness["sink"], &readiness["fleet"]), (&true.into(), &true.into()));
+    assert!(text(address, "/metrics").await.contains(r#"green_api_bridge_sink_up{sink="kafka"} 1"#));
 }
 
 /// What happens to one of three replicas at a step.

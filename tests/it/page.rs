@@ -25,7 +25,7 @@ pub fn everything_on_it(address: &str) -> String {
 }
 
 /// The page used, and its pictures kept.
-fn browse(address: &str, name: &str, search: &str) -> Value {
+pub fn browse(address: &str, name: &str, search: &str) -> Value {
     let folder = screenshots(name);
     let seen = look(&[address, folder.to_str().unwrap(), search]);
     println!("{name}: drawn after {} ms, busy for at most {} ms", seen["drawn_ms"], seen["busy_ms"]);
