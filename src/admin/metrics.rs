@@ -229,7 +229,16 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus) -> fmt::Res
     }
     let help = "From being given a shard to work on to having it open";
     let opening = (!shards.is_empty()).then_some((("sink", sink.kind), &sink.opening_seconds));
-    histograms(encoder, "shard_opening_seconds", help, opening)
+    histograms(encoder, "shard_opening_seconds", help, opening)?;
+    let help = "How many replicas share the instances, where the broker tells";
+    let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
+    match sink.replicas.get() {
+        0 => Ok(()),
+        replicas => {
+            let replicas = i64::try_from(replicas).unwrap_or(i64::MAX);
+            family.encode_family(&[("sink", sink.kind)])?.encode_gauge(&replicas)
+        }
+    }
 }
 
 fn histograms<'a>(

@@ -1,4 +1,8 @@
 //! Which of its shards a replica works on.
+#![cfg_attr(
+    not(all(feature = "kafka", feature = "amqp")),
+    allow(dead_code, reason = "each broker's way to share asks for a part of it")
+)]
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! A sink that replicas share.
+#![cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "others have one owner"))]
 
 use std::sync::Arc;
 

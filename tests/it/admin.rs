@@ -96,7 +96,7 @@ async fn everything_that_happened_can_be_read() {
 }
 
 /// Name, type and labels of every metric: dashboards and alerts of others rely on them.
-const METRICS: [(&str, &str, &[&str]); 25] = [
+const METRICS: [(&str, &str, &[&str]); 26] = [
     ("process_resident_memory_bytes", "gauge", &[]),
     ("process_open_fds", "gauge", &[]),
     ("process_threads", "gauge", &[]),
@@ -117,6 +117,7 @@ const METRICS: [(&str, &str, &[&str]); 25] = [
     ("green_api_bridge_shard_held", "gauge", &["shard"]),
     ("green_api_bridge_shard_moves", "counter", &["reason"]),
     ("green_api_bridge_shard_opening_seconds", "histogram", &["sink"]),
+    ("green_api_bridge_replicas", "gauge", &["sink"]),
     ("green_api_bridge_heads_discarded", "counter", &["sink"]),
     ("green_api_bridge_publish_errors", "counter", &["sink", "error_type"]),
     ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),

@@ -13,7 +13,7 @@ use crate::kafka_topics::Topics;
 use crate::page::browse;
 use crate::replicas::{SHARDS, held, survive};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, eventually, foreign_client, is_long, seeded, times};
+use crate::support::{Broker, Worker, eventually, foreign_client, is_long, seeded, times};
 
 const SESSION: Duration = Duration::from_secs(3);
 

@@ -3,7 +3,6 @@
 //! fails. That is waited out, and told. And it may close a channel, and says why.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use lapin::{Connection, Event};
@@ -105,7 +104,7 @@ fn each_shard(change: impl Fn(&ShardStatus)) {
     status::the_sink()
         .into_iter()
         .flat_map(status::SinkStatus::shards)
-        .filter(|shard| !shard.elsewhere.load(Relaxed))
+        .filter(|shard| shard.state().0 != status::State::Elsewhere)
         .for_each(|shard| change(&shard));
 }
 
