@@ -62,7 +62,7 @@ impl Doctor {
             checks.extend(examined.map_err(|error| Failure::Failed(error.to_string()))?);
         }
         checks.sort_by_key(|check| check.instance);
-        checks.extend(kind::examine(config.sink).await);
+        checks.extend(kind::examine(config.sink, config.shards.value).await);
         self.show(&checks)?;
         let failed = checks.iter().filter(|check| !check.ok).count();
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed"))) }

@@ -99,10 +99,10 @@ pub fn start_shared(
 }
 
 /// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running
-/// bridge are touched.
-pub async fn examine(options: Options) -> Vec<Check> {
+/// bridge are touched. `shards` is into how many the instances are divided; 1: nobody shares.
+pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
     let blocking = move || match options.kind().driver() {
-        Ok(driver) => driver.examine(),
+        Ok(driver) => driver.examine_shared(shards),
         Err(missing) => vec![Check::of_sink("build", Err(missing))],
     };
     // The clients of Kafka and of files block.

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use green_api_bridge::emulator::EventKind;
 use serde_json::Value;
 
@@ -13,14 +15,36 @@ fn doctor(scene: &Scene, sink: &str) -> (i32, bool, Vec<String>) {
         .env("GREEN_API_URL", scene.emulator.url())
         .env("GREEN_API_ID_INSTANCE", ID)
         .env("GREEN_API_TOKEN", TOKEN);
-    let (code, stdout, stderr) = run(&mut command);
-    for secret in [TOKEN, "canary"] {
+    let (code, report) = report(&mut command);
+    let failed = failed(&report).into_iter().map(|(check, _)| check);
+    (code, report["ok"] == true, failed.collect())
+}
+
+/// The failed checks of this config's sink, and what they say.
+#[cfg(feature = "kafka")]
+pub fn failed_of_sink(scene: &Scene, sink: &str) -> Vec<(String, String)> {
+    let mut command = crate::support::command();
+    command.args(["doctor", "--json", "--config"]).arg(scene.config("doctor", sink));
+    let (code, report) = report(&mut command);
+    let mut failed = failed(&report);
+    assert_eq!(code == 0, failed.is_empty(), "{report}");
+    failed.retain(|(check, _)| check != "webhooks");
+    failed
+}
+
+/// Exit code and checks, in which there is no secret.
+fn report(command: &mut Command) -> (i32, Value) {
+    let (code, stdout, stderr) = run(command);
+    for secret in [TOKEN, "canary", "test-password"] {
         assert!(!stdout.contains(secret) && !stderr.contains(secret), "{stdout} {stderr}");
     }
-    let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}"));
-    let checks = report["checks"].as_array().unwrap().iter();
-    let failed = checks.filter(|check| check["ok"] == false).map(|check| check["check"].as_str().unwrap().to_owned());
-    (code, report["ok"] == true, failed.collect())
+    (code, serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {stderr}")))
+}
+
+fn failed(report: &Value) -> Vec<(String, String)> {
+    let checks = report["checks"].as_array().unwrap().iter().filter(|check| check["ok"] == false);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    checks.map(|check| (text(&check["check"]), text(&check["detail"]))).collect()
 }
 
 fn make_ready(scene: &Scene) {
@@ -66,6 +90,36 @@ async fn kafka_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     scene.drained();
     assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
     assert_eq!(doctor(&scene, &sink("127.0.0.1:1")), (1, false, vec!["broker".to_owned()]));
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
+    let (scene, topics) = (Scene::new().await, crate::kafka_topics::Topics::new());
+    let with = |more: &str, shards: u8| format!("{}\nshards: {shards}", topics.sink(more));
+    let bridge = scene.start_with("bridge", &with("", 2));
+    scene.push(["1"]);
+    scene.drained();
+    let owned = || bridge.log().matches("owning the Kafka sink").count();
+    crate::support::eventually("both shards are open", || owned() == 2);
+    assert_eq!(failed_of_sink(&scene, &with("", 2)), []);
+    let of_brokers =
+        failed_of_sink(&scene, &with(", properties: {session.timeout.ms: 100, heartbeat.interval.ms: 10}", 2));
+    let [(check, told)] = &of_brokers[..] else { panic!("{of_brokers:?}") };
+    assert_eq!(check, "session_timeout");
+    assert_eq!(
+        told,
+        "`session.timeout.ms` is 100, and brokers take 1000 to 1800000: set it in `sink.kafka.properties`"
+    );
+    for shards in [1, 3] {
+        let of_ledger = failed_of_sink(&scene, &with("", shards));
+        let [(check, told)] = &of_ledger[..] else { panic!("{of_ledger:?}") };
+        assert!(check == "ledger_topic" && told.contains("set `shards: 2`"), "{told}");
+    }
+    scene.push(["2"]);
+    scene.drained();
+    let log = bridge.log();
+    assert_eq!((owned(), log.matches("shards revoked").count()), (2, 0), "{log}");
 }
 
 #[cfg(feature = "amqp")]

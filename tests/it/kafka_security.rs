@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::doctor::failed_of_sink;
 use crate::kafka_topics::Topics;
 use crate::readme::blocks;
 use crate::scene::{ID, Scene, TOKEN, numbered};
@@ -192,4 +193,42 @@ async fn a_forbidden_transactional_id_is_told_with_what_to_permit() {
     bridge.wait_for_log("grant WRITE and DESCRIBE on sink.kafka.transactional_id");
     permission(&topics, &[&format!("undo:{mine}")]);
     scene.drained();
+}
+
+/// As an administrator does it who is told these lines.
+fn grant(topics: &Topics, lines: &str) {
+    for line in lines.lines().filter(|line| line.starts_with("kafka-acls.sh ")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let of = |option: &str| -> Vec<&str> {
+            words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1]).collect()
+        };
+        assert_eq!(of("--allow-principal"), ["User:bridge"]);
+        let prefixed = if of("--resource-pattern-type") == ["prefixed"] { "*" } else { "" };
+        let operations = of("--operation").join(",").replace("DescribeConfigs", "describe_configs").to_lowercase();
+        for kind in ["topic", "group", "transactional-id"] {
+            for name in of(&format!("--{kind}")) {
+                let kind = kind.replace('-', "_");
+                permission(topics, &[&format!("allow:{kind}:{name}{prefixed}:{operations}")]);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_doctor_prints_for_want_of_rights_is_all_that_replicas_need() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let properties = "security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-256, sasl.username: bridge, sasl.password: test-password";
+    let sink = format!("{}\nshards: 2", secured(&topics, "BRIDGE_TEST_KAFKA_SASL", properties));
+    let failed = failed_of_sink(&scene, &sink);
+    let checks: Vec<&str> = failed.iter().map(|(check, _)| check.as_str()).collect();
+    assert_eq!(checks, ["topic", "ledger_topic", "dead_letter_topic", "transactions", "group"], "{failed:?}");
+    for (_, told) in &failed {
+        grant(&topics, told);
+    }
+    assert_eq!(failed_of_sink(&scene, &sink), []);
+    scene.push(["1", "2"]);
+    let bridge = scene.start_with("bridge", &sink);
+    scene.drained();
+    assert_eq!(topics.bodies(2), ["1", "2"]);
+    assert!(!bridge.log().contains("sink_unavailable"), "{}", bridge.log());
 }

@@ -1,19 +1,26 @@
-//! Looks at Kafka: login, topics, and the right to use transactions.
+//! Looks at Kafka: login, topics, and the rights to use transactions and, where replicas share, their group.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::metadata::Metadata;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::{ClientConfig, TopicPartitionList};
+use tokio::runtime::Handle;
 
 use super::client::{self, Quiet};
+use super::ledger::is_of_group;
+use super::rights::{Right, grant};
 use crate::doctor::Check;
 use crate::sink::kafka::options::Options;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Never with the transactional id of the bridge: that would fence it.
-pub(super) fn examine(config: &Options) -> Vec<Check> {
+/// Never with a transactional id of the bridge: that would fence it. And never as a member of its group: that would take
+/// shards away from those at work.
+pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     let client = match client::configure(config) {
         Ok(client) => client,
         Err(why) => return vec![Check::of_sink("config", Err(why))],
@@ -29,21 +36,41 @@ pub(super) fn examine(config: &Options) -> Vec<Check> {
                 ("ledger_topic", &config.ledger_topic.value),
                 ("dead_letter_topic", &config.dead_letter_topic.value),
             ];
-            checks.extend(topics.map(|(key, name)| Check::of_sink(key, topic(&metadata, config, key, name))));
-            checks.push(Check::of_sink("transactions", transactions(&client, &config.transactional_id)));
+            checks.extend(topics.map(|(key, name)| {
+                let shards = (key == "ledger_topic").then_some(shards);
+                Check::of_sink(key, topic(&client, &metadata, config, key, name, shards))
+            }));
+            checks.push(Check::of_sink("transactions", transactions(&client, config)));
+            if shards > 1 {
+                checks.push(Check::of_sink("group", group(&client, config)));
+                checks
+                    .extend(session_timeout(&client, &metadata).map(|found| Check::of_sink("session_timeout", found)));
+            }
         }
     }
     checks
 }
 
 fn metadata(client: &ClientConfig) -> Result<Metadata, String> {
-    let mut client = client.clone();
-    client.remove("transactional.id");
-    let producer: BaseProducer<Quiet> = client.create_with_context(Quiet).map_err(|error| error.to_string())?;
+    let producer = without_transactions(client)?;
     producer.client().fetch_metadata(None, PATIENCE).map_err(|error| error.to_string())
 }
 
-fn topic(metadata: &Metadata, config: &Options, key: &str, name: &str) -> Result<String, String> {
+fn without_transactions(client: &ClientConfig) -> Result<BaseProducer<Quiet>, String> {
+    let mut client = client.clone();
+    client.remove("transactional.id");
+    client.create_with_context(Quiet).map_err(|error| error.to_string())
+}
+
+/// `shards` for the ledger, which has a partition for each.
+fn topic(
+    client: &ClientConfig,
+    metadata: &Metadata,
+    config: &Options,
+    key: &str,
+    name: &str,
+    shards: Option<u16>,
+) -> Result<String, String> {
     if name.contains('{') {
         return Ok(format!("{name}: depends on the notification, so it is looked for when one comes"));
     }
@@ -52,9 +79,19 @@ fn topic(metadata: &Metadata, config: &Options, key: &str, name: &str) -> Result
         (Some(topic), _) => {
             let replicas = topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
             let partitions = topic.partitions().len();
+            if let Some(shards) = shards.filter(|shards| usize::from(*shards) != partitions) {
+                return Err(format!(
+                    "{name}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: {partitions}`, or name \
+                     another ledger_topic after all replicas were stopped in order"
+                ));
+            }
             let advice =
                 if replicas < 3 { "; use 3, and `min.insync.replicas=2`, to survive the loss of a broker" } else { "" };
             Ok(format!("{name}: {partitions} partition(s), {replicas} replica(s){advice}"))
+        }
+        // Asked about all topics, a broker leaves out those that are none of ours.
+        (None, _) if is_forbidden(client, name)? => {
+            Err(format!("{name}: forbidden; an administrator allows it with\n{}", grant(Right::Topics, client, config)))
         }
         (None, Some(_)) => Ok(format!("{name}: will be created")),
         (None, None) => {
@@ -63,14 +100,75 @@ fn topic(metadata: &Metadata, config: &Options, key: &str, name: &str) -> Result
     }
 }
 
-/// An id beside the bridge's own; with a prefixed grant the same right covers both.
-fn transactions(client: &ClientConfig, id: &str) -> Result<String, String> {
-    let id = format!("{id}-doctor");
+fn is_forbidden(client: &ClientConfig, topic: &str) -> Result<bool, String> {
+    let producer = without_transactions(client)?;
+    let metadata =
+        producer.client().fetch_metadata(Some(topic), PATIENCE).map_err(|error| format!("topic {topic}: {error}"))?;
+    let errors = metadata.topics().iter().filter_map(MetadataTopic::error);
+    let forbidden = RDKafkaErrorCode::TopicAuthorizationFailed;
+    Ok(errors.map(RDKafkaErrorCode::from).any(|error| error == forbidden))
+}
+
+/// An id beside the bridge's own, those of shards included; with a prefixed grant the same right covers all.
+fn transactions(client: &ClientConfig, config: &Options) -> Result<String, String> {
+    let id = format!("{}-doctor", config.transactional_id);
+    let mut with_id = client.clone();
+    with_id.set("transactional.id", &id);
+    let producer: BaseProducer<Quiet> = with_id.create_with_context(Quiet).map_err(|error| error.to_string())?;
+    let found = producer.init_transactions(PATIENCE);
+    found.map(|()| "allowed: record and ledger entry commit together, exactly once".into()).map_err(|error| {
+        let lines = grant(Right::Transactions, client, config);
+        format!(
+            "transactional id `{id}`: {error}: allow ids that begin with `transactional_id`; an administrator does it \
+             with\n{lines}"
+        )
+    })
+}
+
+/// Whether the group may be described: only a member could try whether it may be joined.
+fn group(client: &ClientConfig, config: &Options) -> Result<String, String> {
     let mut client = client.clone();
-    client.set("transactional.id", &id);
-    let producer: BaseProducer<Quiet> = client.create_with_context(Quiet).map_err(|error| error.to_string())?;
-    producer
-        .init_transactions(PATIENCE)
-        .map(|()| "allowed: record and ledger entry commit together, exactly once".into())
-        .map_err(|error| format!("transactional id `{id}`: {error}: allow ids that begin with `transactional_id`"))
+    client.remove("transactional.id");
+    client.set("group.id", &config.transactional_id).set("enable.auto.commit", "false");
+    let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet).map_err(|error| error.to_string())?;
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition(&config.ledger_topic.value, 0);
+    let (group, begun) = (&config.transactional_id, Instant::now());
+    loop {
+        let asked = consumer.committed_offsets(offsets.clone(), Duration::from_secs(1));
+        let Err(mut why) = asked else {
+            return Ok(format!("group `{group}`: allowed, as far as can be seen without joining it"));
+        };
+        // The client looks for the group by itself, and says here what comes of it.
+        if let Some(Err(told)) = consumer.poll(Duration::ZERO) {
+            why = told;
+        }
+        if is_of_group(&why) {
+            let lines = grant(Right::Group, &client, config);
+            return Err(format!("group `{group}`: forbidden; an administrator allows it with\n{lines}"));
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("group `{group}`: {why}"));
+        }
+    }
+}
+
+/// How long a replica may be silent, against what brokers take; `None` when they do not tell, for want of a right.
+fn session_timeout(client: &ClientConfig, metadata: &Metadata) -> Option<Result<String, String>> {
+    let mut admin = client.clone();
+    admin.remove("transactional.id");
+    let admin: AdminClient<Quiet> = admin.create_with_context(Quiet).ok()?;
+    let asked = [ResourceSpecifier::Broker(metadata.brokers().first()?.id())];
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let answer = Handle::current().block_on(admin.describe_configs(&asked, &options)).ok()?;
+    let settings = answer.into_iter().next()?.ok()?;
+    let bound = |name| settings.get(name)?.value.as_ref()?.parse::<u128>().ok();
+    let (least, most) = (bound("group.min.session.timeout.ms")?, bound("group.max.session.timeout.ms")?);
+    let ours = client::session_timeout(client).as_millis();
+    let told = format!("`session.timeout.ms` is {ours}, and brokers take {least} to {most}");
+    Some(if (least..=most).contains(&ours) {
+        Ok(told)
+    } else {
+        Err(format!("{told}: set it in `sink.kafka.properties`"))
+    })
 }

@@ -39,6 +39,7 @@ mod producer;
 mod published;
 mod raise;
 mod record;
+mod rights;
 mod route;
 mod session;
 mod topic_memory;
@@ -79,7 +80,11 @@ impl Driver for Options {
     }
 
     fn examine(&self) -> Vec<Check> {
-        doctor::examine(self)
+        self.examine_shared(1)
+    }
+
+    fn examine_shared(&self, shards: u16) -> Vec<Check> {
+        doctor::examine(self, shards)
     }
 
     fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, String> {
