@@ -143,21 +143,30 @@ fn the_kubernetes_manifest_fits_together() {
     let kinds: Vec<&str> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
     assert_eq!(
         kinds,
-        ["Secret", "ConfigMap", "Deployment", "PersistentVolumeClaim", "Service", "NetworkPolicy"],
-        "each with its name"
+        ["Secret", "ConfigMap", "StatefulSet", "PodDisruptionBudget", "Service", "NetworkPolicy"],
+        "no account, role, or lease"
     );
     assert!(documents.iter().all(|document| document["metadata"]["name"] == "green-api-bridge"));
 
-    let deployment = &of("Deployment")["spec"];
-    assert_eq!((&deployment["replicas"], &deployment["strategy"]["type"]), (&1.into(), &"Recreate".into()));
-    let (labels, pod) = (&deployment["template"]["metadata"]["labels"], &deployment["template"]["spec"]);
+    let set = &of("StatefulSet")["spec"];
+    assert_eq!((&set["replicas"], &set["podManagementPolicy"]), (&3.into(), &"Parallel".into()));
+    assert_eq!((&set["updateStrategy"]["type"], &set["minReadySeconds"]), (&"RollingUpdate".into(), &10.into()));
+    assert_eq!(of("PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
+    let (labels, pod) = (&set["template"]["metadata"]["labels"], &set["template"]["spec"]);
+    let spread = &pod["topologySpreadConstraints"][0];
+    assert_eq!((&spread["topologyKey"], &spread["maxSkew"]), (&"kubernetes.io/hostname".into(), &1.into()));
     for selector in [
-        &deployment["selector"]["matchLabels"],
+        &set["selector"]["matchLabels"],
+        &spread["labelSelector"]["matchLabels"],
+        &of("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         &of("Service")["spec"]["selector"],
         &of("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
     ] {
         assert_eq!(selector, labels);
     }
+    // The service that a set has to name leads to each of its pods.
+    let service = of("Service");
+    assert_eq!((&service["metadata"]["name"], &service["spec"]["clusterIP"]), (&set["serviceName"], &"None".into()));
     assert_eq!(
         (&pod["automountServiceAccountToken"], &pod["terminationGracePeriodSeconds"]),
         (&false.into(), &60.into())
@@ -170,6 +179,7 @@ fn the_kubernetes_manifest_fits_together() {
         (&security["readOnlyRootFilesystem"], &security["capabilities"]["drop"][0]),
         (&true.into(), &"ALL".into())
     );
+    assert!(bridge["env"].is_null(), "no replica is told which it is");
     assert_eq!(bridge["livenessProbe"]["httpGet"]["path"], "/livez");
     assert_eq!(bridge["readinessProbe"]["httpGet"]["path"], "/readyz");
 
@@ -177,6 +187,12 @@ fn the_kubernetes_manifest_fits_together() {
     let config = of("ConfigMap")["data"]["bridge.yaml"].as_str().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mounts = bridge["volumeMounts"].as_array().unwrap();
+    // Each is there once: of the pod, or of each pod its own.
+    let all = pod["volumes"].as_array().unwrap().iter().map(|volume| &volume["name"]);
+    let claims = set["volumeClaimTemplates"].as_array().unwrap().iter().map(|claim| &claim["metadata"]["name"]);
+    let claims: Vec<&Value> = claims.collect();
+    assert_eq!(claims, ["state"]);
+    assert_eq!(mounts.iter().map(|mount| &mount["name"]).collect::<Vec<_>>(), all.chain(claims).collect::<Vec<_>>());
     let secrets = mounts.iter().find(|mount| mount["name"] == "secrets").unwrap()["mountPath"].as_str().unwrap();
     for (name, value) in of("Secret")["stringData"].as_object().unwrap() {
         fs::write(folder.path().join(name), value.as_str().unwrap()).unwrap();
@@ -186,6 +202,7 @@ fn the_kubernetes_manifest_fits_together() {
     fs::write(&path, config.replace(secrets, folder.path().to_str().unwrap())).unwrap();
     let (code, _, told) = run(command().args(["validate", "--config"]).arg(&path));
     assert_eq!(code, 0, "{told}");
+    assert!(config.contains("\nshards: 12\n"), "replicas share: {config}");
     let port = &bridge["ports"][0]["containerPort"];
     assert!(config.contains(&format!("0.0.0.0:{port}")), "{config}");
     assert_eq!(port, &of("NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"]);
