@@ -199,7 +199,6 @@ impl Doubt {
 }
 
 #[cfg(test)]
-#[path = "doubt_exploration.rs"]
 mod exploration;
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ use std::collections::HashSet;
 
 use super::*;
 
+mod world;
+
+use world::{Bridge, Flight, Head, KindOfMove, LARGEST_LAG, Move, World};
+
 /// What an exploration may do.
 #[derive(Clone, Copy)]
 struct Rules {
@@ -22,11 +26,14 @@ struct Rules {
     remembers: bool,
     /// How many bridges take the queue from each other.
     owners: usize,
+    /// Whether they are replicas that share: none ends another, and none sends a delete without the ownership. That check and the
+    /// arrival of the delete are one step here.
+    share: bool,
     receipts: Receipts,
     faults: u8,
 }
 
-/// What is odd about receipts. Not both at once, and no restart with two owners: then a delete that
+/// What is odd about receipts. Not both at once, and no restart with two owners that do not share: then a delete that
 /// comes late could hit a notification that nobody has seen, whatever a bridge does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Receipts {
@@ -34,86 +41,6 @@ enum Receipts {
     Restart,
     /// A delete that was given up may still arrive.
     Linger,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct World {
-    /// Index of the head of the queue.
-    head: usize,
-    /// Receipt of the head once it was handed out.
-    receipt: Option<u8>,
-    next_receipt: u8,
-    /// What the sink holds: index and mark.
-    log: Vec<(usize, bool)>,
-    ledger: Option<(u64, usize)>,
-    /// Counts acquisitions; whoever took the last one owns the sink.
-    epoch: u8,
-    /// The receipt of a delete that was given up and may reach the queue yet.
-    late: Option<u8>,
-    /// How many receives may yet return what was deleted last, and under which receipt.
-    lag: Option<(u8, u8)>,
-    /// The head stayed once although its delete was confirmed.
-    untaken: bool,
-    faults_left: u8,
-    /// Something happened that puts a notification in doubt: a restart, or a delete without a
-    /// confirmation. Only then may equal bytes count as one.
-    doubt_caused: bool,
-    bridges: Vec<Bridge>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Bridge {
-    Down,
-    /// The sink told it to open its lane anew.
-    Lost(Doubt),
-    Idle(Doubt, u8),
-    Holding(Doubt, u8, usize, u8),
-    /// Stored; the delete is under way, and the next receive if that may overlap.
-    Deleting(Doubt, u8, Flight),
-}
-
-/// What one step leads to.
-enum Move {
-    Good(World),
-    /// It counts against the faults of an exploration.
-    Fault(World),
-}
-
-type KindOfMove = fn(World) -> Move;
-
-/// What a receive returned: the index and the receipt.
-type Head = (usize, u8);
-
-/// So many receives may lag behind a confirmed delete.
-const LARGEST_LAG: u8 = 2;
-
-/// A delete, and a receive sent while that was unanswered.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Flight {
-    receipt: u8,
-    /// What the queue answers to the delete, once it has it.
-    answer: Option<Deleted>,
-    /// What the queue answers to the receive, once it has it.
-    head: Option<Head>,
-}
-
-impl World {
-    fn with(&self, number: usize, bridge: Bridge) -> Self {
-        let mut world = self.clone();
-        world.bridges[number] = bridge;
-        world
-    }
-
-    /// Once a head was received, none before it is.
-    fn monotone(&mut self, received: usize) {
-        if received == self.head {
-            self.lag = None;
-        }
-    }
-
-    fn alive_beside(&self, number: usize) -> bool {
-        self.bridges.iter().enumerate().any(|(other, bridge)| other != number && *bridge != Bridge::Down)
-    }
 }
 
 impl Rules {
@@ -202,13 +129,15 @@ impl Rules {
     /// To take the lock of another who is alive, the broker must first have dropped it.
     fn reopening(&self, world: &World, number: usize, mut doubt: Doubt) -> Vec<Move> {
         let alive_elsewhere = world.alive_beside(number);
-        if self.remembers && alive_elsewhere {
+        if self.remembers && alive_elsewhere && !self.share {
             // Another's sentinel is newer: fenced.
             return vec![Move::Good(world.with(number, Bridge::Down))];
         }
         doubt.reopened(self.memory(world));
         let mut reopened = world.with(number, Bridge::Idle(doubt, world.epoch + 1));
         reopened.epoch += 1;
+        // Another replica may have stored meanwhile: that is a restart.
+        reopened.doubt_caused |= self.share && !world.log.is_empty();
         reopened.lag = None;
         vec![if alive_elsewhere { Move::Fault(reopened) } else { Move::Good(reopened) }]
     }
@@ -270,6 +199,9 @@ impl Rules {
         let mut moves = Vec::new();
         if let Some(answer) = flight.answer {
             moves.push(Move::Good(lands(answer)));
+        } else if self.share && epoch != world.epoch {
+            // It is not sent, and that is all.
+            return vec![Move::Good(lands(Deleted::Unconfirmed))];
         } else {
             let mut reached = world.clone();
             let found = world.receipt == Some(flight.receipt);
@@ -390,7 +322,8 @@ fn many() -> u8 {
 fn one_owner_keeps_every_promise_through_all_faults() {
     for remembers in [true, false] {
         for receipts in [Receipts::Restart, Receipts::Linger] {
-            let rules = Rules { bodies: &["a", "b", "c"], remembers, owners: 1, receipts, faults: many() };
+            let rules =
+                Rules { bodies: &["a", "b", "c"], remembers, owners: 1, share: false, receipts, faults: many() };
             assert!(rules.explore() > 2_000);
         }
     }
@@ -400,8 +333,19 @@ fn one_owner_keeps_every_promise_through_all_faults() {
 fn two_owners_keep_every_promise_through_all_faults() {
     for remembers in [true, false] {
         let (bodies, receipts) = (&["a", "b", "c"], Receipts::Linger);
-        let rules = Rules { bodies, remembers, owners: 2, receipts, faults: many() };
+        let rules = Rules { bodies, remembers, owners: 2, share: false, receipts, faults: many() };
         assert!(rules.explore() > 2_000);
+    }
+}
+
+#[test]
+fn replicas_that_share_keep_every_promise_also_when_receipts_restart() {
+    for remembers in [true, false] {
+        for bodies in [&["a", "b", "c"], &["a", "a", "b"], &["?", "?", "b"]] {
+            let rules =
+                Rules { bodies, remembers, owners: 2, share: true, receipts: Receipts::Restart, faults: many() };
+            assert!(rules.explore() > 2_000);
+        }
     }
 }
 
@@ -410,7 +354,7 @@ fn equal_bodies_are_merged_only_when_they_identify_themselves_or_the_first_was_i
     for bodies in [&["a", "a", "b"], &["a", "b", "b"], &["?", "?", "b"], &["a", "?", "?"], &["?", "?", "?"]] {
         for remembers in [true, false] {
             for receipts in [Receipts::Restart, Receipts::Linger] {
-                Rules { bodies, remembers, owners: 1, receipts, faults: many() }.explore();
+                Rules { bodies, remembers, owners: 1, share: false, receipts, faults: many() }.explore();
             }
         }
     }
