@@ -11,7 +11,7 @@ use crate::admin::{self, free_address, readiness, text};
 use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_topics::Topics;
 use crate::page::browse;
-use crate::replicas::{SHARDS, held, survive};
+use crate::replicas::{SHARDS, changes, held, survive, waits};
 use crate::scene::{Scene, numbered};
 use crate::support::{Broker, Worker, eventually, foreign_client, is_long, seeded, times};
 
@@ -270,4 +270,13 @@ async fn whatever_happens_at_random_to_replicas_and_broker_each_notification_arr
     let (scene, topics) = (Scene::fleet(60, &[]).await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
     survive(&scene, &shared(&topics), &broker, &bodies, faults);
     assert_exactly_once(&scene, &topics, &bodies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_notifications_wait_while_shards_move() {
+    for (change, session) in changes() {
+        let (scene, topics) = (Scene::fleet(60, &[]).await, Topics::new());
+        let [moved, stayed] = waits(&scene, &shared_with(&topics, Duration::from_secs(session)), change);
+        println!("Kafka, {change:?}, session {session} s: shards that moved {moved:?}, others {stayed:?}");
+    }
 }

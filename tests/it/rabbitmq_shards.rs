@@ -5,7 +5,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use crate::rabbitmq_queues::{Names, assert_each_kept, marks_due};
-use crate::replicas::{SHARDS, held, survive};
+use crate::replicas::{SHARDS, changes, held, survive, waits};
 use crate::scene::{Scene, numbered};
 use crate::support::{Broker, Worker, eventually, from_test_run, is_long, rabbitmqctl, seeded, times};
 
@@ -200,4 +200,13 @@ async fn whatever_happens_at_random_to_replicas_and_broker_nothing_is_lost_or_do
     let (scene, names) = (Scene::fleet(60, &[]).await, Names::at(uri));
     let logs = survive(&scene, &shared(&names), &broker, &bodies, faults);
     assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, marks_due(&scene, &logs));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_notifications_wait_while_shards_move() {
+    for (change, _) in changes() {
+        let (scene, names) = (Scene::fleet(60, &[]).await, names());
+        let [moved, stayed] = waits(&scene, &shared(&names), change);
+        println!("RabbitMQ, {change:?}, heartbeat 2 s: shards that moved {moved:?}, others {stayed:?}");
+    }
 }

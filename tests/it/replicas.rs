@@ -1,13 +1,16 @@
 //! Several bridges with one config.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
+use green_api_bridge::emulator::EventKind;
 use nix::sys::signal::Signal;
 
-use crate::scene::Scene;
-use crate::support::{Broker, Worker, eventually, seeded};
+use crate::scene::{Scene, numbered};
+use crate::support::{Broker, Worker, eventually, is_long, seeded};
 
 pub const SHARDS: usize = 12;
 
@@ -18,16 +21,24 @@ pub fn shard_of(id: &str) -> u64 {
 
 /// How many shards it has taken, and not given up since.
 pub fn held(bridge: &Worker) -> usize {
+    shards_of(bridge).len()
+}
+
+fn shards_of(bridge: &Worker) -> BTreeSet<u64> {
     let log = bridge.log();
-    let mut held = [false; SHARDS];
+    let mut held = BTreeSet::new();
     for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {
         let line: serde_json::Value = serde_json::from_str(line).expect(line);
         let shards = line["shards"].as_str().unwrap().trim_matches(['[', ']']).split(", ");
-        for shard in shards.map(|shard| shard.parse::<usize>().unwrap()) {
-            held[shard] = line["message"] == "shards assigned";
+        for shard in shards.map(|shard| shard.parse::<u64>().unwrap()) {
+            if line["message"] == "shards assigned" {
+                held.insert(shard)
+            } else {
+                held.remove(&shard)
+            };
         }
     }
-    held.iter().filter(|held| **held).count()
+    held
 }
 
 /// Three replicas under load, to which anything happens that can; then what was pushed is gone from the queues. What all
@@ -80,4 +91,105 @@ pub fn survive(scene: &Scene, sink: &str, broker: &Broker, bodies: &[String], fa
     scene.drained();
     drop(replicas);
     NAMES.map(|name| fs::read_to_string(scene.path(&format!("{name}.log"))).unwrap()).concat()
+}
+
+/// What becomes of three replicas.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    Stopped,
+    OneMore,
+    RolledOver,
+    Killed,
+    /// SIGSTOP: its connections stay.
+    Hung,
+}
+
+/// A sample of them, or all; each with a time in seconds after which Kafka's group misses a member. Who ends in order is not
+/// missed, so there it is long.
+pub fn changes() -> Vec<(Change, u64)> {
+    let all = vec![
+        (Change::Stopped, 10),
+        (Change::OneMore, 10),
+        (Change::RolledOver, 10),
+        (Change::Killed, 6),
+        (Change::Hung, 6),
+    ];
+    if is_long() { all } else { all[..2].to_vec() }
+}
+
+/// Three replicas under a steady load, and one change: how long notifications waited at most, of the shards that moved and of
+/// those that did not.
+pub fn waits(scene: &Scene, sink: &str, change: Change) -> [Duration; 2] {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut replicas: Vec<Worker> =
+        ["first", "second", "third"].iter().map(|name| scene.start_with(name, sink)).collect();
+    let share_alike = |replicas: &[Worker], count: usize| {
+        let held: Vec<usize> = replicas.iter().map(held).collect();
+        let part = SHARDS / count..=SHARDS.div_ceil(count);
+        held.iter().sum::<usize>() == SHARDS && held.iter().all(|held| part.contains(held))
+    };
+    eventually("they share", || share_alike(&replicas, 3));
+    scene.push_to_all(&numbered(1));
+    scene.drained();
+    let before: Vec<BTreeSet<u64>> = replicas.iter().map(shards_of).collect();
+    let ended = AtomicBool::new(false);
+    let mut moved = BTreeSet::new();
+    thread::scope(|threads| {
+        // The load itself, no waiting for something.
+        threads.spawn(|| {
+            for number in 1_u64.. {
+                if ended.load(Relaxed) {
+                    return;
+                }
+                scene.push_to_all(&[format!(r#"{{"typeWebhook":"incomingCall","idMessage":"{number}"}}"#)]);
+                sleep(PAUSE);
+            }
+        });
+        let mut gone = None;
+        match change {
+            Change::Stopped => assert!(replicas.remove(0).stop(Signal::SIGTERM).0.success()),
+            Change::Killed => replicas.remove(0).kill(),
+            Change::Hung => {
+                let hung = replicas.remove(0);
+                hung.signal(Signal::SIGSTOP);
+                gone = Some(hung);
+            }
+            Change::OneMore => replicas.push(scene.start_with("fourth", sink)),
+            Change::RolledOver => {
+                for name in ["fourth", "fifth", "sixth"] {
+                    replicas.push(scene.start_with(name, sink));
+                    eventually("four share", || share_alike(&replicas, 4));
+                    assert!(replicas.remove(0).stop(Signal::SIGTERM).0.success());
+                    eventually("three share", || share_alike(&replicas, 3));
+                }
+            }
+        }
+        let count = replicas.len();
+        eventually("they share again", || share_alike(&replicas, count));
+        let now: Vec<BTreeSet<u64>> = replicas.iter().map(shards_of).collect();
+        let stays = |shard: &u64| match change {
+            Change::RolledOver => false,
+            Change::OneMore => {
+                before.iter().zip(&now).any(|(before, now)| before.contains(shard) && now.contains(shard))
+            }
+            _ => before[1..].iter().any(|before| before.contains(shard)),
+        };
+        moved = (0..SHARDS as u64).filter(|shard| !stays(shard)).collect();
+        ended.store(true, Relaxed);
+        scene.drained();
+        drop(gone);
+    });
+    let longest = |of_moved: bool| {
+        let ids = scene.instances.iter().filter(|id| moved.contains(&shard_of(id)) == of_moved);
+        let waits = ids.flat_map(|id| {
+            let journal = scene.emulator.journal(id);
+            let at = |kind: EventKind| journal.iter().filter(move |event| event.event == kind).map(|event| event.at_ms);
+            at(EventKind::Pushed)
+                .zip(at(EventKind::Deleted))
+                .map(|(pushed, deleted)| deleted - pushed)
+                .collect::<Vec<_>>()
+        });
+        Duration::from_millis(waits.max().unwrap_or(0))
+    };
+    [longest(true), longest(false)]
 }
