@@ -51,13 +51,8 @@ pub(crate) trait Driver: Sync {
     /// As [`start`](super::kind::start).
     fn start(&self, dead_letters: Folder, shards: u16) -> Result<Arc<dyn Sink>, String>;
 
-    /// As [`examine`](super::kind::examine), of a sink that is not shared.
-    fn examine(&self) -> Vec<Check>;
-
     /// As [`examine`](super::kind::examine).
-    fn examine_shared(&self, _shards: u16) -> Vec<Check> {
-        self.examine()
-    }
+    fn examine(&self, shards: u16) -> Vec<Check>;
 
     /// Reads back everything that was published, and says whether its beginning is still there. With
     /// `drain` it may consume what can be read in no other way.

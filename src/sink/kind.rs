@@ -102,7 +102,7 @@ pub fn start_shared(
 /// bridge are touched. `shards` is into how many the instances are divided; 1: nobody shares.
 pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
     let blocking = move || match options.kind().driver() {
-        Ok(driver) => driver.examine_shared(shards),
+        Ok(driver) => driver.examine(shards),
         Err(missing) => vec![Check::of_sink("build", Err(missing))],
     };
     // The clients of Kafka and of files block.

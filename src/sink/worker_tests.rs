@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use super::*;
 use crate::sink::contract_test::notification;
+use crate::status::State;
 
 /// Stores a group when it is told to.
 struct Gated {
@@ -94,6 +95,8 @@ async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_ano
     until(|| !waits()).await;
     // It is asked again, and this time nobody else has it.
     until(waits).await;
+    until(|| status.state().0 == State::Opening).await;
+    assert!(!status.works() && !status.is_held());
     let (entered, _groups) = channel();
     let (_gate, gate) = channel();
     answer.send(Ok(Gated { entered, gate, last: HashMap::new() })).unwrap();

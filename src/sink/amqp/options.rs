@@ -22,7 +22,7 @@ pub struct Options {
     pub uri: Vec<Spanned<SecretString>>,
     /// Instead of `uri`: a file that holds the address.
     pub uri_file: Option<PathBuf>,
-    /// Names the ownership queue; one running bridge per name.
+    /// Names the ownership queues. All replicas have the same; without `shards` one running bridge per name.
     pub name: String,
     /// The durable topic exchange.
     pub exchange: String,

@@ -70,7 +70,7 @@ impl Driver for Options {
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
     }
 
-    fn examine(&self) -> Vec<Check> {
+    fn examine(&self, _shards: u16) -> Vec<Check> {
         vec![Check::of_sink("file", examine(&self.path))]
     }
 

@@ -23,7 +23,7 @@ pub struct Options {
     pub topic: Spanned<String>,
     /// What keeps its order: an instance or each chat of it.
     pub key: Key,
-    /// Names this bridge at the brokers; one running bridge per name.
+    /// Names this bridge at the brokers, and the group of its replicas, which have the same; without `shards` one running bridge per name.
     pub transactional_id: String,
     /// The compacted topic that remembers what was published last.
     #[schemars(with = "String")]

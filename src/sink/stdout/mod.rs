@@ -52,7 +52,7 @@ impl Driver for Options {
         Ok(Arc::new(into_writer(io::stdout)?))
     }
 
-    fn examine(&self) -> Vec<Check> {
+    fn examine(&self, _shards: u16) -> Vec<Check> {
         vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
     }
 

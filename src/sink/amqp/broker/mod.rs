@@ -74,7 +74,7 @@ impl Driver for Options {
         })
     }
 
-    fn examine(&self) -> Vec<Check> {
+    fn examine(&self, _shards: u16) -> Vec<Check> {
         doctor::examine(self)
     }
 

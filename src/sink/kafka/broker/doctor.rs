@@ -81,8 +81,8 @@ fn topic(
             let partitions = topic.partitions().len();
             if let Some(shards) = shards.filter(|shards| usize::from(*shards) != partitions) {
                 return Err(format!(
-                    "{name}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: {partitions}`, or name \
-                     another ledger_topic after all replicas were stopped in order"
+                    "{name}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: {partitions}`; or, to raise \
+                     it, stop all replicas, give the topic {shards} partitions, and start all"
                 ));
             }
             let advice =

@@ -79,11 +79,7 @@ impl Driver for Options {
         })
     }
 
-    fn examine(&self) -> Vec<Check> {
-        self.examine_shared(1)
-    }
-
-    fn examine_shared(&self, shards: u16) -> Vec<Check> {
+    fn examine(&self, shards: u16) -> Vec<Check> {
         doctor::examine(self, shards)
     }
 
