@@ -120,7 +120,7 @@ pub fn changes() -> Vec<(Change, u64)> {
 /// Three replicas under a steady load, and one change: how long notifications waited at most, of the shards that moved and of
 /// those that did not.
 pub fn waits(scene: &Scene, sink: &str, change: Change) -> [Duration; 2] {
-    const PAUSE: Duration = Duration::from_millis(50);
+    const PAUSE: Duration = Duration::from_millis(200);
     let mut replicas: Vec<Worker> =
         ["first", "second", "third"].iter().map(|name| scene.start_with(name, sink)).collect();
     let share_alike = |replicas: &[Worker], count: usize| {
