@@ -265,7 +265,7 @@ async fn whatever_happens_to_a_replica_nothing_is_lost_doubled_or_reordered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_at_random_to_replicas_and_broker_each_notification_arrives_once_and_in_order() {
     let broker = Broker::start("kafka");
-    let faults = times(4, 200);
+    let faults = times(2, 200);
     let bodies = numbered(5 * faults);
     let (scene, topics) = (Scene::fleet(60, &[]).await, Topics::at(broker.address("BRIDGE_TEST_KAFKA")));
     survive(&scene, &shared(&topics), &broker, &bodies, faults);

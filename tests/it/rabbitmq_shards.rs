@@ -194,7 +194,7 @@ async fn who_loses_its_connection_shares_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_at_random_to_replicas_and_broker_nothing_is_lost_or_doubled_without_a_mark() {
     let broker = Broker::start("rabbitmq");
-    let faults = times(4, 200);
+    let faults = times(2, 200);
     let bodies = numbered(5 * faults);
     let uri = format!("{}?heartbeat=2", broker.address("BRIDGE_TEST_AMQP"));
     let (scene, names) = (Scene::fleet(60, &[]).await, Names::at(uri));

@@ -114,7 +114,7 @@ pub fn changes() -> Vec<(Change, u64)> {
         (Change::Killed, 6),
         (Change::Hung, 6),
     ];
-    if is_long() { all } else { all[..2].to_vec() }
+    if is_long() { all } else { all[..1].to_vec() }
 }
 
 /// Three replicas under a steady load, and one change: how long notifications waited at most, of the shards that moved and of
