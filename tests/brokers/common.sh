@@ -64,16 +64,24 @@ is_listening() {
 
 # As many different free ports as asked for, on one line. They lie below the range of outgoing connections (32768 and up):
 # there a client could take the port while its broker is down, or a reconnecting client could end up connected to itself.
+# And nobody else is given them as long as the folder is there: a broker that was killed needs them again.
 free_ports() {
-    local ports port
-    while true; do
-        mapfile -t ports < <(shuf --input-range=20000-31999 --head-count="$1")
-        for port in "${ports[@]}"; do
-            ! is_listening "$port" || continue 2
+    local given ports port taken
+    given=${XDG_CACHE_HOME:-$HOME/.cache}/green-api-bridge-tests/ports
+    mkdir -p "${given%/*}"
+    (
+        flock 9
+        taken=$(while read -r port taken; do [[ ! -d $taken ]] || echo "$port $taken"; done <&9)
+        while true; do
+            mapfile -t ports < <(shuf --input-range=20000-31999 --head-count="$1")
+            for port in "${ports[@]}"; do
+                if grep --quiet "^$port " <<<"$taken" || is_listening "$port"; then continue 2; fi
+            done
+            break
         done
+        { [[ -z $taken ]] || echo "$taken"; printf "%s $folder\n" "${ports[@]}"; } >"$given"
         echo "${ports[*]}"
-        return
-    done
+    ) 9<>"$given"
 }
 
 # In the background, in a session of its own and with no inherited output: neither the end of the calling shell nor
