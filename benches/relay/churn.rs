@@ -13,7 +13,7 @@ use crate::stage;
 const STEADY: usize = 20;
 const COMING: usize = 10;
 /// Each adds, changes or removes all those that come and go.
-const ROUNDS: u32 = 30;
+const ROUNDS: u32 = 12;
 /// The folder is looked at every two seconds.
 const LOOK: Duration = Duration::from_millis(2_500);
 

@@ -11,7 +11,7 @@ use crate::{front, stage};
 
 const INSTANCES: usize = 10_000;
 const WAKES: usize = 500;
-const QUIET: Duration = Duration::from_secs(30);
+const QUIET: Duration = Duration::from_secs(15);
 /// A process may open only so many files, and this one holds the other end of all connections.
 const FRONTS: usize = 2;
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::stage;
 
 const ROUND_TRIP: Duration = Duration::from_millis(40);
-const COUNT: u16 = 2_000;
+const COUNT: u16 = 300;
 
 pub async fn run() {
     let folder = tempfile::tempdir().unwrap();
