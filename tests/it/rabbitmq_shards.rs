@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::rabbitmq_queues::{Names, assert_each_kept, marks_due};
 use crate::replicas::{SHARDS, changes, held, survive, waits};
@@ -209,4 +210,41 @@ async fn how_long_notifications_wait_while_shards_move() {
         let [moved, stayed] = waits(&scene, &shared(&names), change);
         println!("RabbitMQ, {change:?}, heartbeat 2 s: shards that moved {moved:?}, others {stayed:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counting_queue_that_was_deleted_is_declared_again_and_moves_no_shard_that_is_worked_on() {
+    let (scene, names) = (Scene::fleet(20, &[]).await, names());
+    let first = scene.start_with("first", &shared(&names));
+    eventually("it has all shards", || held(&first) == SHARDS);
+    names.operate(&[("queue_delete", json!({"queue": format!("{}.owner", names.name)}))]);
+    scene.push_to_all(&numbered(10));
+    scene.drained();
+    assert!(!first.log().contains("shards revoked"), "{}", first.log());
+    // It is counted again: otherwise another would take nothing.
+    let second = scene.start_with("second", &shared(&names));
+    eventually("they share", || [&first, &second].iter().all(|bridge| held(bridge) == SHARDS / 2));
+}
+
+/// Free shards are found by publishing to the default exchange; without that right by trying.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_write_to_the_default_exchange_shares_all_the_same() {
+    let broker = from_test_run("BRIDGE_TEST_RABBITMQ_DIR");
+    let operator = |arguments: &[&str]| rabbitmqctl(broker.as_ref(), arguments);
+    let Names { uri, name } = names();
+    Names::at(uri.clone()).operate(&[
+        ("exchange_declare", json!({"exchange": name, "exchange_type": "topic", "durable": true})),
+        ("queue_declare", json!({"queue": format!("{name}.notifications"), "durable": true})),
+        ("queue_bind", json!({"queue": format!("{name}.notifications"), "exchange": name, "routing_key": "#"})),
+    ]);
+    operator(&["add_user", &name, "passw0rd"]);
+    operator(&["set_permissions", &name, ".*", &format!("^{name}.*"), ".*"]);
+    let names = Names { uri: uri.replace("guest:guest@", &format!("{name}:passw0rd@")), name };
+    // Declaring a queue with dead letters asks for the same right.
+    let sink = format!("{}\nshards: {SHARDS}", names.sink(", declare: false"));
+    let scene = Scene::fleet(20, &numbered(10)).await;
+    let bridges = ["first", "second"].map(|bridge| scene.start_with(bridge, &sink));
+    eventually("they share", || bridges.iter().all(|bridge| held(bridge) == SHARDS / 2));
+    scene.drained();
+    operator(&["delete_user", &names.name]);
 }

@@ -107,13 +107,12 @@ impl Membership {
         }
         match self.free(&others).await {
             Ok(free) => Ok((replicas, free)),
-            Err(error) => match Closed::read(&error) {
-                Some(closed) => {
-                    self.blind = closed.code == Some(AMQPSoftError::ACCESSREFUSED);
-                    Ok((replicas, Vec::new()))
-                }
-                None => Err(unavailable("looking for free shards", &error)),
-            },
+            // What closed the channel may be gone with it: without the right to publish there it would be so each time.
+            Err(error) if Closed::read(&error).is_some() => {
+                self.blind = true;
+                Ok((replicas, Vec::new()))
+            }
+            Err(error) => Err(unavailable("looking for free shards", &error)),
         }
     }
 
