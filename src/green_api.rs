@@ -1,11 +1,13 @@
 //! The client of Green API's HTTP queue: the only place that knows HTTP and the token.
 
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
 use url::Url;
 
 use crate::condition::Condition;
@@ -24,7 +26,7 @@ mod large;
 use self::addresses::Addresses;
 pub use self::answer::{Call, Meaning, meaning};
 use self::clients::{Ages, Clients, Current, Settings};
-use self::large::{LargeAnswers, NotRead, Reading};
+use self::large::{LARGEST_ANSWER, LargeAnswers, NotRead, Reading, SMALL};
 
 /// What an answer may take beyond the time that the server was asked to wait.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -173,22 +175,7 @@ impl Queue {
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Empty => Ok(Received::Empty),
-            Meaning::Success => {
-                // Of what is private only this may be told.
-                let unreadable = |what: &str| {
-                    let (length, digest) = (answer.body.len(), Fingerprint::of(&answer.body));
-                    let detail = format!("the answer {what}: {length} bytes, SHA-256 {digest}");
-                    self.problem(call, Condition::UpstreamUnavailable, &detail)
-                };
-                Ok(match notification::Answer::read(self.instance, &answer.body) {
-                    notification::Answer::Empty => Received::Empty,
-                    notification::Answer::Head(head) => Received::Head(head),
-                    notification::Answer::NoBody(rest) => {
-                        Received::NoBody(rest, unreadable("has a receipt and no readable body"))
-                    }
-                    notification::Answer::Unreadable => Received::Unreadable(unreadable("is no notification")),
-                })
-            }
+            Meaning::Success => Ok(received(self.instance, answer.body).await),
             other => Err(self.trouble(call, other, &answer)),
         }
     }
@@ -290,10 +277,12 @@ impl Queue {
         let unavailable = |error: reqwest::Error| self.problem(call, Condition::UpstreamUnavailable, &cause(error));
         let mut response = request.send().await.map_err(unavailable)?;
         let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
+        let largest = if call == Call::Receive { LARGEST_ANSWER } else { SMALL };
         let too_large = || {
             let is_head = call == Call::Receive && (200..=299).contains(&status);
             let condition = if is_head { Condition::UnreadableAnswer } else { Condition::UpstreamUnavailable };
-            self.problem(call, condition, "the answer is larger than 64 MiB")
+            let limit = if largest == SMALL { "256 KiB" } else { "64 MiB" };
+            self.problem(call, condition, &format!("the answer is larger than {limit}"))
         };
         let not_read = |why: NotRead| match why {
             NotRead::TooLarge => too_large(),
@@ -302,7 +291,8 @@ impl Queue {
                 self.problem(call, Condition::UpstreamUnavailable, cause)
             }
         };
-        let mut reading = Reading::start(&self.api.large, response.content_length()).await.map_err(not_read)?;
+        let mut reading =
+            Reading::start(&self.api.large, response.content_length(), largest).await.map_err(not_read)?;
         while let Some(part) = response.chunk().await.map_err(unavailable)? {
             reading.push(part).await.map_err(not_read)?;
         }
@@ -319,8 +309,41 @@ impl Queue {
     }
 
     fn problem(&self, call: Call, condition: Condition, detail: &str) -> Problem {
-        let detail = format!("instance {}: {detail}", self.instance);
-        Problem { method: call.method(), detail, condition, retry_after: None }
+        problem(self.instance, call, condition, detail)
+    }
+}
+
+fn problem(instance: InstanceId, call: Call, condition: Condition, detail: &str) -> Problem {
+    Problem { method: call.method(), detail: format!("instance {instance}: {detail}"), condition, retry_after: None }
+}
+
+/// What an answer to a receive holds. A large one is read beside the threads that serve all instances.
+async fn received(instance: InstanceId, answer: Bytes) -> Received {
+    if answer.len() <= SMALL {
+        return read(instance, &answer);
+    }
+    match spawn_blocking(move || read(instance, &answer)).await {
+        Ok(received) => received,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and with it whoever would read this.
+            Err(_) => Received::Empty,
+        },
+    }
+}
+
+fn read(instance: InstanceId, answer: &Bytes) -> Received {
+    // Of what is private only this may be told.
+    let unreadable = |what: &str| {
+        let (length, digest) = (answer.len(), Fingerprint::of(answer));
+        let detail = format!("the answer {what}: {length} bytes, SHA-256 {digest}");
+        problem(instance, Call::Receive, Condition::UpstreamUnavailable, &detail)
+    };
+    match notification::Answer::read(instance, answer) {
+        notification::Answer::Empty => Received::Empty,
+        notification::Answer::Head(head) => Received::Head(head),
+        notification::Answer::NoBody(rest) => Received::NoBody(rest, unreadable("has a receipt and no readable body")),
+        notification::Answer::Unreadable => Received::Unreadable(unreadable("is no notification")),
     }
 }
 
@@ -348,6 +371,8 @@ fn cause(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[test]
@@ -356,5 +381,13 @@ mod tests {
         assert_eq!([seconds(" 7 "), seconds("300"), seconds("3600")], [Some(7), Some(300), Some(300)]);
         assert_eq!(seconds("18446744073709551615"), Some(300));
         assert_eq!([seconds("-1"), seconds("Wed, 21 Oct 2026 07:28:00 GMT")], [None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_is_read_beside_the_threads_that_serve_all_instances() {
+        let answer = |length| Bytes::from(format!(r#"{{"receiptId":1,"body":"{}"}}"#, "x".repeat(length)));
+        let at_once = async |length| timeout(Duration::ZERO, received("1".parse().unwrap(), answer(length))).await;
+        assert!(matches!(at_once(1).await, Ok(Received::Head(_))));
+        assert!(at_once(8 << 20).await.is_err(), "it was read on the thread that asked");
     }
 }

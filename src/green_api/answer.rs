@@ -5,6 +5,9 @@ use serde::Deserialize;
 
 use crate::condition::Condition;
 
+/// An error is searched for words up to here: it is to cost no more than a notification, whatever its length.
+const LONGEST_ERROR: usize = 64 << 10;
+
 /// A method of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -91,8 +94,9 @@ fn condition(status: u16, body: &[u8]) -> Condition {
     }
 }
 
-/// Whether the body holds these words, given in lower case.
+/// Whether the body, if it is no longer than an error's, holds these words, given in lower case.
 fn says(body: &[u8], words: &str) -> bool {
+    let body = &body[..body.len().min(LONGEST_ERROR)];
     body.windows(words.len()).any(|window| window.eq_ignore_ascii_case(words.as_bytes()))
 }
 

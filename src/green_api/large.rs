@@ -9,8 +9,8 @@ use tokio::time::timeout;
 
 /// The largest answer that is read; a notification's body has no documented limit.
 pub(super) const LARGEST_ANSWER: usize = 64 << 20;
-/// So much is read without a permit.
-const SMALL: usize = 256 << 10;
+/// So much is read without a permit, and on the threads that serve all instances.
+pub(super) const SMALL: usize = 256 << 10;
 /// What all permits allow.
 const TOGETHER: usize = 256 << 20;
 /// How long a permit is waited for.
@@ -38,19 +38,21 @@ pub(super) enum NotRead {
 /// An answer that is being read.
 pub(super) struct Reading<'a> {
     large: &'a LargeAnswers,
+    largest: usize,
     first: Bytes,
     whole: Option<BytesMut>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Reading<'a> {
-    /// Waits for a permit if the answer says that it is large, before any of it is read.
-    pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>) -> Result<Self, NotRead> {
-        let mut reading = Self { large, first: Bytes::new(), whole: None, permit: None };
+    /// Waits for a permit if the answer says that it is large, before any of it is read. More than `largest` is not read.
+    pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>, largest: usize) -> Result<Self, NotRead> {
+        let mut reading = Self { large, largest, first: Bytes::new(), whole: None, permit: None };
         match length.map(usize::try_from) {
+            Some(Ok(length)) if length > largest => return Err(NotRead::TooLarge),
             Some(Ok(length)) if length <= SMALL => {}
-            Some(Ok(length)) if length <= LARGEST_ANSWER => reading.permit = Some(large.permit(length).await?),
-            Some(_) => return Err(NotRead::TooLarge),
+            Some(Ok(length)) => reading.permit = Some(large.permit(length).await?),
+            Some(Err(_)) => return Err(NotRead::TooLarge),
             None => {}
         }
         Ok(reading)
@@ -59,11 +61,11 @@ impl<'a> Reading<'a> {
     /// The next part of it. An answer of one part is not copied.
     pub(super) async fn push(&mut self, part: Bytes) -> Result<(), NotRead> {
         let length = self.first.len() + self.whole.as_ref().map_or(0, BytesMut::len) + part.len();
-        if length > LARGEST_ANSWER {
+        if length > self.largest {
             return Err(NotRead::TooLarge);
         }
         if length > SMALL && self.permit.is_none() {
-            self.permit = Some(self.large.permit(LARGEST_ANSWER).await?);
+            self.permit = Some(self.large.permit(self.largest).await?);
         }
         if length == part.len() {
             self.first = part;
@@ -119,7 +121,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     async fn read(large: &LargeAnswers, length: Option<usize>, parts: &[usize]) -> Result<Bytes, NotRead> {
-        let mut reading = Reading::start(large, length.map(|length| length as u64)).await?;
+        let mut reading = Reading::start(large, length.map(|length| length as u64), LARGEST_ANSWER).await?;
         for part in parts {
             reading.push(Bytes::from(vec![b'x'; *part])).await?;
         }
