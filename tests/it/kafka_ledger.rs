@@ -106,3 +106,22 @@ async fn a_ledger_full_of_nonsense_is_told_and_stops_only_whose_entry_it_is() {
     assert_eq!(seen, [("1", "00000000000000000001"), ("2", "00000000000000000002")]);
     assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_are_not_raised_over_an_entry_that_cannot_be_used() {
+    let (scene, topics) = (Scene::of([ID]).await, Topics::new());
+    create(&topics);
+    // A lone bridge's.
+    let sentinel = json!({"owner": uuid::Uuid::new_v4(), "acquisition": 1}).to_string();
+    let owner = json!({"key": format!("owner:{}", topics.name), "value": sentinel});
+    write(&topics, &[owner, json!({"key": ID, "value": entry(u64::MAX, "1")})]);
+    foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), "2"]);
+    scene.push(["1", "2"]);
+    let bridge = scene.start_with("bridge", &format!("{}\nshards: 2", topics.sink("")));
+    bridge.wait_for_log(&format!("the entry of {ID} in partition 0 cannot be used, so `shards` cannot be raised"));
+    assert_eq!(scene.queued(), 2);
+    write(&topics, &[json!({"key": ID, "value": entry(7, "1")})]);
+    scene.drained();
+    let records = topics.read(1);
+    assert_eq!((records[0].body.as_str(), records[0].headers["ce_sequence"].as_str()), ("2", "00000000000000000008"));
+}

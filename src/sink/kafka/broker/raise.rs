@@ -69,7 +69,8 @@ impl Raise<'_> {
     fn from(&self, former: u16) -> Result<(), SessionError> {
         // Under a key of its own, so that it does not pass for the sentinel of an owner.
         let key = format!("{}/raising", self.config.transactional_id);
-        let barrier = Sentinel { owner: self.owner, acquisition: 0, shards: former };
+        // Of this attempt: what was written after the barrier of an earlier one must be read as well.
+        let barrier = Sentinel { owner: self.owner, acquisition: fastrand::u64(..), shards: former };
         let begun = Ledger::new(self.client, self.config, &key, Shard::new(0)).last_sentinel("read_uncommitted")?;
         if begun.is_some_and(|begun| begun.owner != self.owner && begun.shards == former) && self.was_raised()? {
             return Ok(());
