@@ -1,6 +1,6 @@
 use std::io::Read;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -90,4 +90,19 @@ async fn the_next_address_is_tried_when_one_fails() {
     given_up.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     given_up.read_to_end(&mut received).expect("a connection that was given up is cut");
     assert_eq!(received, b"AMQP\0\0\x09\x01");
+}
+
+/// What the former owner sent through another node may still be on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_a_new_owner_waits_a_second_before_it_publishes() {
+    let (scene, names) = (Scene::fleet(1, &[]).await, Names::new());
+    let twice = names.sink("").replace(&format!("'{}'", names.uri), &format!("['{0}', '{0}']", names.uri));
+    for shards in [1, 2] {
+        scene.push_to_all(&numbered(1));
+        let begun = Instant::now();
+        let bridge = scene.start_with("bridge", &format!("{twice}\nshards: {shards}"));
+        scene.drained();
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+        drop(bridge);
+    }
 }

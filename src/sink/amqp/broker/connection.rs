@@ -102,6 +102,11 @@ impl Nodes {
         Self { config, told, next: 0 }
     }
 
+    /// Whether the broker is a cluster, as far as the config says.
+    pub(super) fn are_several(&self) -> bool {
+        self.config.uri.len() > 1
+    }
+
     /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
     pub(super) fn own(&mut self) -> Result<(Link, Channel), SessionError> {
         let told = self.told.clone();

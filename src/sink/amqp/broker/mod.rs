@@ -49,6 +49,9 @@ const DIRECTORY: &str = "dead_letter_dir";
 /// How long after a proof of the ownership what was stored may be deleted.
 const VALID: Duration = Duration::from_secs(5);
 
+/// How long a new owner waits in a cluster: what the former one sent through another node may still be on its way.
+const CLUSTER_PAUSE: Duration = Duration::from_secs(1);
+
 const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
 
 impl Driver for Options {
@@ -108,6 +111,10 @@ impl Acquire for Acquisition {
                 (link, channel, Some(here))
             }
         };
+        if self.nodes.are_several() {
+            // Should the connection end meanwhile, the first publish says so.
+            link.rest(CLUSTER_PAUSE, std::future::pending());
+        }
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         info!(
             name = self.config.name,
