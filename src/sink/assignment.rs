@@ -5,7 +5,7 @@
 )]
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 
@@ -36,6 +36,15 @@ struct Part {
     held: bool,
     /// A session works on it.
     open: bool,
+    /// Since when it is held without a session that has begun, and how often in a row one could not begin.
+    unopened: Option<Instant>,
+    failures: u32,
+}
+
+impl Part {
+    fn set_held(&mut self, held: bool) {
+        *self = Self { held, open: self.open, unopened: held.then(Instant::now), failures: 0 };
+    }
 }
 
 impl Assignment {
@@ -70,7 +79,7 @@ impl Assignment {
             state.joined = true;
             for shard in shards {
                 if let Some(part) = state.shards.get_mut(*shard).filter(|part| part.held != held) {
-                    part.held = held;
+                    part.set_held(held);
                     changed.push(*shard);
                 }
             }
@@ -108,7 +117,7 @@ impl Assignment {
         if let Some(part) = self.lock().shards.get_mut(index) {
             part.open = true;
         }
-        Opened { assignment: Arc::clone(self), index }
+        Opened { assignment: Arc::clone(self), index, begun: false }
     }
 
     /// Which are this replica's, by their numbers.
@@ -122,6 +131,23 @@ impl Assignment {
         self.lock().shards.get(shard).is_some_and(|part| part.open)
     }
 
+    /// A shard that is held and on which no session has begun for so long. None while all shards are held: there is no other
+    /// replica that could do better.
+    pub(super) fn overdue(&self, timeout: Duration) -> Option<usize> {
+        self.unopened(|part| part.unopened.is_some_and(|since| since.elapsed() >= timeout))
+    }
+
+    /// A shard that is held and on which a session could not begin so often in a row; otherwise as [`overdue`](Self::overdue).
+    pub(super) fn failing(&self, failures: u32) -> Option<usize> {
+        self.unopened(|part| part.failures >= failures)
+    }
+
+    fn unopened(&self, is_it: impl Fn(&Part) -> bool) -> Option<usize> {
+        let state = self.lock();
+        let is_alone = state.shards.iter().all(|part| part.held);
+        state.shards.iter().position(|part| !is_alone && part.held && is_it(part))
+    }
+
     /// No session is to go on, nor to begin.
     pub(super) fn stop(&self) {
         self.change(|state| state.stopped = true);
@@ -129,6 +155,11 @@ impl Assignment {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.lock().stopped
+    }
+
+    /// Waits for so long, unless it is stopped before.
+    pub(super) fn rest(&self, pause: Duration) {
+        drop(self.changed.wait_timeout_while(self.lock(), pause, |state| !state.stopped));
     }
 
     /// None of them is this replica's any more; waits for the sessions to come to their end.
@@ -152,9 +183,18 @@ impl Assignment {
 pub(super) struct Opened {
     assignment: Arc<Assignment>,
     index: usize,
+    begun: bool,
 }
 
 impl Opened {
+    /// The session has begun.
+    pub(super) fn begin(&mut self) {
+        self.begun = true;
+        if let Some(part) = self.assignment.lock().shards.get_mut(self.index) {
+            (part.unopened, part.failures) = (None, 0);
+        }
+    }
+
     /// Whether this replica is still to work on the shard.
     pub(super) fn is_held(&self) -> bool {
         let state = self.assignment.lock();
@@ -167,7 +207,61 @@ impl Drop for Opened {
         self.assignment.change(|state| {
             if let Some(part) = state.shards.get_mut(self.index) {
                 part.open = false;
+                if part.held && self.begun {
+                    part.unopened = Some(Instant::now());
+                } else if part.held {
+                    part.failures += 1;
+                }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A replica with one shard of two, which is not the other's to open.
+    fn with_one_of_two() -> Arc<Assignment> {
+        let assignment = Arc::new(Assignment::new(2));
+        assignment.set_held(&[1], true);
+        assignment
+    }
+
+    #[test]
+    fn a_shard_that_does_not_open_is_overdue_until_it_does() {
+        let assignment = with_one_of_two();
+        assert_eq!(assignment.overdue(Duration::from_secs(60)), None);
+        assert_eq!(assignment.overdue(Duration::ZERO), Some(1));
+        let mut opened = assignment.open(Shard::new(1));
+        assert_eq!(assignment.overdue(Duration::ZERO), Some(1), "it has not begun");
+        opened.begin();
+        assert_eq!(assignment.overdue(Duration::ZERO), None);
+        drop(opened);
+        assert_eq!(assignment.overdue(Duration::ZERO), Some(1), "it has ended, and is still to be worked on");
+        assignment.set_held(&[1], false);
+        assert_eq!(assignment.overdue(Duration::ZERO), None, "it is another's");
+    }
+
+    #[test]
+    fn a_shard_fails_when_its_session_does_not_begin_three_times_in_a_row() {
+        let assignment = with_one_of_two();
+        let fail = |times| (0..times).for_each(|_| drop(assignment.open(Shard::new(1))));
+        fail(2);
+        assert_eq!(assignment.failing(3), None);
+        let mut opened = assignment.open(Shard::new(1));
+        opened.begin();
+        drop(opened);
+        fail(2);
+        assert_eq!(assignment.failing(3), None, "not in a row");
+        fail(1);
+        assert_eq!(assignment.failing(3), Some(1));
+    }
+
+    #[test]
+    fn who_holds_all_shards_has_nobody_to_leave_them_to() {
+        let assignment = with_one_of_two();
+        assignment.set_held(&[0], true);
+        assert_eq!(assignment.overdue(Duration::ZERO), None);
     }
 }

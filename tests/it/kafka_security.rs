@@ -19,12 +19,13 @@ fn permit(topics: &Topics) {
     permission(topics, &rules.each_ref().map(String::as_str));
 }
 
-fn permission(topics: &Topics, rules: &[&str]) {
+/// Permits or forbids something to the user `bridge`: see `tests/clients/permit_kafka.py`.
+pub fn permission(topics: &Topics, rules: &[&str]) {
     foreign_client("permit_kafka.py", &[&[topics.servers.as_str()], rules].concat());
 }
 
 /// A sink with these properties, at this of the broker's listeners.
-fn secured(topics: &Topics, listener: &str, properties: &str) -> String {
+pub fn secured(topics: &Topics, listener: &str, properties: &str) -> String {
     let authority = from_test_run("BRIDGE_TEST_KAFKA_KEYS") + "/authority.pem";
     topics
         .sink(&format!(", properties: {{ssl.ca.location: '{authority}', {properties}}}"))

@@ -7,8 +7,10 @@ use serde_json::json;
 
 use crate::rabbitmq_queues::{Names, assert_each_kept, marks_due};
 use crate::replicas::{SHARDS, changes, held, survive, waits};
+#[cfg(feature = "fault-hooks")]
+use crate::replicas::{cells, strike};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, Worker, eventually, from_test_run, is_long, rabbitmqctl, seeded, times};
+use crate::support::{Broker, Worker, eventually, from_test_run, rabbitmqctl, times};
 
 /// Short heartbeats, so that the broker gives up the connection of a stopped replica soon.
 fn names() -> Names {
@@ -17,12 +19,6 @@ fn names() -> Names {
 
 fn shared(names: &Names) -> String {
     format!("{}\nshards: {SHARDS}", names.sink(""))
-}
-
-#[cfg(feature = "fault-hooks")]
-fn assert_kept(scene: &Scene, names: &Names, bodies: &[String], bridges: &[&Worker]) {
-    let due = bridges.iter().map(|bridge| marks_due(scene, &bridge.log())).sum();
-    assert_each_kept(scene, &names.read(scene.instances.len() * bodies.len()), bodies, due);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,69 +61,26 @@ async fn replicas_share_the_shards_and_take_over_from_whoever_ends() {
     assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, due);
 }
 
-/// What happens to one of three replicas at a step.
-#[cfg(feature = "fault-hooks")]
-fn cell(step: &str, signal: Signal, restarts: bool) -> impl Future<Output = ()> {
-    let (step, mut random) = (step.to_owned(), seeded());
-    async move {
-        let bodies = numbered(40);
-        let (scene, names) = (Scene::fleet(60, &bodies[..20]).await, names());
-        let sink = shared(&names);
-        let others = ["second", "third"].map(|name| scene.start_with(name, &sink));
-        let fault = format!("{signal}@{step}#{}", random.u32(20..40));
-        let mut first = scene.start_with_fault("first", &sink, &fault);
-        let mut pushed = 20;
-        eventually(&format!("{signal} at {step}"), || {
-            if scene.queued() < 300 && pushed < bodies.len() {
-                scene.push_to_all(&bodies[pushed..=pushed]);
-                pushed += 1;
-            }
-            if signal == Signal::SIGSTOP { first.is_stopped() } else { first.has_ended() }
-        });
-        let (begun, left) = (Instant::now(), scene.queued());
-        scene.push_to_all(&bodies[pushed..]);
-        let again = restarts.then(|| scene.start_with("again", &sink));
-        if signal == Signal::SIGSTOP {
-            let now = || others.iter().chain(&again).map(held).sum::<usize>();
-            eventually("the others have its shards", || now() == SHARDS);
-            println!("taken over in {:?}", begun.elapsed());
-            first.signal(Signal::SIGCONT);
-        }
-        scene.drained();
-        println!("{left} and {} more were stored {:?} after the fault", 60 * (bodies.len() - pushed), begun.elapsed());
-        if (step.as_str(), signal) == ("stored", Signal::SIGSTOP) {
-            // What it had stored was somebody else's to delete when it woke up.
-            assert!(first.log().contains("too late to delete"), "{}", first.log());
-        }
-        assert_kept(&scene, &names, &bodies, &others.iter().chain(&again).chain([&first]).collect::<Vec<_>>());
-    }
-}
-
 #[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_a_replica_nothing_is_lost_or_doubled_without_a_mark() {
-    const STEPS: [&str; 5] = ["before_publish", "published", "confirmed", "stored", "deleting"];
-    let all = STEPS.iter().flat_map(|step| {
-        [Signal::SIGSTOP, Signal::SIGKILL]
-            .into_iter()
-            .flat_map(move |signal| [false, true].map(|again| (*step, signal, again)))
-    });
-    let cells: Vec<(&str, Signal, bool)> = if is_long() {
-        all.collect()
-    } else {
-        vec![
-            ("before_publish", Signal::SIGSTOP, false),
-            ("published", Signal::SIGSTOP, true),
-            ("published", Signal::SIGKILL, false),
-            ("confirmed", Signal::SIGKILL, true),
-            ("stored", Signal::SIGSTOP, false),
-            ("deleting", Signal::SIGKILL, false),
-        ]
-    };
-    for (step, signal, restarts) in cells {
-        let begun = Instant::now();
-        cell(step, signal, restarts).await;
-        println!("{signal} at {step}, started again: {restarts}: {:?}", begun.elapsed());
+    let steps = ["before_publish", "published", "confirmed", "stored", "deleting"];
+    let sample = [
+        ("before_publish", Signal::SIGSTOP, false),
+        ("published", Signal::SIGSTOP, true),
+        ("published", Signal::SIGKILL, false),
+        ("confirmed", Signal::SIGKILL, true),
+        ("stored", Signal::SIGSTOP, false),
+        ("deleting", Signal::SIGKILL, false),
+    ];
+    let bodies = numbered(40);
+    for cell in cells(&steps, sample) {
+        let (scene, names) = (Scene::fleet(60, &[]).await, names());
+        let replicas = strike(&scene, &shared(&names), &bodies, cell, |others| {
+            eventually("the others have its shards", || others.iter().map(held).sum::<usize>() == SHARDS);
+        });
+        let due = replicas.iter().map(|replica| marks_due(&scene, &replica.log())).sum();
+        assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, due);
     }
 }
 
@@ -226,9 +179,8 @@ async fn a_counting_queue_that_was_deleted_is_declared_again_and_moves_no_shard_
     eventually("they share", || [&first, &second].iter().all(|bridge| held(bridge) == SHARDS / 2));
 }
 
-/// Free shards are found by publishing to the default exchange; without that right by trying.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_write_to_the_default_exchange_shares_all_the_same() {
+/// Two replicas of a user with these rights, as regular expressions: to configure, to write, to read.
+async fn share_with(rights: impl Fn(&str) -> [String; 3]) {
     let broker = from_test_run("BRIDGE_TEST_RABBITMQ_DIR");
     let operator = |arguments: &[&str]| rabbitmqctl(broker.as_ref(), arguments);
     let Names { uri, name } = names();
@@ -238,13 +190,31 @@ async fn who_may_not_write_to_the_default_exchange_shares_all_the_same() {
         ("queue_bind", json!({"queue": format!("{name}.notifications"), "exchange": name, "routing_key": "#"})),
     ]);
     operator(&["add_user", &name, "passw0rd"]);
-    operator(&["set_permissions", &name, ".*", &format!("^{name}.*"), ".*"]);
+    let rights = rights(&name);
+    operator(&[&["set_permissions", name.as_str()], &rights.each_ref().map(String::as_str)[..]].concat());
     let names = Names { uri: uri.replace("guest:guest@", &format!("{name}:passw0rd@")), name };
-    // Declaring a queue with dead letters asks for the same right.
+    // Declaring a queue with dead letters asks for the right to write to the default exchange.
     let sink = format!("{}\nshards: {SHARDS}", names.sink(", declare: false"));
     let scene = Scene::fleet(20, &numbered(10)).await;
     let bridges = ["first", "second"].map(|bridge| scene.start_with(bridge, &sink));
     eventually("they share", || bridges.iter().all(|bridge| held(bridge) == SHARDS / 2));
     scene.drained();
     operator(&["delete_user", &names.name]);
+}
+
+/// Free shards are found by publishing to the default exchange; without that right by trying.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_write_to_the_default_exchange_shares_all_the_same() {
+    share_with(|name| [".*".into(), format!("^{name}.*"), ".*".into()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_that_the_readme_names_are_all_that_replicas_need() {
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains("to configure, write and read queues\nthat begin with `{name}.owner`, and to write to the default exchange (`amq.default`)"));
+    share_with(|name| {
+        let owner = format!(r"^{name}\.owner");
+        [owner.clone(), format!(r"{owner}|^{name}$|^amq\.default$"), owner]
+    })
+    .await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use green_api_bridge::emulator::EventKind;
 use nix::sys::signal::Signal;
@@ -24,7 +24,8 @@ pub fn held(bridge: &Worker) -> usize {
     shards_of(bridge).len()
 }
 
-fn shards_of(bridge: &Worker) -> BTreeSet<u64> {
+/// Which those are.
+pub fn shards_of(bridge: &Worker) -> BTreeSet<u64> {
     let log = bridge.log();
     let mut held = BTreeSet::new();
     for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {
@@ -39,6 +40,67 @@ fn shards_of(bridge: &Worker) -> BTreeSet<u64> {
         }
     }
     held
+}
+
+/// What happens to one of three replicas: the step at which it happens, SIGSTOP or SIGKILL, and whether one more is started.
+#[cfg(feature = "fault-hooks")]
+pub type Cell = (&'static str, Signal, bool);
+
+/// All cells of these steps, or in the plain run a sample.
+#[cfg(feature = "fault-hooks")]
+pub fn cells(steps: &[&'static str], sample: [Cell; 6]) -> Vec<Cell> {
+    if !is_long() {
+        return sample.into();
+    }
+    let of = |step: &&'static str| {
+        [Signal::SIGSTOP, Signal::SIGKILL].map(|signal| [false, true].map(|again| (*step, signal, again)))
+    };
+    steps.iter().flat_map(of).flatten().collect()
+}
+
+/// Has it happen under load, and waits until all is stored. `while_stopped` waits for as long as a stopped replica is to
+/// stay so. All replicas, the one that it happened to last.
+#[cfg(feature = "fault-hooks")]
+pub fn strike(
+    scene: &Scene,
+    sink: &str,
+    bodies: &[String],
+    (step, signal, restarts): Cell,
+    while_stopped: impl FnOnce(&[Worker]),
+) -> Vec<Worker> {
+    let begun = Instant::now();
+    let mut pushed = bodies.len() / 2;
+    scene.push_to_all(&bodies[..pushed]);
+    let mut replicas: Vec<Worker> = ["second", "third"].map(|name| scene.start_with(name, sink)).into();
+    let fault = format!("{signal}@{step}#{}", seeded().u32(20..40));
+    let mut first = scene.start_with_fault("first", sink, &fault);
+    eventually(&format!("{signal} at {step}"), || {
+        if scene.queued() < 300 && pushed < bodies.len() {
+            scene.push_to_all(&bodies[pushed..=pushed]);
+            pushed += 1;
+        }
+        if signal == Signal::SIGSTOP { first.is_stopped() } else { first.has_ended() }
+    });
+    let (struck, left) = (Instant::now(), scene.queued());
+    scene.push_to_all(&bodies[pushed..]);
+    replicas.extend(restarts.then(|| scene.start_with("again", sink)));
+    if signal == Signal::SIGSTOP {
+        while_stopped(&replicas);
+        first.signal(Signal::SIGCONT);
+    }
+    scene.drained();
+    let more = scene.instances.len() * (bodies.len() - pushed);
+    println!(
+        "{signal} at {step}, started again: {restarts}: {left} and {more} more were stored {:?} after the fault, all in {:?}",
+        struck.elapsed(),
+        begun.elapsed()
+    );
+    if (step, signal) == ("stored", Signal::SIGSTOP) {
+        // What it had stored was somebody else's to delete when it woke up.
+        assert!(first.log().contains("too late to delete"), "{}", first.log());
+    }
+    replicas.push(first);
+    replicas
 }
 
 /// Three replicas under load, to which anything happens that can; then what was pushed is gone from the queues. What all

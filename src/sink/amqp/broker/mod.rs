@@ -107,7 +107,8 @@ impl Acquire for Acquisition {
                 (Arc::new(link), channel, None)
             }
             Some(replica) => {
-                let (link, channel, here) = replica.open(shard, &mut self.nodes)?;
+                let (link, channel, mut here) = replica.open(shard, &mut self.nodes)?;
+                here.begin();
                 (link, channel, Some(here))
             }
         };

@@ -30,6 +30,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// So long it waits before it takes anything, so that others who begin are counted.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// A shard whose session could not begin so often in a row is left to other replicas, and the others with it, for a while.
+const FAILURES: u32 = 3;
+const REJOIN_PAUSE: Duration = Duration::from_secs(60);
+
 /// One of those that share.
 pub(super) struct Replica {
     told: Told,
@@ -44,6 +48,8 @@ struct State {
     /// All shards that are here share it. It stays when it was given up, until the cause is reported.
     link: Option<Arc<Link>>,
     thread: Option<JoinHandle<()>>,
+    /// After a shard was left to others.
+    not_before: Option<Instant>,
 }
 
 impl Replica {
@@ -82,13 +88,19 @@ impl Replica {
     }
 
     fn join(self: &Arc<Self>, nodes: &mut Nodes) -> Result<(), SessionError> {
-        let former = std::mem::take(&mut *self.state());
-        if let Some(thread) = former.thread {
+        let (thread, link) = {
+            let mut state = self.state();
+            (state.thread.take(), state.link.take())
+        };
+        if let Some(thread) = thread {
             // It takes back what it has handed out. Should it have panicked, its connection is gone all the same.
             thread.join().ok();
         }
-        if let Some(cause) = former.link.and_then(|link| link.cause()) {
+        if let Some(cause) = link.and_then(|link| link.cause()) {
             return Err(cause);
+        }
+        if self.state().not_before.is_some_and(|then| then > Instant::now()) {
+            return Err(SessionError::Elsewhere);
         }
         let joining = async |connection: &Connection, config: &Options| {
             Membership::begin(connection, config, &self.told, self.shards).await
@@ -145,6 +157,12 @@ impl Replica {
                     leaving.remove(&shard);
                 }
             }
+            if let Some(shard) = self.assignment.failing(FAILURES) {
+                self.state().not_before = Some(Instant::now() + REJOIN_PAUSE);
+                return Err(SessionError::Unavailable(format!(
+                    "shard {shard} could not be opened {FAILURES} times in a row; leaving all shards to other replicas for 60 s"
+                )));
+            }
             goes_on = link.rest(LOOK, async {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
@@ -181,6 +199,11 @@ pub(super) struct Here {
 }
 
 impl Here {
+    /// The session has begun.
+    pub(super) fn begin(&mut self) {
+        self.opened.begin();
+    }
+
     /// Whether it is still to be worked on.
     pub(super) fn is_held(&self) -> bool {
         self.opened.is_held()

@@ -26,6 +26,12 @@ use crate::sink::shared::Sharing;
 /// How often the group is polled; it must be served within `max.poll.interval.ms`.
 const POLL: Duration = Duration::from_millis(100);
 
+/// A shard that was assigned here and did not open for so long is left to other replicas, and the others with it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Then, or when the group could not be joined, it is joined again after so long.
+const REJOIN_PAUSE: Duration = Duration::from_secs(60);
+
 /// The part of a replica in the group.
 pub(super) struct Group {
     client: ClientConfig,
@@ -96,22 +102,34 @@ impl Sharing for Group {
     }
 }
 
+/// Is a member, until it is stopped; not while others may do better.
 fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
-    let joined = client.create_with_context(Member { assignment: Arc::clone(assignment) });
-    let joined = joined.and_then(|consumer: BaseConsumer<Member>| consumer.subscribe(&[topic]).map(|()| consumer));
-    let consumer = match joined {
-        Ok(consumer) => consumer,
-        Err(error) => return warn!(%error, "cannot join the consumer group"),
-    };
+    while !assignment.is_stopped() {
+        if let Err(error) = take_part(client, topic, assignment) {
+            warn!(%error, "cannot join the consumer group; trying again in 60 s");
+        }
+        assignment.rest(REJOIN_PAUSE);
+    }
+}
+
+/// Joins the group and leaves it when it is stopped, or when a shard does not open.
+fn take_part(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) -> Result<(), KafkaError> {
+    let consumer: BaseConsumer<Member> = client.create_with_context(Member { assignment: Arc::clone(assignment) })?;
+    consumer.subscribe(&[topic])?;
     while !assignment.is_stopped() {
         match consumer.poll(POLL) {
             // A fetch that was under way when its partition was paused.
             None | Some(Ok(_)) => {}
             Some(Err(error)) => debug!(%error, "the consumer group"),
         }
+        if let Some(shard) = assignment.overdue(OPEN_TIMEOUT) {
+            warn!(shard, "an assigned shard did not open for 120 s; leaving the consumer group for 60 s");
+            break;
+        }
     }
     // Before the group hands them to others.
     assignment.end();
+    Ok(())
 }
 
 /// The consumer's side.

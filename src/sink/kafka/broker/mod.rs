@@ -117,7 +117,7 @@ impl Acquire for Acquisition {
         if self.not_before.is_some_and(|then| then > Instant::now()) {
             return Err(SessionError::Elsewhere);
         }
-        let opened = self.opened(shard)?;
+        let mut opened = self.opened(shard)?;
         // Read anew, because the files of `properties_files` may have changed.
         let mut client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
         let transactional_id = raise::transactional_id(&self.config, shard, self.shards);
@@ -136,6 +136,9 @@ impl Acquire for Acquisition {
         self.owned = true;
         if opened.as_ref().is_some_and(|opened| !opened.is_held()) {
             return Err(SessionError::Elsewhere);
+        }
+        if let Some(opened) = &mut opened {
+            opened.begin();
         }
         self.topic_memory.tell_strange(&self.config.ledger_topic.value, &entries);
         info!(instances = entries.of.len(), transactional_id, "owning the Kafka sink");
