@@ -12,6 +12,7 @@ mod front;
 mod idle;
 mod overlap;
 mod process;
+mod replicas;
 mod stage;
 
 fn main() {
@@ -33,6 +34,9 @@ fn main() {
     }
     if is_wanted("churn") {
         runtime.block_on(churn::run());
+    }
+    if is_wanted("replicas") {
+        runtime.block_on(replicas::run());
     }
     runtime.shutdown_background();
 }
