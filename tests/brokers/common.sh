@@ -123,7 +123,8 @@ start() {
         ! launch_and_await || return 0
     else
         for _ in 1 2 3; do
-            free_ports "$ports_needed" >"$folder/ports"
+            # One of a cluster is given its ports by whoever starts that.
+            [[ -e $folder/ports ]] || free_ports "$ports_needed" >"$folder/ports"
             read -ra ports <"$folder/ports"
             configure
             if launch_and_await; then
@@ -133,6 +134,7 @@ start() {
             kill_brokers "$folder"
             # Someone else may have taken a port since we looked.
             grep --quiet --ignore-case --extended-regexp 'address already in use|eaddrinuse' "$folder/server.log" || break
+            rm "$folder/ports"
         done
     fi
     kill_brokers "$folder"

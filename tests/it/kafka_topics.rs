@@ -33,7 +33,7 @@ impl Topics {
     }
 
     pub fn sink(&self, more: &str) -> String {
-        let Self { servers, name } = self;
+        let (servers, name) = (self.servers.replace(',', "', '"), &self.name);
         format!(
             "{{kafka: {{bootstrap_servers: ['{servers}'], topic: {name}.notifications, ledger_topic: {name}.ledger, \
              dead_letter_topic: {name}.dead, transactional_id: {name}, create_topics: {{partitions: 3}}{more}}}}}"

@@ -20,6 +20,9 @@ mod alerts;
 /// Tokens, passwords, phone numbers and texts, looked for wherever an operator looks.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod canaries;
+/// Replicas on clusters of three brokers.
+#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+mod clusters;
 /// What an operator types, and the exit codes.
 mod command_line;
 /// What keeps an instance from going on is told, once.

@@ -229,8 +229,17 @@ impl Broker {
         line.expect(name).trim_matches(['\'', '"']).to_owned()
     }
 
+    /// Of a cluster: `kill` or `start`, as the script of its kind has it, for one node.
+    pub fn tell_node(&self, kind: &str, verb: &str, node: &str) {
+        Self::call(&self.script.with_file_name(kind), verb, &self.folder().join(node));
+    }
+
     fn tell(&self, verb: &str) {
-        let (code, stdout, stderr) = run(Command::new(&self.script).arg(verb).arg(self.folder.path()));
+        Self::call(&self.script, verb, self.folder());
+    }
+
+    fn call(script: &Path, verb: &str, folder: &Path) {
+        let (code, stdout, stderr) = run(Command::new(script).arg(verb).arg(folder));
         assert_eq!(code, 0, "{verb}: {stdout}{stderr}");
     }
 }
