@@ -306,7 +306,7 @@ fn no_queue_stands_in_for_another() {
         "name: a, queue: a, dead_letter_queue: a.owner",
     ] {
         let told = mistakes(&format!("{INSTANCE}sink: {{amqp: {{{bad}}}}}\n"));
-        assert!(told.contains("must be four queues"), "{bad}: {told}");
+        assert!(told.contains("must be four different queues"), "{bad}: {told}");
     }
     assert!(parse(&format!("{INSTANCE}sink: {{amqp: {{queue: null, dead_letter_queue: x.rejected}}}}\n")).is_ok());
     assert!(mistakes(&format!("{INSTANCE}sink: {{amqp: {{queue: \"a\\nb\"}}}}\n")).contains("no control character"));

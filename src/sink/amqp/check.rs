@@ -1,4 +1,4 @@
-//! Mistakes of meaning in the options of RabbitMQ.
+//! Validation of the options of RabbitMQ.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::address;
 use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
-/// What is well written and cannot be right.
+/// Adds what parses but cannot work.
 pub(super) fn check(amqp: &Options, found: &mut Found<'_>) {
     for uri in amqp.uri.iter().filter(|_| amqp.uri_file.is_none()) {
         if let Err(form) = address::amqp(uri.value.expose_secret()) {
@@ -23,45 +23,48 @@ pub(super) fn check(amqp: &Options, found: &mut Found<'_>) {
     let unusable = |name: &str| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
     for (key, name) in names.into_iter().chain(amqp.queue.iter().map(|name| ("queue", name))) {
         if unusable(name) {
-            // It may be anything that somebody pasted there: only its key is told.
-            let text = format!("`{key}` of sink.amqp must have 1 to 200 bytes, no control character among them");
+            // The value may be anything, such as a password pasted into the wrong place: only the key is reported.
+            let text = format!("`{key}` of sink.amqp must be 1 to 200 bytes long and contain no control characters");
             found.add(amqp.routing_key.referenced, text);
         }
     }
     check_queues(amqp, found);
     if amqp.routing_key.value.len() > 150 {
-        found.add(amqp.routing_key.referenced, "`routing_key` must have at most 150 bytes");
+        found.add(amqp.routing_key.referenced, "`routing_key` must be at most 150 bytes long");
     }
     check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
 }
 
-/// No queue may stand in for another, nor be told to lose what the bridge is to keep.
+/// No queue may play two roles, and no argument may make a queue lose messages that the bridge promises to keep.
 fn check_queues(amqp: &Options, found: &mut Found<'_>) {
     let rejected = amqp.queue.as_ref().map(|queue| format!("{queue}.rejected"));
     let mut used = HashSet::from([format!("{}.owner", amqp.name)]);
     for name in amqp.queue.iter().chain(&rejected).chain([&amqp.dead_letter_queue]) {
         if !used.insert(name.clone()) {
-            let text = "`queue`, `{queue}.rejected`, `dead_letter_queue` and `{name}.owner` must be four queues";
+            let text =
+                "`queue`, `{queue}.rejected`, `dead_letter_queue` and `{name}.owner` must be four different queues";
             found.add(amqp.routing_key.referenced, text);
         }
     }
     for (name, value) in &amqp.queue_arguments {
         let why = match (&amqp.queue, name.as_str(), &value.value) {
-            (None, ..) => "is for no queue, because `queue` is null: take it out",
-            (_, "x-queue-type", _) => "is what `queue_type` says: take it out",
-            (_, name, _) if !name.starts_with("x-") || name.len() > 100 => "must begin with x-, as RabbitMQ names it",
+            (None, ..) => "applies to no queue, because `queue` is null: remove it",
+            (_, "x-queue-type", _) => "is set by `queue_type`: remove it",
+            (_, name, _) if !name.starts_with("x-") || name.len() > 100 => {
+                "must begin with `x-`, as all optional queue arguments do"
+            }
             (Some(queue), name, value) if amqp.queue_type == QueueType::Quorum => match (name, value) {
                 ("x-overflow", value) if *value != Argument::Text("reject-publish".into()) => {
-                    "would let rejected messages get lost: only reject-publish dead-letters at least once"
+                    "would lose rejected messages: at-least-once dead lettering requires reject-publish"
                 }
                 ("x-dead-letter-strategy", value) if *value != Argument::Text("at-least-once".into()) => {
-                    "would let rejected messages get lost: only at-least-once keeps them"
+                    "would lose rejected messages: use at-least-once"
                 }
                 ("x-dead-letter-exchange", Argument::Flag(_) | Argument::Number(_)) => {
                     "must be the name of an exchange"
                 }
                 ("x-dead-letter-routing-key", value) if !matches!(value, Argument::Text(key) if !key.is_empty() && key != queue) => {
-                    "must be a text, and not `queue` itself"
+                    "must be a string other than `queue`"
                 }
                 ("x-delivery-limit", value) if !matches!(value, Argument::Number(-1..)) => {
                     "must be a number, or -1 for no limit"

@@ -16,37 +16,37 @@ use crate::mistake::unplaced;
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Amqp")]
 pub struct Options {
-    /// Where the broker is: one address or several, tried in turn.
+    /// Address of the broker: one or several, tried in turn.
     #[serde(deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore<String>", extend("default" = "amqp://guest:guest@localhost:5672/%2f"))]
     pub uri: Vec<Spanned<SecretString>>,
-    /// Instead of `uri`: a file that holds the address.
+    /// Instead of `uri`: a file that contains the address.
     pub uri_file: Option<PathBuf>,
-    /// Names the ownership queues. All replicas have the same; without `shards` one running bridge per name.
+    /// Prefix of the ownership queues. The same for all replicas; without `shards` only one bridge per name can run.
     pub name: String,
-    /// The durable topic exchange.
+    /// Durable topic exchange.
     pub exchange: String,
     /// `{instance}` and `{type}` are replaced.
     #[schemars(with = "String")]
     pub routing_key: Spanned<String>,
-    /// The durable queue bound to everything; `null`: the queues are yours.
+    /// Durable queue bound to everything; `null`: you manage the queues.
     pub queue: Option<String>,
-    /// What kind of queue.
+    /// Type of the queue.
     pub queue_type: QueueType,
-    /// Whether exchange and queues are declared, or must exist.
+    /// Whether exchange and queues are declared; otherwise they must exist.
     pub declare: bool,
-    /// More arguments for `queue` when it is declared, as RabbitMQ names them: `x-single-active-consumer`, `x-max-length` and so on.
+    /// More arguments for `queue` when it is declared, by RabbitMQ's names: `x-single-active-consumer`, `x-max-length` and so on.
     #[schemars(with = "BTreeMap<String, Argument>", extend("default" = {}))]
     pub queue_arguments: BTreeMap<String, Spanned<Argument>>,
-    /// What happens to a notification that no queue takes.
+    /// What happens to a notification that is not routed to any queue.
     pub on_unroutable: OnUnroutable,
-    /// The queue of refused notifications; without it they go to `dead_letter_dir`.
+    /// Queue for refused notifications; without it they are written to `dead_letter_dir`.
     pub dead_letter_queue: String,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// A PKCS#12 file with the client's certificate, for EXTERNAL.
+    /// PKCS#12 file with the client certificate, for EXTERNAL authentication.
     pub client_identity_file: Option<PathBuf>,
-    /// A file that holds its password.
+    /// File that contains its password.
     pub client_identity_password_file: Option<PathBuf>,
 }
 
@@ -75,11 +75,11 @@ impl Default for Options {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(untagged)]
 pub enum Argument {
-    /// Yes or no.
+    /// A boolean.
     Flag(bool),
-    /// A whole number.
+    /// An integer.
     Number(i64),
-    /// Anything else.
+    /// A string.
     Text(String),
 }
 
@@ -93,13 +93,13 @@ impl std::fmt::Display for Argument {
     }
 }
 
-/// RabbitMQ's kinds of queue.
+/// RabbitMQ's queue types.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueType {
-    /// Replicated, fsynced by a majority.
+    /// Replicated, fsynced on a majority of nodes.
     Quorum,
-    /// On one node.
+    /// On a single node.
     Classic,
     /// A replicated log, not fsynced.
     Stream,
@@ -117,18 +117,18 @@ impl QueueType {
     }
 }
 
-/// What happens to a notification that no queue takes.
+/// What happens to a notification that is not routed to any queue.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnroutable {
-    /// It becomes a dead letter.
+    /// It is dead-lettered.
     DeadLetter,
     /// It waits upstream.
     Wait,
 }
 
 impl Options {
-    /// `exchange` and `queue` are ours; whatever else stands in the query is the AMQP client's.
+    /// `exchange` and `queue` of the query are the bridge's; all other parameters are the AMQP client's.
     pub(in crate::sink) fn from_url(text: &str) -> Result<Self, String> {
         let (address, fragment) = text.split_at(text.find('#').unwrap_or(text.len()));
         let (address, query) = address.split_once('?').unwrap_or((address, ""));

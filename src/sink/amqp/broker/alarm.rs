@@ -1,6 +1,6 @@
-//! What a connection is told beside the answers. The broker may block publishers, when its memory or
-//! its disk runs low: then no confirm comes, the client sends nothing any more, and no heartbeat
-//! fails. That is waited out, and told. And it may close a channel, and says why.
+//! Asynchronous events of a connection. When its memory or disk runs low the broker blocks publishers: no confirms
+//! arrive, the client stops sending, and heartbeats do not fail. The bridge waits until that is over and reports it. The
+//! broker may also close a channel, giving the reason.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::status::{self, ShardStatus};
 /// How long the broker may take to confirm a batch, or to answer anything else.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a channel was closed is known as soon as that it was, or this much later.
-const MOMENT: Duration = Duration::from_millis(500);
+/// How long the reason for closing a channel may arrive after the error that it caused.
+const REASON_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a connection is told about being blocked, and about its end.
+/// Whether a connection is blocked, and why it was closed.
 pub(super) struct Alarms(watch::Receiver<State>);
 
 #[derive(Default)]
@@ -33,16 +33,17 @@ struct State {
 }
 
 impl Alarms {
-    /// There may be one per connection: two would share the events between them. Listens on `runtime`, as long as that lasts.
+    /// At most one per connection, because two would split the events between them. Listens on `runtime` until that shuts
+    /// down.
     pub(super) fn of(connection: &Connection, runtime: &Handle) -> Self {
         let (sender, state) = watch::channel(State::default());
         runtime.spawn(follow(connection.events_listener(), sender));
         Self(state)
     }
 
-    /// Waits for `answer`: 30 s, not counting the time for which the broker blocks publishers.
-    /// A failure tells the broker's reason.
-    pub(super) async fn patiently<T>(
+    /// Waits up to 30 s for `answer`, not counting the time during which the broker blocks publishers. An error carries
+    /// the broker's reason.
+    pub(super) async fn await_answer<T>(
         &self,
         answer: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
@@ -65,11 +66,11 @@ impl Alarms {
         }
     }
 
-    /// Whoever uses a closed channel is told no more than that, unless it was waiting when it happened.
+    /// An error on a channel that was closed earlier does not carry the broker's reason; this adds it.
     async fn with_reason(&self, cause: String) -> String {
         let mut state = self.0.clone();
-        // Not everything that fails has one.
-        let _known_or_late = timeout(MOMENT, state.wait_for(|state| state.reason.is_some())).await;
+        // Not every failure has one.
+        let _known_or_late = timeout(REASON_TIMEOUT, state.wait_for(|state| state.reason.is_some())).await;
         match &self.0.borrow().reason {
             Some(reason) if !cause.contains(reason) => format!("{cause}: {reason}"),
             _ => cause,
@@ -77,7 +78,7 @@ impl Alarms {
     }
 }
 
-/// Learns of the events of a connection, until it ends.
+/// Follows the events of a connection until it ends.
 async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) {
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
@@ -99,7 +100,7 @@ async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) 
     }
 }
 
-/// Of those that are worked on here.
+/// For each shard that this replica holds.
 fn each_shard(change: impl Fn(&ShardStatus)) {
     status::the_sink()
         .into_iter()
@@ -127,30 +128,30 @@ mod tests {
         Alarms(state)
     }
 
-    /// What becomes of an answer that takes as long, when these events came before it.
+    /// The outcome of an answer that takes this long after these events.
     async fn outcome(events: Vec<Event>, answer_after: Duration) -> Result<(), SessionError> {
         let answer = async {
             sleep(answer_after).await;
             Ok(())
         };
-        alarms(events).patiently(answer).await
+        alarms(events).await_answer(answer).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_tells_once_why_the_broker_closed_the_channel() {
+    async fn an_error_carries_the_reason_for_closing_the_channel_once() {
         let closed = || {
             let error = AMQPError::new(AMQPSoftError::NOTFOUND.into(), "NOT_FOUND - no exchange".into());
             Event::Error(ErrorKind::ProtocolError(error).into())
         };
-        let told = async |events: Vec<Event>, cause: &str| {
+        let described = async |events: Vec<Event>, cause: &str| {
             let failed = async { Err::<(), _>(SessionError::Unavailable(cause.into())) };
-            alarms(events).patiently(failed).await.unwrap_err().to_string()
+            alarms(events).await_answer(failed).await.unwrap_err().to_string()
         };
         let reason = "protocol error: AMQP soft error: NOT-FOUND: NOT_FOUND - no exchange";
         let unblocked = Event::ConnectionUnblocked;
-        assert_eq!(told(vec![unblocked, closed()], "publish: closed").await, format!("publish: closed: {reason}"));
-        assert_eq!(told(vec![closed()], &format!("confirm: {reason}")).await, format!("confirm: {reason}"));
-        assert_eq!(told(vec![], "connecting: refused").await, "connecting: refused");
+        assert_eq!(described(vec![unblocked, closed()], "publish: closed").await, format!("publish: closed: {reason}"));
+        assert_eq!(described(vec![closed()], &format!("confirm: {reason}")).await, format!("confirm: {reason}"));
+        assert_eq!(described(vec![], "connecting: refused").await, "connecting: refused");
     }
 
     #[tokio::test(start_paused = true)]

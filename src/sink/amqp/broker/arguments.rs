@@ -1,5 +1,5 @@
-//! The arguments of queues: what a queue is made with, what one that exists is told to differ in, and the policy that
-//! gives it the same.
+//! Arguments of queues: what a queue is declared with, how an existing queue differs from that, and the policy that
+//! removes the difference.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,19 +8,19 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::sink::amqp::options::{Argument, Options, QueueType};
 
-/// By their names at RabbitMQ.
+/// Keyed by RabbitMQ's names.
 pub(super) type Arguments = BTreeMap<String, Argument>;
 
-/// How often a consumer may hand a message back before it goes to the rejected ones.
+/// How often a message may be redelivered before it is moved to the queue of rejected messages.
 const DELIVERIES: i64 = 20;
 
-/// As good as none, where the broker takes no -1.
+/// Practically unlimited, for brokers that do not accept -1.
 const MANY_DELIVERIES: i64 = 1_000_000;
 
-/// The argument that says what kind of queue it is.
+/// The argument that selects the queue type.
 const KIND: &str = "x-queue-type";
 
-/// Which arguments a policy can give as well.
+/// Arguments that a policy can set as well.
 const OF_POLICIES: [&str; 12] = [
     "dead-letter-exchange",
     "dead-letter-routing-key",
@@ -36,20 +36,20 @@ const OF_POLICIES: [&str; 12] = [
     "stream-max-segment-size-bytes",
 ];
 
-/// The queue of what consumers have rejected too often.
+/// The queue that receives messages which consumers rejected too often.
 pub(super) fn rejected(queue: &str) -> String {
     format!("{queue}.rejected")
 }
 
-/// What the queue of notifications is made with. Of a quorum queue no version of RabbitMQ drops what a
-/// consumer fails on again and again.
+/// Arguments of the notification queue. With them no version of RabbitMQ drops a message from a quorum queue because
+/// consumers keep failing on it.
 pub(super) fn of_queue(config: &Options, queue: &str) -> Arguments {
     let text = |text: &str| Argument::Text(text.to_owned());
     let mut arguments = of_kind(config.queue_type);
     if config.queue_type == QueueType::Quorum {
         arguments.extend([
             ("x-delivery-limit".to_owned(), Argument::Number(DELIVERIES)),
-            // At least once needs it.
+            // Required by at-least-once dead lettering.
             ("x-overflow".to_owned(), text("reject-publish")),
             ("x-dead-letter-exchange".to_owned(), text("")),
             ("x-dead-letter-routing-key".to_owned(), text(&rejected(queue))),
@@ -60,7 +60,8 @@ pub(super) fn of_queue(config: &Options, queue: &str) -> Arguments {
     arguments
 }
 
-/// What a queue is made with that keeps what is in it: before RabbitMQ 4 there is no -1, from then on 20 without it.
+/// Arguments of a queue without a delivery limit, in order of preference: RabbitMQ before 4 rejects -1, and from 4 on the
+/// default is 20.
 pub(super) fn to_keep(kind: QueueType) -> Vec<Arguments> {
     let limits = if kind == QueueType::Quorum { vec![Some(-1), Some(MANY_DELIVERIES)] } else { vec![None] };
     let with = |limit: Option<i64>| {
@@ -75,7 +76,7 @@ fn of_kind(kind: QueueType) -> Arguments {
     Arguments::from([(KIND.to_owned(), Argument::Text(kind.argument().to_owned()))])
 }
 
-/// The same for the broker.
+/// The same as an AMQP table.
 pub(super) fn table(arguments: &Arguments) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in arguments {
@@ -89,7 +90,7 @@ pub(super) fn table(arguments: &Arguments) -> FieldTable {
     table
 }
 
-/// In what a queue that exists is not what would be declared.
+/// How an existing queue differs from what would be declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Difference {
     pub name: String,
@@ -97,18 +98,18 @@ pub(super) struct Difference {
     there: There,
 }
 
-/// What an argument is at the broker.
+/// The value of an argument at the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum There {
     Nothing,
     Value(Argument),
-    /// The broker's text was cut off.
+    /// Unknown: the broker truncated its message.
     Unread,
 }
 
 impl Difference {
-    /// What the broker says: "inequivalent arg 'NAME' for queue …: received … but current is …". Nothing when it is not
-    /// durable, say, or the broker does not take the argument at all.
+    /// Parses "inequivalent arg 'NAME' for queue …: received … but current is …". `None` for other differences, such as
+    /// durability, or when the broker does not support the argument.
     pub(super) fn read(text: &str, wanted: &Arguments) -> Option<Self> {
         let (_, rest) = text.split_once("inequivalent arg '")?;
         let (name, rest) = rest.split_once('\'')?;
@@ -121,13 +122,13 @@ impl Difference {
         Some(Self { name: name.to_owned(), wanted, there })
     }
 
-    /// Whether the queue is of another kind: quorum, classic, stream.
+    /// Whether the queue type differs: quorum, classic, stream.
     pub(super) fn is_of_kind(&self) -> bool {
         self.name == KIND
     }
 
-    /// Makes the argument what it is there. Tells whether that is news: otherwise nothing more can be found out. A text that was
-    /// cut off counts as none there; the broker would speak of the same argument once more if there were one.
+    /// Sets the argument to the broker's value. Returns whether that changed anything: if not, nothing more can be found
+    /// out. A truncated message counts as "not set"; if that is wrong the broker reports the same argument again.
     pub(super) fn apply_to(&mut self, arguments: &mut Arguments) -> bool {
         if self.there == There::Unread && arguments.contains_key(&self.name) {
             self.there = There::Nothing;
@@ -153,7 +154,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// "none", "the value 'V' of type 'T'", or "'V'" when both are of one type. A cut text is nothing of these.
+/// "none", "the value 'V' of type 'T'", or "'V'" when both are of one type. `None` if the text is truncated.
 fn value(there: &str, wanted: Option<&Argument>) -> Option<There> {
     if there == "none" {
         return Some(There::Nothing);
@@ -171,8 +172,8 @@ fn value(there: &str, wanted: Option<&Argument>) -> Option<There> {
     }))
 }
 
-/// The command that gives the queue what it lacks; to be pasted into a shell as it is. A queue has one policy, and its own
-/// arguments go before it.
+/// The command that sets the missing arguments by a policy, ready to be pasted into a shell. A queue has at most one
+/// policy, and its own arguments take precedence.
 pub(super) fn policy(vhost: &str, queue: &str, differences: &[Difference]) -> String {
     let lacking = differences.iter().filter(|difference| !matches!(difference.there, There::Value(_)));
     let definition: BTreeMap<&str, &Argument> = lacking
@@ -182,7 +183,7 @@ pub(super) fn policy(vhost: &str, queue: &str, differences: &[Difference]) -> St
         })
         .collect();
     if definition.is_empty() {
-        return "none: only a queue made anew can have it".into();
+        return "none: only recreating the queue changes it".into();
     }
     let definition = serde_json::to_string(&definition).unwrap_or_default();
     let [vhost, name, pattern, definition] =
@@ -190,12 +191,12 @@ pub(super) fn policy(vhost: &str, queue: &str, differences: &[Difference]) -> St
     format!("rabbitmqctl set_policy --vhost {vhost} --apply-to queues {name} {pattern} {definition}")
 }
 
-/// For a shell: nothing in it means anything.
+/// Quotes for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// For a regular expression: nothing in it means anything.
+/// Escapes for a regular expression.
 fn literal(text: &str) -> String {
     let mut pattern = String::new();
     for letter in text.chars() {
@@ -204,7 +205,7 @@ fn literal(text: &str) -> String {
             letter if letter.is_ascii_alphanumeric() || "-_ '\"".contains(letter) || !letter.is_ascii() => {
                 pattern.push(letter);
             }
-            // No backslash: what shows the log as JSON would double it.
+            // No backslash: the JSON log would double it.
             letter => pattern.extend(['[', letter, ']']),
         }
     }
@@ -215,17 +216,17 @@ fn literal(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn difference(told: &str, wanted: Argument) -> Option<Difference> {
+    fn difference(text: &str, wanted: Argument) -> Option<Difference> {
         let text =
-            format!("AMQP soft error: PRECONDITION_FAILED - inequivalent arg 'x-a' for queue 'q' in vhost '/': {told}");
+            format!("AMQP soft error: PRECONDITION_FAILED - inequivalent arg 'x-a' for queue 'q' in vhost '/': {text}");
         Difference::read(&text, &Arguments::from([("x-a".to_owned(), wanted)]))
     }
 
     #[test]
-    fn what_the_broker_has_is_read_off_its_words() {
+    fn the_value_at_the_broker_is_parsed_from_its_message() {
         let number = || Argument::Number(20);
         let text = |text: &str| Argument::Text(text.into());
-        for (told, wanted, there) in [
+        for (text, wanted, there) in [
             ("received the value '20' of type 'long' but current is none", number(), There::Nothing),
             ("received '20' but current is '30'", number(), There::Value(Argument::Number(30))),
             ("received 'a' but current is 'it's but current is b'", text("a"), There::Unread),
@@ -243,8 +244,8 @@ mod tests {
             ),
             ("received the value '20' of type 'long' but curr...", number(), There::Unread),
         ] {
-            let read = difference(told, wanted.clone()).expect(told);
-            assert_eq!(read, Difference { name: "x-a".into(), wanted: Some(wanted), there }, "{told}");
+            let read = difference(text, wanted.clone()).expect(text);
+            assert_eq!(read, Difference { name: "x-a".into(), wanted: Some(wanted), there }, "{text}");
         }
         for other in ["inequivalent arg 'durable' for", "invalid arg 'x-a'"] {
             assert_eq!(Difference::read(other, &Arguments::default()), None, "{other}");
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_asked_for_without_the_argument() {
+    fn a_truncated_value_is_asked_for_without_the_argument() {
         let mut asked = Arguments::from([("x-a".to_owned(), Argument::Number(20))]);
         let mut cut = difference("received the value '20' of type 'long' but curr...", Argument::Number(20)).unwrap();
         assert!(cut.apply_to(&mut asked) && asked.is_empty() && cut.there == There::Nothing);

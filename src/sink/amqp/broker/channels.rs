@@ -1,9 +1,9 @@
-//! The channels of one ownership. The broker closes a channel over a single message that it does not
-//! take, under everything else that is in flight there; the connection, and with it the ownership,
-//! stays. So a message that closed a channel is published alone from then on.
+//! The channels of one session. When the broker rejects a single message it closes the channel, with everything else
+//! that is in flight on it; the connection, and with it the ownership, survives. Messages of an instance whose message
+//! closed a channel are therefore published on a channel of their own.
 //!
-//! lapin 4 may send what it had queued for a channel after it has agreed to its end; RabbitMQ then closes the connection.
-//! Published alone, nothing is queued.
+//! lapin 4 may send frames that it had queued for a channel after it acknowledged `channel.close`; RabbitMQ then closes the
+//! connection. With a single message in flight nothing is queued.
 
 use std::time::{Duration, Instant};
 
@@ -21,23 +21,23 @@ use crate::sink::Reason;
 use crate::sink::cloud_event::Place;
 use crate::sink::session::{Action, Job, SessionError};
 
-/// What every RabbitMQ takes: version 4 allows no more by default, earlier ones 128 MiB.
+/// Accepted by every RabbitMQ: the default limit of version 4, earlier ones accept 128 MiB.
 const LARGEST_BODY: usize = 16 << 20;
 
-/// A channel for what closed the last one is opened at most this often.
+/// Minimum interval between two channels for messages that closed the last one.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When nothing at all was stored for so long, what is refused is not to blame.
+/// When nothing was stored for this long, the rejected messages are not the cause.
 const ALL_REFUSED: Duration = Duration::from_secs(10);
 
-/// The channels on which an ownership publishes, and what it has learned of them.
+/// The channels on which a session publishes, and what it has learned about limits.
 pub(super) struct Channels {
     of_all: Channel,
-    /// For dead letters, and for what closed a channel.
+    /// For dead letters and for messages that closed a channel.
     apart: Option<Channel>,
     opened_apart: Option<Instant>,
     largest_body: usize,
-    /// Since when the broker has refused whatever was published, or may have.
+    /// Since when every publish was refused, or may have been.
     unproven_since: Option<Instant>,
 }
 
@@ -52,52 +52,51 @@ impl Channels {
         }
     }
 
-    /// The one on which everything is published together.
-    pub(super) fn of_all(&mut self, link: &Link) -> Result<&Channel, SessionError> {
+    /// The channel on which batches are published.
+    pub(super) fn shared(&mut self, link: &Link) -> Result<&Channel, SessionError> {
         if !self.of_all.status().connected() {
-            self.of_all = link.another_channel()?;
+            self.of_all = link.open_channel()?;
         }
         Ok(&self.of_all)
     }
 
-    fn apart(&mut self, link: &Link) -> Result<&Channel, SessionError> {
+    fn separate(&mut self, link: &Link) -> Result<&Channel, SessionError> {
         let open = self.apart.take().filter(|channel| channel.status().connected());
         let channel = if let Some(channel) = open {
             channel
         } else {
             self.opened_apart = Some(Instant::now());
-            link.another_channel()?
+            link.open_channel()?
         };
         Ok(self.apart.insert(channel))
     }
 
-    /// Whether the broker is known to close the channel over it.
+    /// Whether the broker is known to reject messages of this size.
     pub(super) fn is_too_large(&self, notification: &Notification) -> bool {
         notification.body().len() > self.largest_body
     }
 
-    /// Whether it is too soon to open another one for what closed the last.
-    fn rests(&self) -> bool {
+    /// Whether it is too early to open another channel for messages that closed the last one.
+    fn must_wait(&self) -> bool {
         let is_open = self.apart.as_ref().is_some_and(|channel| channel.status().connected());
         !is_open && self.opened_apart.is_some_and(|opened| opened.elapsed() < REOPEN_INTERVAL)
     }
 }
 
-/// Why an instance is published alone.
-pub(super) enum Suspicion {
-    /// A channel was closed over its batch.
+/// Why messages of an instance are published alone.
+pub(super) enum Isolation {
+    /// A channel was closed while a batch with its message was in flight.
     OfBatch,
-    /// A channel was closed over its own message, for this reason.
+    /// A channel was closed because of its own message, with this reason.
     OfItsOwn(String),
 }
 
 impl Amqp<'_> {
-    /// Publishes them, all of them dead letters or none, and tells what became of each, in the order
-    /// in which they are then. A message over which the broker closes the channel costs the others of
-    /// its batch a mark, once.
+    /// Publishes the jobs, either all as dead letters or none, and returns an outcome for each, in the order that `jobs` has
+    /// afterwards. When a message makes the broker close the channel, the others of its batch are published again, marked.
     pub(super) fn publish(&mut self, jobs: &mut [Job], dead: Option<Reason>) -> Result<Vec<Outcome>, SessionError> {
-        jobs.sort_by_key(|job| self.is_suspect(job));
-        let (together, alone) = jobs.split_at(jobs.partition_point(|job| !self.is_suspect(job)));
+        jobs.sort_by_key(|job| self.is_isolated(job));
+        let (together, alone) = jobs.split_at(jobs.partition_point(|job| !self.is_isolated(job)));
         let mut outcomes = Vec::with_capacity(jobs.len());
         let Published { outcomes: known, closed } = self.publish_batch(together, dead, false)?;
         if let Some(closed) = closed {
@@ -106,9 +105,9 @@ impl Amqp<'_> {
                 cause = closed.cause,
                 unconfirmed, "the broker closed a channel: publishing again what it did not confirm"
             );
-            // Known also to the next ownership: what the client had still queued for the channel may end the connection.
+            // Kept across sessions: frames that the client had queued for the channel may end the connection.
             let unknown = together.iter().zip(&known).filter(|(_, outcome)| outcome.is_none() && dead.is_none());
-            self.suspects.extend(unknown.map(|(job, _)| (job.notification().instance(), Suspicion::OfBatch)));
+            self.isolated.extend(unknown.map(|(job, _)| (job.notification().instance(), Isolation::OfBatch)));
             self.learn(&closed).map_err(with_the_channel)?;
         }
         for (job, outcome) in together.iter().zip(known) {
@@ -118,8 +117,8 @@ impl Amqp<'_> {
             });
         }
         for job in alone {
-            outcomes.push(match self.suspects.get(&job.notification().instance()) {
-                Some(Suspicion::OfItsOwn(cause)) if self.channels.rests() => Outcome::Refused(cause.clone()),
+            outcomes.push(match self.isolated.get(&job.notification().instance()) {
+                Some(Isolation::OfItsOwn(cause)) if self.channels.must_wait() => Outcome::Refused(cause.clone()),
                 _ => self.publish_alone(job, dead)?,
             });
         }
@@ -127,35 +126,35 @@ impl Amqp<'_> {
         Ok(outcomes)
     }
 
-    /// Whether it is published alone.
-    fn is_suspect(&self, job: &Job) -> bool {
-        job.action() != Action::Prove && self.suspects.contains_key(&job.notification().instance())
+    /// Whether the job is to be published alone.
+    fn is_isolated(&self, job: &Job) -> bool {
+        job.action() != Action::Prove && self.isolated.contains_key(&job.notification().instance())
     }
 
-    /// By itself, on the channel for that: when the broker closes it now, it is over this message.
+    /// Publishes one message on the separate channel: if the broker closes that channel, this message is the cause.
     fn publish_alone(&mut self, job: &Job, dead: Option<Reason>) -> Result<Outcome, SessionError> {
         let instance = job.notification().instance();
         let mut last = String::new();
         for _ in 0..2 {
             if self.channels.is_too_large(job.notification()) {
-                self.suspects.remove(&instance);
+                self.isolated.remove(&instance);
                 return Ok(Outcome::TooLarge);
             }
             let Published { outcomes, closed } = self.publish_batch(std::slice::from_ref(job), dead, true)?;
             if let Some(outcome) = outcomes.into_iter().flatten().next() {
-                self.suspects.remove(&instance);
+                self.isolated.remove(&instance);
                 return Ok(outcome);
             }
             let Some(closed) = closed else { continue };
             self.learn(&closed)?;
             last = closed.cause;
             match closed.code {
-                // Closed before, or for all: once more.
+                // Closed before this message was sent: retry.
                 None | Some(AMQPSoftError::NOTFOUND) => {}
                 Some(_) if self.channels.is_too_large(job.notification()) => {}
                 Some(_) => {
                     if dead.is_none() {
-                        self.suspects.insert(instance, Suspicion::OfItsOwn(last.clone()));
+                        self.isolated.insert(instance, Isolation::OfItsOwn(last.clone()));
                     }
                     return Ok(Outcome::Refused(last));
                 }
@@ -164,7 +163,7 @@ impl Amqp<'_> {
         Err(SessionError::Unavailable(last))
     }
 
-    /// One batch. What is published alone is marked: another copy may be left of the batch that it was in.
+    /// Publishes one batch. A message that is published alone is marked, because the batch that it was in may have left a copy.
     fn publish_batch(&mut self, jobs: &[Job], dead: Option<Reason>, alone: bool) -> Result<Published, SessionError> {
         if jobs.is_empty() {
             return Ok(Published { outcomes: Vec::new(), closed: None });
@@ -175,11 +174,11 @@ impl Amqp<'_> {
         };
         let places: Vec<Place> = jobs.iter().map(place).collect();
         let channel = match (alone, dead) {
-            (false, None) => self.channels.of_all(&self.link)?,
-            _ => self.channels.apart(&self.link)?,
+            (false, None) => self.channels.shared(&self.link)?,
+            _ => self.channels.separate(&self.link)?,
         };
         let (config, owner_queue, begun) = (self.config, &self.owner_queue, Instant::now());
-        let published = self.link.patiently(async {
+        let published = self.link.await_answer(async {
             if jobs.iter().any(|job| job.action() == Action::Prove) {
                 connection::prove_ownership(channel, owner_queue).await?;
             }
@@ -197,31 +196,31 @@ impl Amqp<'_> {
             published
         });
         self.proven = begun;
-        published.inspect_err(|failure| self.give_up_unless_owned(failure))
+        published.inspect_err(|failure| self.abandon_unless_owned(failure))
     }
 
-    /// What the end of a channel says of the next message.
+    /// Draws conclusions for later messages from why a channel was closed.
     fn learn(&mut self, closed: &Closed) -> Result<(), SessionError> {
         if let Some(limit) = closed.largest_body() {
             self.channels.largest_body = limit;
         }
         match closed.code {
-            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(self.config, self.told),
+            Some(AMQPSoftError::NOTFOUND) => self.link.prepare(self.config, self.reported),
             _ => Ok(()),
         }
     }
 
     fn conclude(&mut self, outcomes: &[Outcome]) -> Result<(), SessionError> {
         if outcomes.contains(&Outcome::Nacked) {
-            // A quorum queue that was full stays full to a channel, unless a consumer made the room.
-            self.channels.of_all = self.link.another_channel()?;
+            // To a channel, a full quorum queue stays full until a consumer makes room.
+            self.channels.of_all = self.link.open_channel()?;
             self.channels.apart = None;
         }
         if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Stored(_))) {
             self.channels.unproven_since = None;
         }
         let all_refused =
-            self.suspects.len() > 1 && self.channels.unproven_since.is_some_and(|since| since.elapsed() > ALL_REFUSED);
+            self.isolated.len() > 1 && self.channels.unproven_since.is_some_and(|since| since.elapsed() > ALL_REFUSED);
         match outcomes.first() {
             Some(Outcome::Refused(cause)) if all_refused => Err(SessionError::Unavailable(cause.clone())),
             _ => Ok(()),
@@ -229,7 +228,7 @@ impl Amqp<'_> {
     }
 }
 
-/// A connection that went with a channel: nothing is wrong with the broker, and what closed the channel is known.
+/// The connection was closed along with a channel: the broker is fine and the cause is known, so the session is renewed.
 fn with_the_channel(failure: SessionError) -> SessionError {
     match failure {
         SessionError::Unavailable(cause) => SessionError::Renew(format!("the connection went with a channel: {cause}")),

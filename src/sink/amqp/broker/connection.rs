@@ -1,4 +1,4 @@
-//! From an address to an owned, confirming channel on a topology that is as it should be.
+//! Connections: from an address to a channel in confirm mode, on which ownership is held and the topology is verified.
 
 use std::io;
 use std::path::Path;
@@ -20,30 +20,30 @@ use tracing::debug;
 
 use super::alarm::{ANSWER_TIMEOUT, Alarms};
 use super::errors::{is_soft, unavailable};
-use super::topology::{self, Told};
+use super::topology::{self, ReportedQueues};
 use crate::address;
 use crate::input_file;
 use crate::sink::amqp::options::Options;
 use crate::sink::session::{SessionError, Shard};
 
-/// A silent broker is given up after two of these, and a silent bridge by the broker: the default
-/// of the broker, a minute, would make the next owner wait that long.
+/// Two missed heartbeats end a connection, on either side. With the broker's default of a minute the next owner would have
+/// to wait that long for a bridge that hangs.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// How long a node may take to let us in before the next one is tried.
-const WELCOME: Duration = Duration::from_secs(10);
+/// How long connecting and logging in may take before the next node is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an orderly end may take before the socket is cut.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long closing the connection may take before the socket is dropped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the config keeps in files.
+/// The secrets and certificates that the config refers to.
 pub(super) struct Secrets {
     uris: Vec<SecretString>,
     tls: OwnedTLSConfig,
 }
 
 impl Secrets {
-    /// Reads the files, which may have changed since the last time.
+    /// Reads the files, which may have changed since the last session.
     pub(super) fn read(config: &Options) -> Result<Self, String> {
         let unreadable =
             |key: &str, path: &Path, error: &io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
@@ -56,7 +56,7 @@ impl Secrets {
             None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
         };
         for (index, uri) in uris.iter().enumerate() {
-            // The client's own error would repeat it, password and all.
+            // The client's own error would contain the URI, including the password.
             address::amqp(uri.expose_secret()).map_err(|form| format!("{}: it {form}", place(config, index)))?;
         }
         let cert_chain = config.ca_file.as_deref().map(certificates).transpose()?;
@@ -80,7 +80,7 @@ impl Secrets {
     }
 }
 
-/// An address may hold a password: it is told by its place in the config.
+/// Names an address by its place in the config, because the address itself may contain a password.
 fn place(config: &Options, index: usize) -> String {
     match (&config.uri_file, config.uri.len()) {
         (Some(_), _) => "sink.amqp.uri_file".into(),
@@ -89,31 +89,31 @@ fn place(config: &Options, index: usize) -> String {
     }
 }
 
-/// The broker's nodes, tried in turn: whatever ended the last connection, the next one is tried first.
+/// The nodes of the broker, tried in turn, starting with the one after the last that was used.
 pub(super) struct Nodes {
     config: Options,
-    told: Told,
+    reported: ReportedQueues,
     next: usize,
 }
 
 impl Nodes {
-    /// `told` is what was told of queues, by all connections.
-    pub(super) fn new(config: Options, told: Told) -> Self {
-        Self { config, told, next: 0 }
+    /// `reported` are the queues whose differences were reported by any connection.
+    pub(super) fn new(config: Options, reported: ReportedQueues) -> Self {
+        Self { config, reported, next: 0 }
     }
 
-    /// Whether the broker is a cluster, as far as the config says.
+    /// Whether the config names several nodes, that is a cluster.
     pub(super) fn are_several(&self) -> bool {
         self.config.uri.len() > 1
     }
 
-    /// Connects to the first that can be used, takes the ownership, and only then looks after the topology.
+    /// Connects to the first usable node, takes ownership, and only then declares the topology.
     pub(super) fn own(&mut self) -> Result<(Link, Channel), SessionError> {
-        let told = self.told.clone();
-        self.connect(&async |connection: &Connection, config: &Options| own(connection, config, &told).await)
+        let reported = self.reported.clone();
+        self.connect(&async |connection: &Connection, config: &Options| own(connection, config, &reported).await)
     }
 
-    /// Connects to the first that can be used: at which `prepare` succeeds.
+    /// Connects to the first node on which `prepare` succeeds.
     pub(super) fn connect<T>(
         &mut self,
         prepare: &impl AsyncFn(&Connection, &Options) -> Result<T, SessionError>,
@@ -136,17 +136,17 @@ impl Nodes {
     }
 }
 
-/// What was found at a node.
+/// The result of examining a node.
 pub(super) enum Examined {
-    /// It cannot be logged in to.
+    /// Connecting or logging in failed.
     Unreachable(SessionError),
-    /// It lacks something that the config names, or has it otherwise.
+    /// Something that the config names is missing or differs.
     Lacks(SessionError),
-    /// It has everything; and so many messages were rejected too often, where there is a queue for them.
+    /// Everything is there. `rejected` is the depth of the queue of rejected messages, if there is one.
     Complete { rejected: Option<u32> },
 }
 
-/// Examines each node, which is named by its place in the config. Takes no ownership.
+/// Examines each node, named by its place in the config. Does not take ownership.
 pub(super) fn examine(secrets: &Secrets, config: &Options) -> Vec<(String, Examined)> {
     let examine_one = |uri: &SecretString| {
         let link = match Link::open(uri, &secrets.tls, config) {
@@ -154,7 +154,7 @@ pub(super) fn examine(secrets: &Secrets, config: &Options) -> Vec<(String, Exami
             Err(failure) => return Examined::Unreachable(failure),
         };
         let found = link.within(async {
-            topology::prepare(&link.connection, config, &Told::default()).await?;
+            topology::prepare(&link.connection, config, &ReportedQueues::default()).await?;
             topology::rejected(&link.connection, config).await
         });
         found.map_or_else(Examined::Lacks, |rejected| Examined::Complete { rejected })
@@ -162,11 +162,11 @@ pub(super) fn examine(secrets: &Secrets, config: &Options) -> Vec<(String, Exami
     secrets.uris.iter().enumerate().map(|(index, uri)| (place(config, index), examine_one(uri))).collect()
 }
 
-/// The address as the client is told it.
+/// The address in the form that the client expects.
 fn address(uri: &str) -> Result<AMQPUri, SessionError> {
     let mut address: AMQPUri =
         uri.parse().map_err(|_repeats_it| SessionError::Unavailable("it is no AMQP address".into()))?;
-    // The client looks for a name alone, and without one goes to localhost.
+    // The client does not recognize IPv6 literals and would fall back to localhost.
     if let Some(ipv6) = address::ipv6_host(uri) {
         address.authority.host = ipv6.to_string();
     }
@@ -174,16 +174,16 @@ fn address(uri: &str) -> Result<AMQPUri, SessionError> {
     Ok(address)
 }
 
-/// A connection, and a runtime that drives it and nothing else: with the runtime goes the socket. So
-/// what still waits in the client is never sent, however long the broker blocks publishers.
+/// A connection with a runtime of its own. Shutting the runtime down drops the socket, so what the client has buffered is
+/// never sent, however long the broker blocks publishers.
 ///
-/// Several owners may share it. An answer that does not come ends it for all of them: what is still on its way must not
-/// outlive an ownership.
+/// Several sessions may share it. An overdue answer ends it for all of them, because a publish in flight must not outlive
+/// the ownership under which it was sent.
 pub(super) struct Link {
     connection: Connection,
     alarms: Alarms,
-    given_up: CancellationToken,
-    /// Why it was given up.
+    abandoned: CancellationToken,
+    /// Why it was abandoned.
     cause: OnceLock<SessionError>,
     driver: Driver,
 }
@@ -191,93 +191,93 @@ pub(super) struct Link {
 impl Link {
     fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &Options) -> Result<Self, SessionError> {
         let address = address(uri.expose_secret())?;
-        let welcome = address.query.connection_timeout.map_or(WELCOME, Duration::from_millis);
+        let connect_timeout = address.query.connection_timeout.map_or(CONNECT_TIMEOUT, Duration::from_millis);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
         let driver = Driver::start()?;
-        let connection = driver.within(welcome, async {
-            // No recovery by the client itself: it was seen to hang, and nothing may be published
-            // again before the ownership is taken again.
+        let connection = driver.within(connect_timeout, async {
+            // The client's own recovery is not used: it was seen to hang, and nothing may be published before ownership is
+            // taken again.
             let runtime = lapin::runtime::default_runtime().map_err(|error| unavailable("runtime", &error))?;
             let connecting = Connection::connect_uri_with_config(address, properties, tls.clone(), runtime);
             connecting.await.map_err(|error| unavailable("connecting", &error))
         })?;
         let alarms = Alarms::of(&connection, &driver.handle);
-        Ok(Self { alarms, connection, given_up: CancellationToken::new(), cause: OnceLock::new(), driver })
+        Ok(Self { alarms, connection, abandoned: CancellationToken::new(), cause: OnceLock::new(), driver })
     }
 
-    /// Waits for what the broker has to answer, for 30 s.
+    /// Waits up to 30 s for an answer of the broker.
     pub(super) fn within<T>(&self, answer: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
-        self.driver.within(ANSWER_TIMEOUT, self.unless_given_up(answer))
+        self.driver.within(ANSWER_TIMEOUT, self.unless_abandoned(answer))
     }
 
-    /// Waits for what the broker has to answer; see [`Alarms::patiently`].
-    pub(super) fn patiently<T>(
+    /// Waits for an answer of the broker; see [`Alarms::await_answer`].
+    pub(super) fn await_answer<T>(
         &self,
         answer: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
-        self.driver.handle.block_on(self.unless_given_up(self.alarms.patiently(answer)))
+        self.driver.handle.block_on(self.unless_abandoned(self.alarms.await_answer(answer)))
     }
 
-    async fn unless_given_up<T>(
+    async fn unless_abandoned<T>(
         &self,
         answer: impl Future<Output = Result<T, SessionError>>,
     ) -> Result<T, SessionError> {
-        let given_up = || self.cause().unwrap_or_else(|| SessionError::Unavailable("it was given up".into()));
-        self.given_up.run_until_cancelled(answer).await.ok_or_else(given_up)?
+        let abandoned = || self.cause().unwrap_or_else(|| SessionError::Unavailable("it was abandoned".into()));
+        self.abandoned.run_until_cancelled(answer).await.ok_or_else(abandoned)?
     }
 
-    /// Waits for `event`, or for the end of `pause`; false when the connection was given up.
+    /// Waits for `event` or until `pause` is over. Returns false when the connection was abandoned.
     pub(super) fn rest(&self, pause: Duration, event: impl Future<Output = ()>) -> bool {
-        // Either way it is time to go on.
+        // Both are reasons to continue.
         let _event_or_pause =
-            self.driver.handle.block_on(async { timeout(pause, self.given_up.run_until_cancelled(event)).await });
-        !self.given_up.is_cancelled()
+            self.driver.handle.block_on(async { timeout(pause, self.abandoned.run_until_cancelled(event)).await });
+        !self.abandoned.is_cancelled()
     }
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
 
-    /// Nobody is to use it any more: it ends with whoever holds it last. What was waiting for an answer waits no longer.
-    pub(super) fn give_up(&self, cause: &SessionError) {
-        // The first is the one that counts.
+    /// Stops everybody from using it: pending waits end at once, the connection when its last holder drops it.
+    pub(super) fn abandon(&self, cause: &SessionError) {
+        // The first cause counts.
         drop(self.cause.set(cause.clone()));
-        self.given_up.cancel();
+        self.abandoned.cancel();
     }
 
-    /// Why it was given up, if it was.
+    /// Why it was abandoned, if it was.
     pub(super) fn cause(&self) -> Option<SessionError> {
         self.cause.get().cloned()
     }
 
-    /// Whether it can be used.
+    /// Whether it is usable.
     pub(super) fn is_up(&self) -> bool {
-        !self.given_up.is_cancelled() && self.connection.status().connected()
+        !self.abandoned.is_cancelled() && self.connection.status().connected()
     }
 
-    /// A channel for the next publish, under the same ownership.
-    pub(super) fn another_channel(&self) -> Result<Channel, SessionError> {
+    /// Opens another channel under the same ownership.
+    pub(super) fn open_channel(&self) -> Result<Channel, SessionError> {
         self.within(confirming_channel(&self.connection))
     }
 
-    /// Looks after the topology again.
-    pub(super) fn prepare(&self, config: &Options, told: &Told) -> Result<(), SessionError> {
-        self.patiently(topology::prepare(&self.connection, config, told))
+    /// Declares or verifies the topology again.
+    pub(super) fn prepare(&self, config: &Options, reported: &ReportedQueues) -> Result<(), SessionError> {
+        self.await_answer(topology::prepare(&self.connection, config, reported))
     }
 }
 
 impl Drop for Link {
-    /// An orderly end, so that the next owner need not wait; or the cut that [`Driver`] makes.
+    /// Closes the connection, so that the next owner need not wait; if that fails, [`Driver`] drops the socket.
     fn drop(&mut self) {
-        let farewell =
+        let closing =
             async { self.connection.close(200, "OK".into()).await.map_err(|error| unavailable("closing", &error)) };
-        if let Err(cause) = self.driver.within(FAREWELL, farewell) {
-            debug!(%cause, "the connection is cut");
+        if let Err(cause) = self.driver.within(CLOSE_TIMEOUT, closing) {
+            debug!(%cause, "dropping the socket");
         }
     }
 }
 
-/// The runtime of one connection. It goes without waiting, for a name that is being resolved say.
+/// The runtime of one connection. Dropping it does not wait, for example for a name that is being resolved.
 struct Driver {
     handle: Handle,
     runtime: Option<Runtime>,
@@ -308,14 +308,14 @@ impl Drop for Driver {
     }
 }
 
-async fn own(connection: &Connection, config: &Options, told: &Told) -> Result<Channel, SessionError> {
+async fn own(connection: &Connection, config: &Options, reported: &ReportedQueues) -> Result<Channel, SessionError> {
     let channel = confirming_channel(connection).await?;
     prove_ownership(&channel, &owner_queue(config, None)).await?;
-    topology::prepare(connection, config, told).await?;
+    topology::prepare(connection, config, reported).await?;
     Ok(channel)
 }
 
-/// The queue that is the ownership, of all or of a shard.
+/// The exclusive queue that represents ownership, of everything or of one shard.
 pub(super) fn owner_queue(config: &Options, shard: Option<Shard>) -> String {
     match shard {
         None => format!("{}.owner", config.name),
@@ -329,7 +329,7 @@ pub(super) async fn confirming_channel(connection: &Connection) -> Result<Channe
     Ok(channel)
 }
 
-/// Declares the ownership queue: succeeds only on the connection that has it, or when nobody has.
+/// Declares the ownership queue: succeeds if this connection has it, or if nobody had it.
 pub(super) async fn prove_ownership(channel: &Channel, queue: &str) -> Result<(), SessionError> {
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(ShortString::from(queue), exclusive, FieldTable::default()).await {
@@ -341,7 +341,7 @@ pub(super) async fn prove_ownership(channel: &Channel, queue: &str) -> Result<()
     }
 }
 
-/// For [`crate::fuzzing`]: the host and the port to which the client goes.
+/// For [`crate::fuzzing`]: the host and port to which the client connects.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn destination(uri: &str) -> Option<(String, u16)> {
     let AMQPUri { authority, .. } = address(uri).ok()?;
@@ -353,7 +353,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_client_is_told_the_host_of_the_address() {
+    fn the_client_connects_to_the_host_of_the_address() {
         for (text, host, port) in [
             ("amqp://guest:guest@[2001:db8::99]:5672/%2f", "2001:db8::99", 5672),
             ("amqps://[::1]/v", "::1", 5671),
@@ -361,8 +361,8 @@ mod tests {
             ("amqp://10.0.0.1/v", "10.0.0.1", 5672),
             ("amqp://rabbit.corp:7/v", "rabbit.corp", 7),
         ] {
-            let told = address(text).map_err(|failure| failure.to_string()).unwrap().authority;
-            assert_eq!((told.host.as_str(), told.port), (host, port), "{text}");
+            let authority = address(text).map_err(|failure| failure.to_string()).unwrap().authority;
+            assert_eq!((authority.host.as_str(), authority.port), (host, port), "{text}");
         }
     }
 }

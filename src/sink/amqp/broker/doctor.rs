@@ -1,4 +1,4 @@
-//! Looks at RabbitMQ: login, exchange and queues. Takes no ownership, declares nothing.
+//! Examines RabbitMQ: login, exchange and queues. Takes no ownership and declares nothing.
 
 use super::connection::{self, Examined, Secrets};
 use crate::doctor::Check;
@@ -11,7 +11,7 @@ pub(super) fn examine(config: &Options) -> Vec<Check> {
         Err(why) => return vec![Check::of_sink("config", Err(why))],
     };
     let mut checks = vec![Check::of_sink("config", Ok("secrets can be read".into()))];
-    // Looking is declaring with `passive`.
+    // With `declare: false` everything is declared passively.
     let looking = Options { declare: false, ..config.clone() };
     for (place, examined) in connection::examine(&secrets, &looking) {
         let (topology, rejected) = match examined {

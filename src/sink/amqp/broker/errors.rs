@@ -1,31 +1,31 @@
-//! What the client's errors mean.
+//! Interpretation of the client's errors.
 
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::{ChannelState, Error, ErrorKind};
 
 use crate::sink::session::SessionError;
 
-/// The client's error; it names no address.
+/// Wraps the client's error, which contains no address.
 pub(super) fn unavailable(what: &str, error: &Error) -> SessionError {
     SessionError::Unavailable(format!("{what}: {error}"))
 }
 
-/// Whether the broker answered with this code, over which it closes the channel alone.
+/// Whether the broker answered with this code, for which it closes the channel but not the connection.
 pub(super) fn is_soft(error: &Error, wanted: AMQPSoftError) -> bool {
     matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == AMQPErrorKind::Soft(wanted))
 }
 
-/// The broker closed a channel, and not the connection.
+/// The broker closed a channel but not the connection.
 #[derive(Debug)]
 pub(super) struct Closed {
-    /// `None`: it was closed before, for a reason that is gone with it.
+    /// `None` if it had been closed earlier; the reason is lost then.
     pub code: Option<AMQPSoftError>,
-    /// The broker's own words.
+    /// The broker's message.
     pub cause: String,
 }
 
 impl Closed {
-    /// What the error of a publish or a confirm says of its channel.
+    /// Interprets the error of a publish or a confirm.
     pub(super) fn read(error: &Error) -> Option<Self> {
         let code = match error.kind() {
             ErrorKind::ProtocolError(error) => match error.kind() {
@@ -38,7 +38,7 @@ impl Closed {
         Some(Self { code, cause: error.to_string() })
     }
 
-    /// The largest message that the broker takes, if it was too large: the last number of its text,
+    /// The largest message that the broker accepts, if this one was too large: the last number in its message,
     /// `message size 2097152 is larger than configured max size 1048576`.
     pub(super) fn largest_body(&self) -> Option<usize> {
         let (_, sizes) = self.cause.split_once("message size ")?;
@@ -49,7 +49,7 @@ impl Closed {
     }
 }
 
-/// Whether it answers a declaration, and so explains no other failure.
+/// Whether it is the answer to a declaration and therefore explains no other failure.
 pub(super) fn is_of_a_declaration(error: &Error) -> bool {
     is_soft(error, AMQPSoftError::RESOURCELOCKED)
         || (is_soft(error, AMQPSoftError::PRECONDITIONFAILED) && error.to_string().contains(" arg '"))
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_body_is_read_off_the_brokers_refusal() {
+    fn the_largest_body_is_parsed_from_the_brokers_message() {
         let closed = |code: AMQPSoftError, cause: &str| Closed { code: Some(code), cause: cause.into() }.largest_body();
         let precondition = AMQPSoftError::PRECONDITIONFAILED;
         for (text, limit) in [

@@ -1,4 +1,4 @@
-//! What a replica does at the broker to share: it is counted, looks for what is free, takes it and gives it back.
+//! The broker side of sharing: being counted, finding free shards, acquiring and releasing them.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,42 +10,42 @@ use tokio_stream::StreamExt;
 
 use super::connection::{confirming_channel, owner_queue, prove_ownership};
 use super::errors::{Closed, is_soft, unavailable};
-use super::topology::{self, Told};
+use super::topology::{self, ReportedQueues};
 use crate::sink::amqp::options::Options;
 use crate::sink::session::{SessionError, Shard};
 
-/// So long the queue that counts outlives the last replica: only then another number of shards may be in it.
+/// How long the counting queue outlives the last replica. Until then replicas with another number of shards are refused.
 const EXPIRES_MS: i32 = 60_000;
 
-/// The channel on which a replica is counted and looks, and the one on which it takes: the broker closes that over each shard
-/// that somebody else has.
+/// A channel for counting replicas and finding free shards, and one for acquiring them, which the broker closes whenever a
+/// shard is held by another replica.
 pub(super) struct Membership {
     config: Options,
-    told: Told,
+    reported: ReportedQueues,
     shards: u16,
     counted: Channel,
     consumer: Option<Consumer>,
-    taking: Option<Channel>,
-    /// It may not publish what tells whether a queue is there.
-    blind: bool,
+    acquiring: Option<Channel>,
+    /// Free shards cannot be found because of missing rights: acquiring is attempted instead.
+    cannot_find_free: bool,
 }
 
 impl Membership {
-    /// Is counted from now on; the topology is looked after before that, for who cannot publish takes no part.
+    /// Declares the topology, then joins: a replica that cannot publish must not be counted.
     pub(super) async fn begin(
         connection: &Connection,
         config: &Options,
-        told: &Told,
+        reported: &ReportedQueues,
         shards: u16,
     ) -> Result<Self, SessionError> {
         let mut member = Self {
             config: config.clone(),
-            told: told.clone(),
+            reported: reported.clone(),
             shards,
             counted: confirming_channel(connection).await?,
             consumer: None,
-            taking: None,
-            blind: false,
+            acquiring: None,
+            cannot_find_free: false,
         };
         member.join(connection).await?;
         Ok(member)
@@ -59,15 +59,15 @@ impl Membership {
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(self.shards.into()));
         arguments.insert("x-expires".into(), AMQPValue::LongInt(EXPIRES_MS));
         let declared = self.counted.queue_declare(name.as_str().into(), durable, arguments).await;
-        declared.map_err(|error| self.kept_out(&name, &error))?;
-        topology::prepare(connection, &self.config, &self.told).await?;
+        declared.map_err(|error| self.join_error(&name, &error))?;
+        topology::prepare(connection, &self.config, &self.reported).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consuming = self.counted.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default());
         self.consumer = Some(consuming.await.map_err(|error| unavailable(&format!("the queue {name}"), &error))?);
         Ok(())
     }
 
-    fn kept_out(&self, name: &str, error: &Error) -> SessionError {
+    fn join_error(&self, name: &str, error: &Error) -> SessionError {
         let shards = self.shards;
         if is_soft(error, AMQPSoftError::RESOURCELOCKED) {
             SessionError::Owned(format!("a bridge with `shards: 1` holds the queue {name}"))
@@ -81,9 +81,9 @@ impl Membership {
         }
     }
 
-    /// How many replicas there are, if that can be told, and which shards are nobody's. Those that are `held` or being given
-    /// back here are not looked at.
-    pub(super) async fn look(
+    /// Returns the number of replicas, if known, and the free shards, not counting those that are `held` or being released
+    /// here.
+    pub(super) async fn scan(
         &mut self,
         connection: &Connection,
         held: &[usize],
@@ -102,22 +102,22 @@ impl Membership {
             Err(error) if Closed::read(&error).is_some() => return Ok((None, Vec::new())),
             Err(error) => return Err(unavailable(&format!("the queue {name}"), &error)),
         };
-        if self.blind {
+        if self.cannot_find_free {
             return Ok((replicas, others));
         }
         match self.free(&others).await {
             Ok(free) => Ok((replicas, free)),
-            // What closed the channel may be gone with it: without the right to publish there it would be so each time.
+            // Most likely the right to write to the default exchange is missing, so retrying would fail each time.
             Err(error) if Closed::read(&error).is_some() => {
-                self.blind = true;
+                self.cannot_find_free = true;
                 Ok((replicas, Vec::new()))
             }
-            Err(error) => Err(unavailable("looking for free shards", &error)),
+            Err(error) => Err(unavailable("finding free shards", &error)),
         }
     }
 
-    /// A message that expires at once is returned where there is no queue. Declaring instead would close a channel, and write an
-    /// error into the broker's log, for each shard of somebody else.
+    /// A mandatory message that expires at once is returned if there is no such queue. Declaring the queue instead would close
+    /// a channel, and log an error at the broker, for each shard that is held elsewhere.
     async fn free(&self, shards: &[usize]) -> Result<Vec<usize>, Error> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let mut confirms = Vec::new();
@@ -126,7 +126,7 @@ impl Membership {
             let properties = BasicProperties::default().with_expiration("0".into());
             confirms.push(self.counted.basic_publish(exchange, queue, options, &[], properties).await?);
         }
-        // A return is attached to whichever confirm comes next.
+        // lapin attaches a returned message to whichever confirm comes next.
         let mut returned = HashSet::new();
         for confirm in confirms {
             returned.extend(confirm.await?.take_message().map(|message| message.delivery.routing_key.to_string()));
@@ -134,39 +134,39 @@ impl Membership {
         Ok(shards.iter().copied().filter(|shard| returned.contains(&self.queue(*shard))).collect())
     }
 
-    /// Takes a shard, unless somebody has it.
-    pub(super) async fn take(&mut self, connection: &Connection, shard: usize) -> Result<bool, SessionError> {
+    /// Acquires a shard. Returns false if another replica holds it.
+    pub(super) async fn acquire(&mut self, connection: &Connection, shard: usize) -> Result<bool, SessionError> {
         let queue = self.queue(shard);
-        match prove_ownership(self.taking(connection).await?, &queue).await {
+        match prove_ownership(self.acquiring(connection).await?, &queue).await {
             Ok(()) => Ok(true),
             Err(SessionError::Owned(_)) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Gives a shard back; nothing of it is unconfirmed.
-    pub(super) async fn give_back(&mut self, connection: &Connection, shard: usize) -> Result<(), SessionError> {
+    /// Releases a shard of which nothing is unconfirmed.
+    pub(super) async fn release(&mut self, connection: &Connection, shard: usize) -> Result<(), SessionError> {
         let queue = self.queue(shard);
         let deleted =
-            self.taking(connection).await?.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
+            self.acquiring(connection).await?.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await;
         match deleted {
             Ok(_) => Ok(()),
-            // It is not ours any more.
+            // It was not ours any more.
             Err(error) if Closed::read(&error).is_some() => Ok(()),
             Err(error) => Err(unavailable(&format!("the ownership queue {queue}"), &error)),
         }
     }
 
-    async fn taking(&mut self, connection: &Connection) -> Result<&Channel, SessionError> {
-        let open = self.taking.take().filter(|channel| channel.status().connected());
+    async fn acquiring(&mut self, connection: &Connection) -> Result<&Channel, SessionError> {
+        let open = self.acquiring.take().filter(|channel| channel.status().connected());
         let channel = match open {
             Some(channel) => channel,
             None => connection.create_channel().await.map_err(|error| unavailable("channel", &error))?,
         };
-        Ok(self.taking.insert(channel))
+        Ok(self.acquiring.insert(channel))
     }
 
-    /// Ends when it is counted no longer: it joins again with the next look then.
+    /// Completes when the replica is no longer counted; the next scan joins again.
     pub(super) async fn ended(&mut self) {
         match &mut self.consumer {
             None => std::future::pending().await,

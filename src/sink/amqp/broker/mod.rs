@@ -1,6 +1,5 @@
-//! The sink `amqp`: RabbitMQ with publisher confirms. One thread owns the connection on which it
-//! publishes and, on the same connection, the exclusive queue that is the ownership: when the broker
-//! lets another bridge have that queue, nothing of ours can arrive any more.
+//! The sink `amqp`: RabbitMQ with publisher confirms. Ownership is an exclusive queue, declared on the publishing connection:
+//! when the broker lets another bridge declare that queue, the connection is gone and no publish of ours can arrive any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::info;
 
-use self::channels::{Channels, Suspicion};
+use self::channels::{Channels, Isolation};
 use self::connection::{Link, Nodes};
 use self::publish::Outcome;
-use self::replica::{Here, Replica};
-use self::topology::Told;
+use self::replica::{HeldShard, Replica};
+use self::topology::ReportedQueues;
 use crate::doctor::Check;
 use crate::doubt::Memory;
 use crate::notification::{InstanceId, Notification};
@@ -42,31 +41,31 @@ mod topology;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::connection::destination;
 
-/// Where dead letters are kept, as keys of the config.
+/// Where a dead letter was stored, as a key of the config.
 const QUEUE: &str = "dead_letter_queue";
 const DIRECTORY: &str = "dead_letter_dir";
 
-/// How long after a proof of the ownership what was stored may be deleted.
+/// How long after the last proof of ownership a stored notification may be deleted.
 const VALID: Duration = Duration::from_secs(5);
 
-/// How long a new owner waits in a cluster: what the former one sent through another node may still be on its way.
+/// How long a new owner waits in a cluster: publishes of its predecessor through another node may still be in flight.
 const CLUSTER_PAUSE: Duration = Duration::from_secs(1);
 
 const FULL: &str = "a queue refused it, as a full one does with `reject-publish`";
 
 impl Driver for Options {
-    /// `Ok` from a publish means confirmed and routed. It remembers nothing, so the first
-    /// notification of an instance under each ownership is marked as a possible duplicate.
+    /// `Ok` from a publish means confirmed and routed. The sink remembers nothing, so the first notification of an instance in
+    /// each session is marked as a possible duplicate.
     fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
-        let told = Told::default();
-        let replica = (shards > 1).then(|| Arc::new(Replica::new(told.clone(), shards)));
+        let reported = ReportedQueues::default();
+        let replica = (shards > 1).then(|| Arc::new(Replica::new(reported.clone(), shards)));
         let acquisition = |_shard| Acquisition {
             config: self.clone(),
             folder: folder.clone(),
-            nodes: Nodes::new(self.clone(), told.clone()),
-            told: told.clone(),
-            suspects: HashMap::new(),
+            nodes: Nodes::new(self.clone(), reported.clone()),
+            reported: reported.clone(),
+            isolated: HashMap::new(),
             replica: replica.clone(),
         };
         let worker = Worker::start_each("amqp", (0..shards).map(acquisition))
@@ -86,14 +85,14 @@ impl Driver for Options {
     }
 }
 
-/// Takes ownership, again and again in the life of a process.
+/// Opens sessions, one after the other.
 struct Acquisition {
     config: Options,
     folder: Folder,
     nodes: Nodes,
-    told: Told,
-    suspects: HashMap<InstanceId, Suspicion>,
-    /// Says which shards are to be worked on here; `None` if all.
+    reported: ReportedQueues,
+    isolated: HashMap<InstanceId, Isolation>,
+    /// Knows which shards are assigned to this replica; `None` with `shards: 1`.
     replica: Option<Arc<Replica>>,
 }
 
@@ -113,7 +112,7 @@ impl Acquire for Acquisition {
             }
         };
         if self.nodes.are_several() {
-            // Should the connection end meanwhile, the first publish says so.
+            // If the connection fails meanwhile, the first publish reports it.
             link.rest(CLUSTER_PAUSE, std::future::pending());
         }
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -126,10 +125,10 @@ impl Acquire for Acquisition {
         Ok(Amqp {
             link,
             channels: Channels::new(channel),
-            suspects: &mut self.suspects,
+            isolated: &mut self.isolated,
             config: &self.config,
             folder: &self.folder,
-            told: &self.told,
+            reported: &self.reported,
             owner_queue: connection::owner_queue(&self.config, here.is_some().then_some(shard)),
             here,
             proven: Instant::now(),
@@ -139,23 +138,23 @@ impl Acquire for Acquisition {
     }
 }
 
-/// The sink under one ownership.
+/// A session.
 struct Amqp<'a> {
     link: Arc<Link>,
     channels: Channels,
-    /// The instances that are published alone, until one of theirs was.
-    suspects: &'a mut HashMap<InstanceId, Suspicion>,
+    /// Instances whose messages are published alone until one of them is confirmed.
+    isolated: &'a mut HashMap<InstanceId, Isolation>,
     config: &'a Options,
     folder: &'a Folder,
-    told: &'a Told,
-    /// Declaring it proves the ownership.
+    reported: &'a ReportedQueues,
+    /// Declaring it proves ownership.
     owner_queue: String,
-    /// Where replicas share.
-    here: Option<Here>,
-    /// When the broker was last asked for what only the owner is given.
+    /// With `shards` above 1.
+    here: Option<HeldShard>,
+    /// When ownership was last proven.
     proven: Instant,
     epoch: u64,
-    /// The last of each instance under this ownership.
+    /// The last sequence number of each instance in this session.
     sequences: HashMap<InstanceId, u64>,
 }
 
@@ -176,7 +175,7 @@ impl Session for Amqp<'_> {
 }
 
 impl Amqp<'_> {
-    /// Whether the shard is still to be worked on.
+    /// Fails if the shard is no longer assigned to this replica.
     fn require_shard(&self) -> Result<(), SessionError> {
         if self.here.as_ref().is_some_and(|here| !here.is_held()) { Err(SessionError::Elsewhere) } else { Ok(()) }
     }
@@ -190,38 +189,38 @@ impl Amqp<'_> {
 
     fn prove(&mut self) -> Result<(), SessionError> {
         let proved =
-            self.link.patiently(connection::prove_ownership(self.channels.of_all(&self.link)?, &self.owner_queue));
-        proved.inspect_err(|failure| self.give_up_unless_owned(failure))
+            self.link.await_answer(connection::prove_ownership(self.channels.shared(&self.link)?, &self.owner_queue));
+        proved.inspect_err(|failure| self.abandon_unless_owned(failure))
     }
 
-    /// What is unanswered must not outlive the ownership, which goes with the connection.
-    fn give_up_unless_owned(&self, failure: &SessionError) {
+    /// A publish in flight must not outlive the ownership, which ends with the connection.
+    fn abandon_unless_owned(&self, failure: &SessionError) {
         if !matches!(failure, SessionError::Owned(_)) {
-            self.link.give_up(failure);
+            self.link.abandon(failure);
         }
     }
 
     fn store_each(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let kept = jobs.extract_if(.., |job| job.kept.is_some()).filter_map(|job| job.kept.map(|reason| (job, reason)));
         for (job, reason) in kept.collect::<Vec<_>>() {
-            self.buried(job, reason, DIRECTORY);
+            self.dead_lettered(job, reason, DIRECTORY);
         }
         let too_large = |job: &mut Job| job.action() != Action::Prove && self.channels.is_too_large(job.notification());
         for job in jobs.extract_if(.., too_large).collect::<Vec<_>>() {
             self.keep(job, Reason::TooLarge);
         }
         let mut malformed = extract_malformed(jobs);
-        let buried = self.bury(&mut malformed, Reason::Malformed);
+        let published = self.publish_dead_letters(&mut malformed, Reason::Malformed);
         jobs.append(&mut malformed);
-        buried?;
-        self.settle(jobs)?;
+        published?;
+        self.publish_and_answer(jobs)?;
         if !jobs.is_empty() && self.config.declare {
-            // What was declared may have been deleted since.
-            self.link.prepare(self.config, self.told)?;
-            self.settle(jobs)?;
+            // The topology may have been deleted since it was declared.
+            self.link.prepare(self.config, self.reported)?;
+            self.publish_and_answer(jobs)?;
         }
         match self.config.on_unroutable {
-            OnUnroutable::DeadLetter => self.bury(jobs, Reason::Unroutable),
+            OnUnroutable::DeadLetter => self.publish_dead_letters(jobs, Reason::Unroutable),
             OnUnroutable::Wait => {
                 let exchange = &self.config.exchange;
                 let cause = format!("no queue takes it: bind one to the exchange {exchange}");
@@ -231,13 +230,13 @@ impl Amqp<'_> {
         }
     }
 
-    /// Publishes them and answers each. Those that no queue takes stay in `jobs`.
-    fn settle(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
+    /// Publishes the jobs and answers each. Unroutable ones stay in `jobs`.
+    fn publish_and_answer(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let outcomes = self.publish(jobs, None)?;
         for (job, outcome) in std::mem::take(jobs).into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Stored(sequence) => self.stored(job, sequence),
-                // Where several queues are bound, another one may have taken it.
+                // If several queues are bound another one may have stored it.
                 Outcome::Nacked => job.fail(SinkError::Reopen(FULL.into())),
                 Outcome::Unroutable => jobs.push(job),
                 Outcome::TooLarge => self.keep(job, Reason::TooLarge),
@@ -247,12 +246,12 @@ impl Amqp<'_> {
         Ok(())
     }
 
-    /// Publishes dead letters; into the folder goes what even their queue does not take.
-    fn bury(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), SessionError> {
+    /// Publishes dead letters. Those that their queue does not accept are written to the folder.
+    fn publish_dead_letters(&mut self, jobs: &mut Vec<Job>, reason: Reason) -> Result<(), SessionError> {
         let outcomes = self.publish(&mut *jobs, Some(reason))?;
         for (job, outcome) in jobs.drain(..).zip(outcomes) {
             match outcome {
-                Outcome::Stored(_) => self.buried(job, reason, QUEUE),
+                Outcome::Stored(_) => self.dead_lettered(job, reason, QUEUE),
                 Outcome::Unroutable | Outcome::Nacked | Outcome::TooLarge | Outcome::Refused(_) => {
                     self.keep(job, reason);
                 }
@@ -261,13 +260,13 @@ impl Amqp<'_> {
         Ok(())
     }
 
-    /// Sends a notification into the folder.
+    /// Has the notification written to the folder.
     fn keep(&self, job: Job, reason: Reason) {
         let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
         job.keep_in(self.folder, place);
     }
 
-    fn buried(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
+    fn dead_lettered(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
         let instance = job.notification().instance();
         self.sequences.insert(instance, self.next_sequence(instance));
         let letter = self.letter(job.notification(), reason, kept_in);
@@ -281,7 +280,7 @@ impl Amqp<'_> {
         self.limited(job).stored(None);
     }
 
-    /// Where replicas share, the shard may be another's a while after the proof.
+    /// With `shards` above 1 another replica may hold the shard some time after the proof.
     fn limited(&self, job: Job) -> Job {
         if self.here.is_some() { job.only_until(self.proven + VALID) } else { job }
     }

@@ -1,9 +1,8 @@
-//! Publishes a batch and finds out what became of each message.
+//! Publishes a batch and determines the outcome of each message.
 //!
-//! lapin attaches a returned message to whichever confirm comes next. So a batch is a barrier:
-//! all confirms are awaited, and returns are matched by our own message id, before anything is
-//! decided. What was confirmed before the broker closed the channel is known all the same: a return
-//! comes before its own confirm.
+//! lapin attaches a returned message to whichever confirm comes next. A batch is therefore a barrier: all confirms are awaited
+//! and returned messages are matched by our own message id before any outcome is decided. Confirms that arrived before the
+//! broker closed the channel stay valid, because a return precedes its confirm.
 
 use std::collections::HashSet;
 
@@ -19,18 +18,18 @@ use crate::sink::session::SessionError;
 
 const PERSISTENT: u8 = 2;
 
-/// What became of a message that was published.
+/// The outcome of publishing a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Every queue that it was routed to has it, at this place of the sequence; or it was there.
+    /// Confirmed by every queue that it was routed to, with this sequence number; `None` if it was stored before.
     Stored(Option<u64>),
-    /// No queue took it, for certain.
+    /// Returned: no queue is bound for it. Certainly not stored.
     Unroutable,
-    /// At least one queue refused it.
+    /// Rejected by at least one queue.
     Nacked,
-    /// Larger than the broker takes; not stored, for certain.
+    /// Larger than the broker accepts. Certainly not stored.
     TooLarge,
-    /// The broker closed the channel over it; not stored, for certain.
+    /// The broker closed the channel because of it. Certainly not stored.
     Refused(String),
 }
 
@@ -42,22 +41,22 @@ pub(super) struct Batch<'a> {
     closed: Option<Closed>,
 }
 
-/// What became of a batch, in its order.
+/// The outcomes of a batch, in its order.
 pub(super) struct Published {
-    /// `None`: unknown, because the channel was closed before it was confirmed.
+    /// `None` if unknown: the channel was closed before the confirm arrived.
     pub outcomes: Vec<Option<Outcome>>,
     pub closed: Option<Closed>,
 }
 
 enum Message {
-    /// Nothing was to be published.
+    /// Nothing to publish.
     Nothing,
     Sent {
         id: ShortString,
         sequence: u64,
         confirm: PublisherConfirm,
     },
-    /// The channel was closed before, or meanwhile.
+    /// The channel was closed earlier or meanwhile.
     Unsent,
 }
 
@@ -66,13 +65,13 @@ impl<'a> Batch<'a> {
         Self { channel, config, messages: Vec::new(), closed: None }
     }
 
-    /// A place in the batch for what needs no publish.
+    /// Reserves a place in the batch for a job that needs no publish.
     pub(super) fn nothing(&mut self) {
         self.messages.push(Message::Nothing);
     }
 
-    /// Sends it, without waiting for its confirm. A dead letter goes to its own queue. Nothing more is
-    /// sent when the broker has closed the channel.
+    /// Sends a message without waiting for its confirm; a dead letter goes to its own queue. Sends nothing once the broker has
+    /// closed the channel.
     pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), SessionError> {
         if self.closed.is_some() {
             self.messages.push(Message::Unsent);
@@ -96,13 +95,13 @@ impl<'a> Batch<'a> {
             .with_timestamp(notification.facts().unix_seconds)
             .with_app_id("green-api-bridge".into());
         let id = properties.message_id().clone().unwrap_or_default();
-        // Without `mandatory` the broker confirms what it throws away.
+        // Without `mandatory` the broker confirms messages that it drops.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, routing_key) = match place.dead_letter {
             None => {
                 (short(&self.config.exchange), short(&cloud_event::fill(&self.config.routing_key.value, notification)))
             }
-            // The default exchange routes to the queue of that name.
+            // The default exchange routes by queue name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
         let sent = self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties).await;
@@ -117,7 +116,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Waits for every confirm, and for as many as there are when the broker closes the channel.
+    /// Waits for all confirms, or for those that arrive before the broker closes the channel.
     pub(super) async fn confirmed(mut self) -> Result<Published, SessionError> {
         let mut returned = HashSet::new();
         let mut answers = Vec::with_capacity(self.messages.len());
@@ -156,8 +155,8 @@ impl<'a> Batch<'a> {
         Ok(Published { outcomes: answers.into_iter().map(outcome).collect(), closed: self.closed })
     }
 
-    /// The broker closed the channel: the first error that says why is kept. Any other error ends more
-    /// than the channel.
+    /// Records the first error that explains why the broker closed the channel. Any other error affects more than the
+    /// channel and is returned.
     fn is_closed(&mut self, what: &str, error: &Error) -> Result<(), SessionError> {
         let closed = Closed::read(error).ok_or_else(|| unavailable(what, error))?;
         if self.closed.as_ref().is_none_or(|known| known.code.is_none()) {
@@ -175,8 +174,7 @@ enum Answer {
     Unknown,
 }
 
-/// Names are checked with the config, and the rest is short by construction; what is too long all
-/// the same is cut rather than a reason to panic.
+/// Names are validated with the config and everything else is short by construction; truncating avoids a panic.
 fn short(text: &str) -> ShortString {
     ShortString::try_new(text.get(..255).unwrap_or(text)).unwrap_or_default()
 }

@@ -12,25 +12,25 @@ use tokio_stream::StreamExt;
 
 use super::connection::{Link, Nodes};
 use super::errors::{is_soft, unavailable};
-use super::topology::Told;
+use super::topology::ReportedQueues;
 use crate::sink::amqp::options::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
 
-const AT_ONCE: u16 = 500;
+const PREFETCH: u16 = 500;
 
-/// Behind the last message of a stream nothing comes.
-const SILENCE: Duration = Duration::from_secs(3);
+/// A stream has no end marker: it ends when nothing arrived for this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// More messages than the broker puts into a chunk, in case the stream goes on growing.
+/// More messages than the broker puts into one chunk, in case the stream keeps growing.
 const LARGEST_CHUNK: i64 = 1 << 16;
 
-/// Reads the queue of notifications and that of dead letters up to what is in them now. A stream is
-/// only read; of the others every message is acknowledged and gone, if `drain` allows it. Tells
-/// whether the beginning must be there.
+/// Reads the notification queue and the dead-letter queue up to their current ends. A stream is only read; from other
+/// queues, if `drain` allows it, every message is acknowledged and thereby removed. Returns whether the beginning must be
+/// there.
 ///
 /// # Errors
-/// What cannot be read, or not without `drain`.
+/// Names what cannot be read, or not without `drain`.
 pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<bool, String> {
     let Some(queue) = &config.queue else {
         return Err("sink.amqp.queue is null: name the queue that is to be verified".into());
@@ -41,17 +41,17 @@ pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<
             "sink.amqp.queue {queue}: a {kind} queue is read only by consuming it: add --drain, and every message is gone"
         ));
     }
-    let told = |failure: SessionError| failure.to_string();
-    let (link, channel) = Nodes::new(config.clone(), Told::default()).connect(&channel).map_err(told)?;
+    let text = |failure: SessionError| failure.to_string();
+    let (link, channel) = Nodes::new(config.clone(), ReportedQueues::default()).connect(&channel).map_err(text)?;
     let mut reader = Reader { link, channel, audit };
     let from_the_beginning = if is_stream { reader.read_stream(queue) } else { reader.drain(queue, 0).map(|()| false) };
-    let from_the_beginning = from_the_beginning.map_err(told)?;
+    let from_the_beginning = from_the_beginning.map_err(text)?;
     if config.on_unroutable == OnUnroutable::DeadLetter {
         let letters = &config.dead_letter_queue;
-        match reader.waiting_in(letters).map_err(told)? {
-            // Without the queue they are in the folder.
+        match reader.waiting_in(letters).map_err(text)? {
+            // Without that queue they are in the folder.
             None | Some(0) => {}
-            _ if drain => reader.drain(letters, 1).map_err(told)?,
+            _ if drain => reader.drain(letters, 1).map_err(text)?,
             Some(waiting) => {
                 return Err(format!(
                     "sink.amqp.dead_letter_queue {letters}: {waiting} dead letters are read only by consuming them: \
@@ -65,7 +65,7 @@ pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<
 
 async fn channel(connection: &Connection, _config: &Options) -> Result<Channel, SessionError> {
     let channel = connection.create_channel().await.map_err(|error| unavailable("channel", &error))?;
-    let prefetch = channel.basic_qos(AT_ONCE, BasicQosOptions::default()).await;
+    let prefetch = channel.basic_qos(PREFETCH, BasicQosOptions::default()).await;
     prefetch.map_err(|error| unavailable("prefetch", &error))?;
     Ok(channel)
 }
@@ -77,7 +77,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `None` when there is no such queue; then the channel is gone as well.
+    /// `None` if there is no such queue; the channel is closed then.
     fn waiting_in(&self, queue: &str) -> Result<Option<u32>, SessionError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         self.link.within(async {
@@ -97,15 +97,15 @@ impl Reader<'_> {
                 let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await;
                 got.map_err(|error| unavailable(&format!("reading {queue}"), &error))
             })?;
-            // Another consumer may have taken the rest.
+            // Another consumer may have received the rest.
             let Some(message) = got else { break };
             self.take(&message.delivery, lane)?;
         }
         Ok(())
     }
 
-    /// The broker tells no end of a stream, only where its last chunk begins: from there on it ends
-    /// where nothing more comes. Tells whether nothing was taken away from its beginning.
+    /// The broker reports only where the last chunk of a stream begins: from there on the stream ends when nothing more arrives.
+    /// Returns whether nothing was truncated from its beginning.
     fn read_stream(&mut self, queue: &str) -> Result<bool, SessionError> {
         let Some(newest) = self.next(&mut self.consume(queue, "last")?)? else { return Ok(true) };
         let last = offset(&newest).unwrap_or_default();
@@ -120,7 +120,7 @@ impl Reader<'_> {
             }
         }
         if read < last {
-            Err(SessionError::Unavailable(format!("reading {queue}: it broke off")))
+            Err(SessionError::Unavailable(format!("reading {queue}: the stream broke off")))
         } else {
             Ok(from_the_beginning)
         }
@@ -136,10 +136,10 @@ impl Reader<'_> {
         })
     }
 
-    /// The next message, or `None` after a silence.
+    /// The next message, or `None` after the idle timeout.
     fn next(&self, messages: &mut Consumer) -> Result<Option<Delivery>, SessionError> {
         self.link.within(async {
-            let next = timeout(SILENCE, messages.next()).await.ok().flatten();
+            let next = timeout(IDLE_TIMEOUT, messages.next()).await.ok().flatten();
             next.transpose().map_err(|error| unavailable("reading", &error))
         })
     }

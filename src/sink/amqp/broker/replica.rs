@@ -1,8 +1,8 @@
-//! How replicas share: which shards are here to be worked on.
+//! How replicas share the shards.
 //!
-//! Every replica consumes a queue in which there is never anything: its consumers are counted. Each takes free shards up to its
-//! part and gives back what it has above it. The count decides about fairness alone: who may publish is decided by the exclusive
-//! queue of each shard, which is declared on the connection that publishes.
+//! Every replica consumes from a queue that is always empty, so that the number of its consumers is the number of replicas. Each
+//! acquires free shards up to its fair share and releases the surplus. The count affects fairness only: who may publish is
+//! decided by the exclusive queue of each shard, which is declared on the publishing connection.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,27 +16,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Link, Nodes};
 use super::membership::Membership;
-use super::part::Part;
-use super::topology::Told;
+use super::part::FairShare;
+use super::topology::ReportedQueues;
 use crate::sink::amqp::options::Options;
 use crate::sink::assignment::{Assignment, Opened};
 use crate::sink::session::{SessionError, Shard};
 use crate::sink::shared::Sharing;
 use crate::status;
 
-/// How often it looks how many share, and what is free.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often replicas are counted and free shards are searched for.
+const SCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So long it waits before it takes anything, so that others who begin are counted.
-const SETTLE: Duration = Duration::from_secs(2);
+/// How long a new replica waits before it acquires anything, so that others that are starting are counted.
+const JOIN_DELAY: Duration = Duration::from_secs(2);
 
-/// A shard whose session could not begin so often in a row is left to other replicas, and the others with it, for a while.
-const FAILURES: u32 = 3;
+/// When opening a shard failed this often in a row, all shards are left to other replicas for `REJOIN_PAUSE`.
+const MAX_FAILURES: u32 = 3;
 const REJOIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// One of those that share.
+/// One of the replicas that share.
 pub(super) struct Replica {
-    told: Told,
+    reported: ReportedQueues,
     shards: u16,
     assignment: Arc<Assignment>,
     stop: CancellationToken,
@@ -45,18 +45,18 @@ pub(super) struct Replica {
 
 #[derive(Default)]
 struct State {
-    /// All shards that are here share it. It stays when it was given up, until the cause is reported.
+    /// Shared by all shards that are held here. Kept after it was abandoned, until the cause is reported.
     link: Option<Arc<Link>>,
     thread: Option<JoinHandle<()>>,
-    /// After a shard was left to others.
+    /// Set when the shards were left to other replicas.
     not_before: Option<Instant>,
 }
 
 impl Replica {
-    /// `told` is what was told of queues, by all connections.
-    pub(super) fn new(told: Told, shards: u16) -> Self {
+    /// `reported` are the queues whose differences were reported by any connection.
+    pub(super) fn new(reported: ReportedQueues, shards: u16) -> Self {
         let assignment = Arc::new(Assignment::new(shards));
-        Self { told, shards, assignment, stop: CancellationToken::new(), state: Mutex::default() }
+        Self { reported, shards, assignment, stop: CancellationToken::new(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -67,13 +67,13 @@ impl Replica {
         self.state().link.clone().filter(|link| link.is_up())
     }
 
-    /// The connection and a channel of its own for a shard that is here. The first shard connects for all of them, and
-    /// reports what keeps it from that.
+    /// The shared connection, and a channel for a shard that is held here. Shard 0 connects on behalf of all and reports
+    /// failures to connect.
     pub(super) fn open(
         self: &Arc<Self>,
         shard: Shard,
         nodes: &mut Nodes,
-    ) -> Result<(Arc<Link>, Channel, Here), SessionError> {
+    ) -> Result<(Arc<Link>, Channel, HeldShard), SessionError> {
         if shard.index() == 0 && self.link().is_none() && !self.stop.is_cancelled() {
             self.join(nodes)?;
         }
@@ -82,8 +82,8 @@ impl Replica {
         if !opened.is_held() {
             return Err(SessionError::Elsewhere);
         }
-        let here = Here { replica: Arc::clone(self), shard, opened };
-        let channel = link.another_channel().map_err(|failure| here.failed(&link, failure))?;
+        let here = HeldShard { replica: Arc::clone(self), shard, opened };
+        let channel = link.open_channel().map_err(|failure| here.failed(&link, failure))?;
         Ok((link, channel, here))
     }
 
@@ -93,7 +93,7 @@ impl Replica {
             (state.thread.take(), state.link.take())
         };
         if let Some(thread) = thread {
-            // It takes back what it has handed out. Should it have panicked, its connection is gone all the same.
+            // It revokes its assignments first. If it panicked, its connection is gone all the same.
             thread.join().ok();
         }
         if let Some(cause) = link.and_then(|link| link.cause()) {
@@ -103,7 +103,7 @@ impl Replica {
             return Err(SessionError::Elsewhere);
         }
         let joining = async |connection: &Connection, config: &Options| {
-            Membership::begin(connection, config, &self.told, self.shards).await
+            Membership::begin(connection, config, &self.reported, self.shards).await
         };
         let (link, membership) = nodes.connect(&joining)?;
         let (replica, link) = (Arc::clone(self), Arc::new(link));
@@ -114,10 +114,10 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes and gives back, as long as the connection lasts.
+    /// Acquires and releases shards for as long as the connection lasts.
     fn serve(&self, link: Arc<Link>, mut membership: Membership) {
         if let Err(failure) = self.share(&link, &mut membership) {
-            link.give_up(&failure);
+            link.abandon(&failure);
         }
         if self.stop.is_cancelled() {
             self.assignment.end();
@@ -125,45 +125,45 @@ impl Replica {
         } else {
             self.assignment.revoke_all();
         }
-        // After the last session: the exclusive queues go with the connection.
+        // After the last session: closing the connection deletes the exclusive queues.
         drop(link);
     }
 
     fn share(&self, link: &Link, membership: &mut Membership) -> Result<(), SessionError> {
-        let mut part = Part::new(self.shards);
-        let mut leaving = BTreeSet::new();
-        let mut goes_on = link.rest(SETTLE, self.stop.cancelled());
-        while goes_on && !self.stop.is_cancelled() {
+        let mut fair_share = FairShare::new(self.shards);
+        let mut releasing = BTreeSet::new();
+        let mut is_up = link.rest(JOIN_DELAY, self.stop.cancelled());
+        while is_up && !self.stop.is_cancelled() {
             let held = self.assignment.held();
-            let (replicas, free) = link.patiently(membership.look(link.connection(), &held, &leaving))?;
+            let (replicas, free) = link.await_answer(membership.scan(link.connection(), &held, &releasing))?;
             if let Some(sink) = status::the_sink() {
                 sink.replicas.set(replicas.unwrap_or(0).into());
             }
-            let decision = part.decide(replicas, &held, &free, Instant::now());
+            let decision = fair_share.decide(replicas, &held, &free, Instant::now());
             let mut room = decision.room;
-            for shard in decision.take {
+            for shard in decision.acquire {
                 if (room > 0 || decision.neglected.contains(&shard))
-                    && link.patiently(membership.take(link.connection(), shard))?
+                    && link.await_answer(membership.acquire(link.connection(), shard))?
                 {
                     room = room.saturating_sub(1);
                     self.assignment.set_held(&[shard], true);
                 }
             }
-            self.assignment.set_held(&decision.give_back, false);
-            leaving.extend(decision.give_back);
-            for shard in leaving.clone() {
+            self.assignment.set_held(&decision.release, false);
+            releasing.extend(decision.release);
+            for shard in releasing.clone() {
                 if !self.assignment.is_open(shard) {
-                    link.patiently(membership.give_back(link.connection(), shard))?;
-                    leaving.remove(&shard);
+                    link.await_answer(membership.release(link.connection(), shard))?;
+                    releasing.remove(&shard);
                 }
             }
-            if let Some(shard) = self.assignment.failing(FAILURES) {
+            if let Some(shard) = self.assignment.failing(MAX_FAILURES) {
                 self.state().not_before = Some(Instant::now() + REJOIN_PAUSE);
                 return Err(SessionError::Unavailable(format!(
-                    "shard {shard} could not be opened {FAILURES} times in a row; leaving all shards to other replicas for 60 s"
+                    "shard {shard} could not be opened {MAX_FAILURES} times in a row; releasing all shards to other replicas for 60 s"
                 )));
             }
-            goes_on = link.rest(LOOK, async {
+            is_up = link.rest(SCAN_INTERVAL, async {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     () = membership.ended() => {}
@@ -185,38 +185,38 @@ impl Sharing for Replica {
         self.stop.cancel();
         let thread = self.state().thread.take();
         if let Some(thread) = thread {
-            // Closing the connection may take a while; a panic has ended it already.
+            // Closing the connection may block; after a panic it is closed already.
             tokio::task::spawn_blocking(|| thread.join().ok()).await.ok();
         }
     }
 }
 
-/// A shard that is worked on here.
-pub(super) struct Here {
+/// A shard that is held here.
+pub(super) struct HeldShard {
     replica: Arc<Replica>,
     shard: Shard,
     opened: Opened,
 }
 
-impl Here {
+impl HeldShard {
     /// The session has begun.
     pub(super) fn begin(&mut self) {
         self.opened.begin();
     }
 
-    /// Whether it is still to be worked on.
+    /// Whether it is still assigned to this replica.
     pub(super) fn is_held(&self) -> bool {
         self.opened.is_held()
     }
 
-    /// Why its session ends: the end of the connection is reported once, for all shards.
+    /// Maps a failure of its session: a connection failure is reported once for all shards, by shard 0.
     pub(super) fn failed(&self, link: &Link, failure: SessionError) -> SessionError {
         match failure {
-            // Somebody deleted the queue, and another replica has it now.
+            // The queue was deleted by somebody and another replica holds it now.
             SessionError::Owned(_) => self.replica.assignment.set_held(&[self.shard.index().into()], false),
             SessionError::Elsewhere => {}
             failure if link.is_up() => return failure,
-            failure => link.give_up(&failure),
+            failure => link.abandon(&failure),
         }
         SessionError::Elsewhere
     }

@@ -1,5 +1,5 @@
-//! Exchange, queues and binding: declared, or only looked at. On channels of their own, because a
-//! declaration that fails ends its channel.
+//! Exchange, queues and bindings: declared, or only checked. On channels of their own, because a failed declaration closes
+//! its channel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +15,11 @@ use super::errors::{is_soft, unavailable};
 use crate::sink::amqp::options::{Options, QueueType};
 use crate::sink::session::SessionError;
 
-/// What a process has told of queues, through all its acquisitions: once is enough.
+/// Queues whose differences were reported by this process: once is enough.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told(Arc<Mutex<BTreeSet<String>>>);
+pub(super) struct ReportedQueues(Arc<Mutex<BTreeSet<String>>>);
 
-impl Told {
+impl ReportedQueues {
     fn contains(&self, queue: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
     }
@@ -30,14 +30,18 @@ impl Told {
 }
 
 /// Declares what the config names or, with `declare: false`, checks that it exists.
-pub(super) async fn prepare(connection: &Connection, config: &Options, told: &Told) -> Result<(), SessionError> {
+pub(super) async fn prepare(
+    connection: &Connection,
+    config: &Options,
+    reported: &ReportedQueues,
+) -> Result<(), SessionError> {
     let channel = channel(connection).await?;
-    let mut topology = Topology { connection, channel, config, told };
+    let mut topology = Topology { connection, channel, config, reported };
     topology.prepare().await?;
     topology.channel.close(200, "OK".into()).await.map_err(|error| unavailable("channel", &error))
 }
 
-/// How many messages consumers have rejected too often, as far as there is a queue for them.
+/// The depth of the queue of rejected messages, if there is one.
 pub(super) async fn rejected(connection: &Connection, config: &Options) -> Result<Option<u32>, SessionError> {
     let Some(queue) = config.queue.as_ref().filter(|_| config.queue_type == QueueType::Quorum) else { return Ok(None) };
     let name = arguments::rejected(queue);
@@ -53,7 +57,7 @@ struct Topology<'a> {
     connection: &'a Connection,
     channel: Channel,
     config: &'a Options,
-    told: &'a Told,
+    reported: &'a ReportedQueues,
 }
 
 impl Topology<'_> {
@@ -67,7 +71,7 @@ impl Topology<'_> {
             .await
             .map_err(|error| failed("exchange", &config.exchange, "name another `exchange`", &error))?;
         if !config.declare {
-            // Without its queue a dead letter goes into the folder.
+            // Without their queue dead letters are written to the folder.
             return match &config.queue {
                 Some(queue) => self.is_there("queue", queue).await,
                 None => Ok(()),
@@ -89,7 +93,7 @@ impl Topology<'_> {
                 .await
                 .map_err(|error| failed("queue", queue, "name another `queue`", &error))?;
         }
-        // A stream never hands a message out for good, which is what dead letters wait for.
+        // Messages are not removed from a stream by consuming them, and dead letters wait for somebody to remove them.
         let kind = if config.queue_type == QueueType::Classic { QueueType::Classic } else { QueueType::Quorum };
         self.declare_to_keep("dead_letter_queue", &config.dead_letter_queue, kind).await
     }
@@ -100,21 +104,20 @@ impl Topology<'_> {
         declared.map(drop).map_err(|error| failed(key, name, &other(key), &error))
     }
 
-    /// A queue that keeps what is in it, however often a consumer hands it back: RabbitMQ 4 would
-    /// drop it the 21st time.
+    /// Declares a queue without a delivery limit: by default RabbitMQ 4 drops a message that is redelivered the 21st time.
     async fn declare_to_keep(&mut self, key: &str, name: &str, kind: QueueType) -> Result<(), SessionError> {
         self.declare(key, name, &arguments::to_keep(kind)).await
     }
 
-    /// Declares it with the first of these arguments that the broker takes. One that exists already is used
-    /// as it is, and what differs is told once.
+    /// Declares a queue with the first of these arguments that the broker supports. An existing queue is used as it is, and
+    /// differences are reported once.
     async fn declare(&mut self, key: &str, name: &str, choices: &[Arguments]) -> Result<(), SessionError> {
         let mut wanted = Arguments::default();
         let mut why = None;
         for choice in choices {
             match self.try_to_declare(name, choice).await? {
                 Ok(()) => return Ok(()),
-                // Of arguments that it does not take, the next choice has less.
+                // The next choice has fewer arguments.
                 Err(error) => (wanted, why) = (choice.clone(), Some(error)),
             }
         }
@@ -124,10 +127,10 @@ impl Topology<'_> {
             let Some(mut difference) = Difference::read(&error.to_string(), &wanted) else {
                 return Err(failed(key, name, &other(key), &error));
             };
-            if self.told.contains(name) {
+            if self.reported.contains(name) {
                 return Ok(());
             }
-            // Each declaration tells one difference. Of another kind of queue the rest means nothing.
+            // Each attempt reveals one difference. If the queue type differs the others mean nothing.
             let is_new = difference.apply_to(&mut as_it_is) && !difference.is_of_kind();
             differences.insert(difference.name.clone(), difference);
             if is_new {
@@ -139,11 +142,11 @@ impl Topology<'_> {
         let differs = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let command = arguments::policy(&vhost, name, &differences);
         warn!(queue = name, %differs, %command, "a queue that exists differs from what would be declared: it is used as it is");
-        self.told.add(name);
+        self.reported.add(name);
         Ok(())
     }
 
-    /// Tells what the broker has against these arguments, and has a channel again then.
+    /// Returns the broker's objection to these arguments, if any, and reopens the channel then.
     async fn try_to_declare(&mut self, name: &str, arguments: &Arguments) -> Result<Result<(), Error>, SessionError> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declared = self.channel.queue_declare(name.into(), options, arguments::table(arguments)).await;
@@ -164,7 +167,7 @@ fn other(key: &str) -> String {
     format!("set `queue_type` to what it is, name another `{key}`")
 }
 
-/// What to do about it. The broker's text names what differs.
+/// Adds advice. The broker's message names the difference.
 fn failed(key: &str, name: &str, instead: &str, error: &Error) -> SessionError {
     let advice = if is_soft(error, AMQPSoftError::PRECONDITIONFAILED) {
         format!("it exists and differs: delete it, {instead}, or use it as it is with `declare: false`")
