@@ -19,16 +19,16 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::condition::{self, Condition};
+use crate::metrics::{self, InstanceMetrics, Outcome, SinkMetrics};
 use crate::notification::InstanceId;
 use crate::sink::session::Shard;
-use crate::status::{self, InstanceStatus, Outcome, SinkStatus};
 
 use shards::ShardsShown;
 use shared::Shared;
 
 mod browser;
 mod connections;
-mod metrics;
+mod open_metrics;
 mod shards;
 mod shared;
 
@@ -75,17 +75,17 @@ impl Admin {
     }
 
     fn readiness(self) -> Readiness {
-        let (sink, shards) = (status::the_sink(), status::the_sink().map(SinkStatus::shards).unwrap_or_default());
-        let sink = sink.is_some_and(SinkStatus::works);
-        let polling = |status: &InstanceStatus| {
-            let silent = status::now().saturating_sub(status.asked.get());
+        let (sink, shards) = (metrics::the_sink(), metrics::the_sink().map(SinkMetrics::shards).unwrap_or_default());
+        let sink = sink.is_some_and(SinkMetrics::works);
+        let polling = |status: &InstanceMetrics| {
+            let silent = metrics::now().saturating_sub(status.asked.get());
             !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
         };
         // Where replicas share, those of the shards that are here; none is as well.
         let is_here = |instance: &InstanceId| {
             shards.len() < 2 || Shard::of_instance(*instance, &shards).is_some_and(|shard| shard.is_held())
         };
-        let mut instances = status::instances();
+        let mut instances = metrics::instances();
         instances.retain(|(instance, _)| is_here(instance));
         let fleet = instances.is_empty() || instances.iter().any(|(_, status)| polling(status));
         let mut waiting_for = Vec::new();
@@ -115,13 +115,13 @@ impl Admin {
             conditions.remove(&instance).unwrap_or_default().iter().map(ToString::to_string).collect()
         };
         let sink = SinkShown {
-            kind: status::the_sink().map_or("none", |sink| sink.kind),
-            up: status::the_sink().is_some_and(SinkStatus::works),
+            kind: metrics::the_sink().map_or("none", |sink| sink.kind),
+            up: metrics::the_sink().is_some_and(SinkMetrics::works),
             guarantee: self.guarantee,
             conditions: names(None),
-            shards: status::the_sink().and_then(|sink| ShardsShown::of(&sink.shards())),
+            shards: metrics::the_sink().and_then(|sink| ShardsShown::of(&sink.shards())),
         };
-        let shown = |(id, status): (InstanceId, Arc<InstanceStatus>)| InstanceShown {
+        let shown = |(id, status): (InstanceId, Arc<InstanceMetrics>)| InstanceShown {
             id,
             conditions: names(Some(id)),
             last_notification: time(status.last_notification.get()),
@@ -133,7 +133,7 @@ impl Admin {
             retries: status.publish_errors() + status.polls(Outcome::Error).get() + status.deletes_unconfirmed.get(),
             dead_lettered: status.dead_lettered(),
         };
-        let instances: Vec<InstanceShown> = status::instances().into_iter().map(shown).collect();
+        let instances: Vec<InstanceShown> = metrics::instances().into_iter().map(shown).collect();
         let dead_lettered = instances.iter().map(|instance| instance.dead_lettered).sum();
         let readiness = self.readiness();
         Status { version: env!("CARGO_PKG_VERSION"), readiness, sink, advice, dead_lettered, instances }
@@ -203,7 +203,7 @@ struct Answers {
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> Result<impl IntoResponse, StatusCode> {
-    let text = answers.metrics.get(metrics::encode).await;
+    let text = answers.metrics.get(open_metrics::encode).await;
     let text = text.map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
 }

@@ -13,10 +13,10 @@ use crate::doubt::Memory;
 use crate::doubt::{Deleted, Doubt, Verdict};
 use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
-use crate::health::Health;
+use crate::metrics::{self, InstanceMetrics, Outcome};
+use crate::monitor::Monitor;
 use crate::notification::Notification;
 use crate::sink::{Lane, Pending, Sink, SinkError, Stored};
-use crate::status::{self, InstanceStatus, Outcome};
 use crate::unreadable::Unreadable;
 
 /// Two empty answers, or an empty one and the next request, are at least this far apart: a server
@@ -34,7 +34,7 @@ pub struct Bridge<'a> {
     queue: Queue,
     sink: &'a dyn Sink,
     stop: &'a CancellationToken,
-    health: Health,
+    monitor: Monitor,
     unreadable: Unreadable,
     /// Counts stale heads up and useful ones down; at the limit nothing overlaps until a restart.
     stale: u8,
@@ -44,8 +44,8 @@ impl<'a> Bridge<'a> {
     /// The bridge from this queue into this sink, until `stop`.
     #[must_use]
     pub fn new(queue: Queue, sink: &'a dyn Sink, stop: &'a CancellationToken) -> Self {
-        let health = Health::of(queue.instance());
-        Self { queue, sink, stop, health, unreadable: Unreadable::default(), stale: 0 }
+        let monitor = Monitor::of(queue.instance());
+        Self { queue, sink, stop, monitor, unreadable: Unreadable::default(), stale: 0 }
     }
 
     /// Receive → publish → delete, one notification after the other, until it is told to stop.
@@ -65,15 +65,15 @@ impl<'a> Bridge<'a> {
             let mut overlapped = None;
             while let Some(head) = self.next_head(&mut *lane, overlapped.take()).await {
                 let verdict = doubt.judge(head.fingerprint(), head.facts().has_identity);
-                self.health.received(&head, verdict);
+                self.monitor.received(&head, verdict);
                 let stored = match self.publish(&mut *lane, verdict, &head).await {
                     Ok(Some(stored)) => stored,
                     Ok(None) => continue,
                     Err(refusal @ (SinkError::Refused(_) | SinkError::NoRoom(_))) => {
                         // It is received again; until then its body takes no memory.
                         drop(head);
-                        self.health.refused(&refusal);
-                        sleep_unless(self.stop, self.health.pause()).await;
+                        self.monitor.refused(&refusal);
+                        sleep_unless(self.stop, self.monitor.pause()).await;
                         continue;
                     }
                     Err(SinkError::Renewed) => {
@@ -82,25 +82,25 @@ impl<'a> Bridge<'a> {
                     }
                     Err(SinkError::Reopen(cause)) => {
                         discarded();
-                        self.health.status.publish_unknown.increase();
+                        self.monitor.status.publish_unknown.increase();
                         warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
                         drop(head);
-                        sleep_unless(self.stop, self.health.pause()).await;
+                        sleep_unless(self.stop, self.monitor.pause()).await;
                         break;
                     }
                     Err(end @ (SinkError::Fenced(_) | SinkError::Closed(_))) => return Err(end),
                 };
-                self.health.stored(&stored);
+                self.monitor.stored(&stored);
                 doubt.stored(head.fingerprint(), stored.sequence());
                 // Its body may be large, and the next one wants room.
                 drop(head);
                 fault::reached("stored");
                 overlapped = self.delete(&mut *lane, stored, doubt).await;
-                if let Some(pause) = self.health.pause_after_repeat() {
+                if let Some(pause) = self.monitor.pause_after_repeat() {
                     sleep_unless(self.stop, pause).await;
                 }
             }
-            self.health.lane_ended();
+            self.monitor.lane_ended();
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl<'a> Bridge<'a> {
     /// A lane of the sink; waits for it. `None` when it is time to stop.
     async fn open(&mut self) -> Option<Result<(Box<dyn Lane>, Memory), SinkError>> {
         let opening = self.stop.run_until_cancelled(self.sink.open(self.queue.instance()));
-        worrying(&mut self.health, opening).await
+        worrying(&mut self.monitor, opening).await
     }
 
     /// The head in hand, or else the head of the queue; waits for it. `None` when it is time to stop, or the lane has lost its
@@ -127,8 +127,8 @@ impl<'a> Bridge<'a> {
         let mut head = None;
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
-            self.health.asking();
-            let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.health.status)).await?;
+            self.monitor.asking();
+            let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.monitor.status)).await?;
             head = self.received(asked, answer).await;
         }
         head
@@ -148,12 +148,12 @@ impl<'a> Bridge<'a> {
             }
             Ok(Received::Empty) => {
                 self.unreadable.ended();
-                let waiting = if self.health.wants_count() {
+                let waiting = if self.monitor.take_count_turn() {
                     self.stop.run_until_cancelled(self.queue.waiting()).await.and_then(Result::ok)
                 } else {
                     None
                 };
-                self.health.empty(waiting);
+                self.monitor.empty(waiting);
                 sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
             }
             Ok(Received::NoBody(_, problem)) | Err(problem) => self.wait_out(&problem).await,
@@ -170,16 +170,16 @@ impl<'a> Bridge<'a> {
     ) -> Result<Option<Stored>, SinkError> {
         match verdict {
             Verdict::Publish { marked } => {
-                let stored = worrying(&mut self.health, lane.publish(Pending::new(head), marked)).await?;
-                self.health.published(head, &stored);
+                let stored = worrying(&mut self.monitor, lane.publish(Pending::new(head), marked)).await?;
+                self.monitor.published(head, &stored);
                 Ok(Some(stored))
             }
             Verdict::DeleteOnly { was_confirmed } => {
-                self.health.status.redelivered.increase();
+                self.monitor.status.redelivered.increase();
                 info!(instance = %head.instance(), receipt = %head.receipt(), was_confirmed, "delivered again, already stored: only deleting");
-                let stored = worrying(&mut self.health, lane.already_stored(Pending::new(head))).await?;
+                let stored = worrying(&mut self.monitor, lane.already_stored(Pending::new(head))).await?;
                 if was_confirmed {
-                    self.health.redelivered();
+                    self.monitor.redelivered();
                 }
                 Ok(Some(stored))
             }
@@ -199,33 +199,33 @@ impl<'a> Bridge<'a> {
             doubt.deleted(Deleted::Unconfirmed);
             return None;
         }
-        self.health.status.asked.set_to_now();
+        self.monitor.status.asked.set_to_now();
         let is_redelivery = !doubt.may_overlap();
-        let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT || self.health.is_slow() {
+        let (answer, next) = if is_redelivery || self.stale == STALE_LIMIT || self.monitor.is_slow() {
             let answer = delete_once(&self.queue, stored).await;
             if is_confirmed(&answer) {
-                self.health.confirmed();
+                self.monitor.confirmed();
             }
             (answer, None)
         } else {
-            let status = Arc::clone(&self.health.status);
+            let status = Arc::clone(&self.monitor.status);
             let delete = pin!(delete_once(&self.queue, stored));
             let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &status)));
             let receive = pin!(until_lost(lane, receive));
-            let (answer, next) = delete_and_receive(delete, receive, || self.health.confirmed()).await;
+            let (answer, next) = delete_and_receive(delete, receive, || self.monitor.confirmed()).await;
             (answer, next.flatten())
         };
         let was_answered = answer.is_ok();
         let answer = match answer {
             Ok(answer) => {
-                self.health.deleted(answer, is_redelivery);
+                self.monitor.deleted(answer, is_redelivery);
                 if answer == Deleted::Unconfirmed {
-                    sleep_unless(self.stop, self.health.pause()).await;
+                    sleep_unless(self.stop, self.monitor.pause()).await;
                 }
                 answer
             }
             Err(problem) => {
-                self.health.lost_sight();
+                self.monitor.lost_sight();
                 self.wait_out(&problem).await;
                 Deleted::Unconfirmed
             }
@@ -255,7 +255,7 @@ impl<'a> Bridge<'a> {
     }
 
     async fn wait_out(&mut self, problem: &Problem) {
-        let pause = self.health.failed(problem);
+        let pause = self.monitor.failed(problem);
         sleep_unless(self.stop, pause).await;
         if problem.condition == Condition::TokenRefused
             && let Some(Err(error)) = self.stop.run_until_cancelled(self.queue.read_token_again()).await
@@ -266,19 +266,19 @@ impl<'a> Bridge<'a> {
 }
 
 /// Waits for the sink as long as it takes; meanwhile nobody looks at the queue.
-async fn worrying<T>(health: &mut Health, waiting: impl Future<Output = T>) -> T {
+async fn worrying<T>(monitor: &mut Monitor, waiting: impl Future<Output = T>) -> T {
     let mut waiting = pin!(waiting);
     loop {
         if let Ok(done) = timeout(WORRY, &mut waiting).await {
             return done;
         }
-        health.kept_from_looking(status::the_sink().is_some_and(|sink| sink.stands_by(health.instance())));
+        monitor.kept_from_looking(metrics::the_sink().is_some_and(|sink| sink.stands_by(monitor.instance())));
     }
 }
 
 /// A head was received under an ownership that has ended; it is received again, by whoever has the next.
 fn discarded() {
-    if let Some(sink) = status::the_sink() {
+    if let Some(sink) = metrics::the_sink() {
         sink.heads_discarded.increase();
     }
 }
@@ -293,7 +293,7 @@ async fn until_lost<T>(lane: &mut dyn Lane, waiting: Pin<&mut impl Future<Output
 }
 
 /// Asks once, and counts what came of it.
-async fn receive_once(queue: &Queue, status: &InstanceStatus) -> Result<Received, Problem> {
+async fn receive_once(queue: &Queue, status: &InstanceMetrics) -> Result<Received, Problem> {
     let asked = Instant::now();
     let answer = queue.receive().await;
     let outcome = match &answer {

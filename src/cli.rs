@@ -16,7 +16,7 @@ use crate::telemetry;
 #[cfg(feature = "emulator")]
 mod demo;
 mod doctor;
-mod health;
+mod ready;
 mod run;
 mod setup;
 mod source;
@@ -48,7 +48,7 @@ enum Command {
     /// Read what was published and say what of it is lost, doubled or reordered.
     Verify(verify::Verify),
     /// Ask a running bridge whether it is ready: exit code 0 or 1. For container health checks.
-    Health(health::Health),
+    Health(ready::Ready),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -164,7 +164,7 @@ impl Command {
             Self::Setup(setup) => setup.run().await,
             Self::Doctor(doctor) => doctor.run().await,
             Self::Verify(verify) => verify.run(),
-            Self::Health(health) => health.run().await,
+            Self::Health(ready) => ready.run().await,
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut script);

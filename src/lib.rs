@@ -16,15 +16,15 @@ pub mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod green_api;
-mod health;
 mod input_file;
 mod kinds;
+mod metrics;
 pub mod mistake;
+mod monitor;
 pub mod notification;
 pub mod pauses;
 mod repeats;
 pub mod sink;
-mod status;
 mod systemd;
 pub mod telemetry;
 pub mod token;

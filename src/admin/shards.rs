@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::time;
-use crate::status::{ShardStatus, State};
+use crate::metrics::{ShardStatus, State};
 
 #[derive(Serialize)]
 pub(super) struct ShardsShown {

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 use super::requests::Request;
 use super::shard::Shard;
 use crate::condition::Condition;
-use crate::status::ShardStatus;
+use crate::metrics::ShardStatus;
 
 /// How often an idle session is probed.
 const PROBE_SECS: u64 = 5;

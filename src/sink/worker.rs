@@ -23,9 +23,9 @@ use super::shard_watch::ShardWatch;
 use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
+use crate::metrics::{self, ShardStatus, SinkMetrics};
 use crate::notification::InstanceId;
 use crate::pauses::Pauses;
-use crate::status::{self, ShardStatus, SinkStatus};
 
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
@@ -35,7 +35,7 @@ const STAND_BY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A [`Sink`] made of a [`Session`], one at a time; or of several, one at a time for each shard.
 pub struct Worker {
-    sink: &'static SinkStatus,
+    sink: &'static SinkMetrics,
     /// Of each shard.
     requests: Vec<mpsc::UnboundedSender<Request>>,
 }
@@ -64,7 +64,7 @@ impl Worker {
         name: &'static str,
         shards: impl IntoIterator<Item = impl Acquire + Send + 'static>,
     ) -> std::io::Result<Self> {
-        let sink = status::sink(name);
+        let sink = metrics::sink(name);
         let shards: Vec<_> = (0..).zip(shards).collect();
         let is_shared = shards.len() > 1;
         let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink, sink.add_shard(), is_shared);
@@ -94,7 +94,7 @@ fn start(
     name: &str,
     shard: Shard,
     mut acquire: impl Acquire + Send + 'static,
-    sink: &'static SinkStatus,
+    sink: &'static SinkMetrics,
     status: Arc<ShardStatus>,
     is_shared: bool,
 ) -> std::io::Result<mpsc::UnboundedSender<Request>> {
@@ -126,7 +126,7 @@ fn serve(
     shard: Shard,
     sessions: &mut impl Acquire,
     requests: &mut Requests,
-    sink: &SinkStatus,
+    sink: &SinkMetrics,
     status: &ShardStatus,
 ) -> Result<(), SinkError> {
     let mut pauses = Pauses::new();
@@ -283,7 +283,7 @@ impl Sink for Worker {
 }
 
 struct OwnedLane {
-    sink: &'static SinkStatus,
+    sink: &'static SinkMetrics,
     ownership: u64,
     lost: CancellationToken,
     requests: mpsc::UnboundedSender<Request>,

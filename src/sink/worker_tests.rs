@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Poll;
 
 use super::*;
+use crate::metrics::State;
 use crate::sink::contract_test::notification;
-use crate::status::State;
 
 /// Stores a group when it is told to.
 struct Gated {
@@ -87,7 +87,7 @@ async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_ano
     let status = Arc::<ShardStatus>::default();
     // Blocks until there is an answer.
     let acquire = move |_shard| answers.recv().unwrap_or(Err(SessionError::Closed("the end".into())));
-    let sink = status::sink("gated");
+    let sink = metrics::sink("gated");
     let _requests = start("gated", Shard::new(3), acquire, sink, Arc::clone(&status), true).unwrap();
     let waits = || status.conditions().contains(Condition::WaitingForOwnership);
     until(waits).await;

@@ -13,8 +13,8 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::errors::is_of_a_declaration;
 use crate::condition::Condition;
+use crate::metrics::{self, ShardStatus};
 use crate::sink::session::SessionError;
-use crate::status::{self, ShardStatus};
 
 /// How long the broker may take to confirm a batch, or to answer anything else.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -102,10 +102,10 @@ async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) 
 
 /// For each shard that this replica holds.
 fn each_shard(change: impl Fn(&ShardStatus)) {
-    status::the_sink()
+    metrics::the_sink()
         .into_iter()
-        .flat_map(status::SinkStatus::shards)
-        .filter(|shard| shard.state().0 != status::State::Elsewhere)
+        .flat_map(metrics::SinkMetrics::shards)
+        .filter(|shard| shard.state().0 != metrics::State::Elsewhere)
         .for_each(|shard| change(&shard));
 }
 

@@ -18,11 +18,11 @@ use super::connection::{Link, Nodes};
 use super::membership::Membership;
 use super::part::FairShare;
 use super::topology::ReportedQueues;
+use crate::metrics;
 use crate::sink::amqp::options::Options;
 use crate::sink::assignment::{Assignment, Opened};
 use crate::sink::session::{SessionError, Shard};
 use crate::sink::shared::Sharing;
-use crate::status;
 
 /// How often replicas are counted and free shards are searched for.
 const SCAN_INTERVAL: Duration = Duration::from_millis(500);
@@ -136,7 +136,7 @@ impl Replica {
         while is_up && !self.stop.is_cancelled() {
             let held = self.assignment.held();
             let (replicas, free) = link.await_answer(membership.scan(link.connection(), &held, &releasing))?;
-            if let Some(sink) = status::the_sink() {
+            if let Some(sink) = metrics::the_sink() {
                 sink.replicas.set(replicas.unwrap_or(0).into());
             }
             let decision = fair_share.decide(replicas, &held, &free, Instant::now());

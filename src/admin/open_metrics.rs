@@ -1,4 +1,4 @@
-//! The numbers of [`crate::status`] as Prometheus reads them. No histogram has an `instance`.
+//! The numbers of [`crate::metrics`] as Prometheus reads them. No histogram has an `instance`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
 use crate::condition;
-use crate::status::{self, ByKind, Histogram, InstanceStatus, Number, Outcome, ShardStatus, SinkStatus};
+use crate::metrics::{self, ByKind, Histogram, InstanceMetrics, Number, Outcome, ShardStatus, SinkMetrics};
 
 /// Everything, in the text form of `OpenMetrics`.
 pub(super) fn encode() -> Result<String, fmt::Error> {
@@ -23,8 +23,8 @@ pub(super) fn encode() -> Result<String, fmt::Error> {
     Ok(out)
 }
 
-type Instances = Vec<(String, Arc<InstanceStatus>)>;
-type Read = fn(&InstanceStatus) -> &Number;
+type Instances = Vec<(String, Arc<InstanceMetrics>)>;
+type Read = fn(&InstanceMetrics) -> &Number;
 
 /// Counters of an instance, told apart by a further label.
 struct Counters {
@@ -92,7 +92,7 @@ impl Collector for Bridge {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         let instances: Instances =
-            status::instances().into_iter().map(|(instance, status)| (instance.to_string(), status)).collect();
+            metrics::instances().into_iter().map(|(instance, status)| (instance.to_string(), status)).collect();
         for Counters { name, help, label, values } in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (instance, status) in &instances {
@@ -114,12 +114,12 @@ impl Collector for Bridge {
         let help = "Notifications received, redeliveries included";
         by_kind(encoder, "notifications_received", help, &instances, None, |status| &status.received)?;
         let help = "Notifications stored by the sink for good";
-        let sink = status::the_sink();
+        let sink = metrics::the_sink();
         let kind = sink.map(|sink| ("sink", sink.kind));
         by_kind(encoder, "notifications_published", help, &instances, kind, |status| &status.published)?;
         states(encoder, &instances)?;
         conditions(encoder)?;
-        let polls = Outcome::ALL.map(|outcome| (("outcome", outcome.name()), status::poll_seconds(outcome)));
+        let polls = Outcome::ALL.map(|outcome| (("outcome", outcome.name()), metrics::poll_seconds(outcome)));
         histograms(encoder, "poll_duration_seconds", "From asking to the answer of receiveNotification", polls)?;
         if let Some(sink) = sink {
             of_sink(encoder, sink, &instances)?;
@@ -139,7 +139,7 @@ fn by_kind(
     help: &str,
     instances: &Instances,
     more: Option<(&str, &str)>,
-    read: fn(&InstanceStatus) -> &ByKind,
+    read: fn(&InstanceMetrics) -> &ByKind,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (instance, status) in instances {
@@ -179,7 +179,7 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &Instances) -> fmt::Result {
+fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &Instances) -> fmt::Result {
     let label = ("sink", sink.kind);
     gauge(
         encoder,
@@ -207,7 +207,7 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus, instances: &I
 }
 
 /// Of a sink that replicas share; otherwise the names alone.
-fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkStatus) -> fmt::Result {
+fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Result {
     let mut shards = sink.shards();
     if shards.len() < 2 {
         shards.clear();

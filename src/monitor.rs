@@ -1,4 +1,4 @@
-//! How an instance is: its conditions, its pauses, and what they are concluded from.
+//! How an instance is doing: its conditions, its pauses, and what they are concluded from.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,11 +9,11 @@ use tracing::warn;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
+use crate::metrics::{self, InstanceMetrics, now};
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::repeats::Repeats;
 use crate::sink::{DeadLetter, Reason, SinkError, Stored};
-use crate::status::{self, InstanceStatus, now};
 
 /// So long are notifications kept upstream.
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -29,12 +29,12 @@ const COUNT: Duration = Duration::from_secs(600);
 /// The states in which an account gets no messages until somebody does something. The queue is served all the same.
 const LOGGED_OUT: [&str; 3] = ["notAuthorized", "blocked", "pendingPassword"];
 
-/// What is known of an instance's health, and what follows from it.
-pub(crate) struct Health {
+/// What is known of how an instance is doing, and what follows from it.
+pub(crate) struct Monitor {
     instance: InstanceId,
     conditions: Conditions,
     /// For whoever asks.
-    pub(crate) status: Arc<InstanceStatus>,
+    pub(crate) status: Arc<InstanceMetrics>,
     pauses: Pauses,
     repeats: Repeats,
     looked: Option<Instant>,
@@ -52,12 +52,12 @@ pub(crate) struct Health {
     logged_out: Option<&'static str>,
 }
 
-impl Health {
+impl Monitor {
     pub(crate) fn of(instance: InstanceId) -> Self {
         Self {
             instance,
             conditions: Conditions::of(instance),
-            status: InstanceStatus::of(instance),
+            status: InstanceMetrics::of(instance),
             pauses: Pauses::new(),
             repeats: Repeats::default(),
             looked: None,
@@ -71,7 +71,7 @@ impl Health {
         }
     }
 
-    /// Whose health it is.
+    /// The instance that is monitored.
     pub(crate) fn instance(&self) -> InstanceId {
         self.instance
     }
@@ -133,7 +133,7 @@ impl Health {
 
     /// Whether to ask how many notifications wait: now and then, because an empty answer has come
     /// with a full queue.
-    pub(crate) fn wants_count(&mut self) -> bool {
+    pub(crate) fn take_count_turn(&mut self) -> bool {
         let is_due = self.counted.is_none_or(|counted| counted.elapsed() >= COUNT);
         if is_due {
             self.counted = Some(Instant::now());
@@ -178,7 +178,7 @@ impl Health {
             return;
         }
         self.status.published.increase(&facts.kind);
-        if let Some(sink) = status::the_sink() {
+        if let Some(sink) = metrics::the_sink() {
             let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
             // Whatever a body or a clock says, none is older, and none is of the future.
             let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
@@ -325,5 +325,5 @@ impl Health {
 }
 
 #[cfg(test)]
-#[path = "health_tests.rs"]
+#[path = "monitor_tests.rs"]
 mod tests;

@@ -14,13 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks the admin port's `/readyz`: exit code 0 when the bridge is ready, otherwise 1. Finds the port as `run` does: from
 /// `BRIDGE_ADMIN_LISTEN`, the config, or the default.
 #[derive(Debug, Args)]
-pub(super) struct Health {
+pub(super) struct Ready {
     /// The config file (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl Health {
+impl Ready {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let configured = match &self.config {
             Some(path) => source::from_file(path)?.admin,

@@ -95,7 +95,7 @@ impl Outcome {
 
 /// What one instance has done since its bridge was started.
 #[derive(Debug, Default)]
-pub(crate) struct InstanceStatus {
+pub(crate) struct InstanceMetrics {
     polls: [Number; Outcome::ALL.len()],
     /// Those that were dealt with; a stale head of an overlapped poll is not.
     pub received: ByKind,
@@ -125,7 +125,7 @@ pub(crate) struct InstanceStatus {
     state: Number,
 }
 
-impl InstanceStatus {
+impl InstanceMetrics {
     /// The status of an instance, to be counted in. It can be read as long as somebody holds it.
     pub fn of(instance: InstanceId) -> Arc<Self> {
         let status = Arc::default();
@@ -168,7 +168,7 @@ impl InstanceStatus {
     }
 }
 
-type Registry = BTreeMap<InstanceId, Weak<InstanceStatus>>;
+type Registry = BTreeMap<InstanceId, Weak<InstanceMetrics>>;
 
 fn registry() -> MutexGuard<'static, Registry> {
     static REGISTRY: Mutex<Registry> = Mutex::new(BTreeMap::new());
@@ -176,7 +176,7 @@ fn registry() -> MutexGuard<'static, Registry> {
 }
 
 /// The instances that run, by id.
-pub(crate) fn instances() -> Vec<(InstanceId, Arc<InstanceStatus>)> {
+pub(crate) fn instances() -> Vec<(InstanceId, Arc<InstanceMetrics>)> {
     let mut registry = registry();
     registry.retain(|_, status| status.strong_count() > 0);
     registry.iter().filter_map(|(instance, status)| Some((*instance, status.upgrade()?))).collect()
@@ -184,7 +184,7 @@ pub(crate) fn instances() -> Vec<(InstanceId, Arc<InstanceStatus>)> {
 
 /// The sink of the process.
 #[derive(Debug)]
-pub(crate) struct SinkStatus {
+pub(crate) struct SinkMetrics {
     pub kind: &'static str,
     /// From handing over to stored.
     pub publish_seconds: Histogram,
@@ -199,7 +199,7 @@ pub(crate) struct SinkStatus {
     shards: Mutex<Vec<Weak<ShardStatus>>>,
 }
 
-impl SinkStatus {
+impl SinkMetrics {
     /// One shard more, as long as somebody holds it.
     pub fn add_shard(&self) -> Arc<ShardStatus> {
         let status = Arc::default();
@@ -227,11 +227,11 @@ impl SinkStatus {
     }
 }
 
-static SINK: OnceLock<SinkStatus> = OnceLock::new();
+static SINK: OnceLock<SinkMetrics> = OnceLock::new();
 
 /// The one sink of the process, from its start on. `kind` counts the first time.
-pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
-    SINK.get_or_init(|| SinkStatus {
+pub(crate) fn sink(kind: &'static str) -> &'static SinkMetrics {
+    SINK.get_or_init(|| SinkMetrics {
         kind,
         publish_seconds: Histogram::new(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0]),
         end_to_end_seconds: Histogram::new(&[1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 64800.0]),
@@ -243,7 +243,7 @@ pub(crate) fn sink(kind: &'static str) -> &'static SinkStatus {
 }
 
 /// The sink, once there is one.
-pub(crate) fn the_sink() -> Option<&'static SinkStatus> {
+pub(crate) fn the_sink() -> Option<&'static SinkMetrics> {
     SINK.get()
 }
 
