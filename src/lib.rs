@@ -22,6 +22,7 @@ mod metrics;
 pub mod mistake;
 mod monitor;
 pub mod notification;
+mod overlap;
 pub mod pauses;
 mod repeats;
 pub mod sink;

@@ -71,11 +71,6 @@ impl Monitor {
         }
     }
 
-    /// The instance that is monitored.
-    pub(crate) fn instance(&self) -> InstanceId {
-        self.instance
-    }
-
     /// How long to wait before anything is tried again.
     pub(crate) fn pause(&mut self) -> Duration {
         self.pauses.after_failure()
@@ -93,6 +88,9 @@ impl Monitor {
         self.status.received.increase(&facts.kind);
         self.status.in_flight.set(1);
         self.status.last_notification.set_to_now();
+        if matches!(verdict, Verdict::DeleteOnly { .. }) {
+            self.status.redelivered.increase();
+        }
         let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
         if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.looked = Some(Instant::now());
@@ -155,8 +153,16 @@ impl Monitor {
         }
     }
 
-    /// The sink took it.
-    pub(crate) fn stored(&mut self, stored: &Stored) {
+    /// The sink has it, as it was to be: from now on, or from before.
+    pub(crate) fn stored(&mut self, head: &Notification, verdict: Verdict, stored: &Stored) {
+        match verdict {
+            Verdict::Publish { .. } => self.published(head, stored),
+            Verdict::DeleteOnly { was_confirmed: true } => {
+                self.repeats.redelivered();
+                self.judge_repeats();
+            }
+            Verdict::DeleteOnly { was_confirmed: false } | Verdict::ReceiveAgain { .. } => {}
+        }
         if let Some(sequence) = stored.sequence() {
             self.status.sequence.set(sequence);
         }
@@ -168,8 +174,7 @@ impl Monitor {
         }
     }
 
-    /// The sink took it, and not before.
-    pub(crate) fn published(&mut self, head: &Notification, stored: &Stored) {
+    fn published(&mut self, head: &Notification, stored: &Stored) {
         let facts = head.facts();
         self.repeats.published(head.fingerprint(), facts.has_identity);
         self.judge_repeats();
@@ -196,12 +201,6 @@ impl Monitor {
         }
         let (instance, receipt, reason) = (head.instance(), head.receipt(), letter.reason);
         warn!(%instance, %receipt, id = %head.id(), %reason, destination = letter.destination, kept_in = %letter.kept_in, "dead letter");
-    }
-
-    /// The head is deleted again, although its delete was confirmed.
-    pub(crate) fn redelivered(&mut self) {
-        self.repeats.redelivered();
-        self.judge_repeats();
     }
 
     fn judge_repeats(&mut self) {
@@ -234,27 +233,22 @@ impl Monitor {
         self.may_wait(now());
     }
 
-    /// The queue has just confirmed a delete; what follows from that is told later by
-    /// [`deleted`](Self::deleted), after a receive that may still be under way.
-    pub(crate) fn confirmed(&mut self) {
-        self.status.in_flight.set(0);
-        self.status.deletes_confirmed.increase();
-        self.status.last_success.set_to_now();
-        self.recovered();
-    }
-
-    /// A delete was answered. After a redelivery, an earlier delete may have hit it as well.
-    pub(crate) fn deleted(&mut self, answer: Deleted, is_redelivery: bool) {
-        if answer == Deleted::Unconfirmed {
-            self.status.deletes_unconfirmed.increase();
-        } else {
+    /// A delete was answered, or with `None` it was not. Of a redelivery, an earlier delete may have hit the head as well.
+    pub(crate) fn deleted(&mut self, answer: Option<Deleted>, is_first: bool) {
+        if answer == Some(Deleted::Confirmed) {
+            self.status.in_flight.set(0);
+            self.status.deletes_confirmed.increase();
+            self.status.last_success.set_to_now();
             self.recovered();
             self.undisturbed += 1;
             if self.undisturbed >= UNDISTURBED {
                 self.conditions.leave(Condition::ForeignReader);
             }
+        } else {
+            self.status.deletes_unconfirmed.increase();
         }
-        if answer == Deleted::Confirmed || is_redelivery {
+        // It must still be there only if the queue said that this first delete did not hit it.
+        if answer != Some(Deleted::Unconfirmed) || !is_first {
             self.expected = None;
         }
     }
@@ -267,20 +261,26 @@ impl Monitor {
         self.pause().max(problem.retry_after.unwrap_or_default())
     }
 
-    /// A delete got no answer: whether the head is still there is anybody's guess.
-    pub(crate) fn lost_sight(&mut self) {
-        self.status.deletes_unconfirmed.increase();
-        self.expected = None;
-    }
-
     /// The lane has ended, and with it what was in hand: whoever had the ownership meanwhile may have deleted the head.
     pub(crate) fn lane_ended(&mut self) {
         self.status.in_flight.set(0);
         self.expected = None;
     }
 
-    /// Something keeps us from looking at the queue. While we stand by, another bridge does, and knows how the instance is.
-    pub(crate) fn kept_from_looking(&mut self, stands_by: bool) {
+    /// The head in hand was received under an ownership that has ended; it is received again, by whoever has the next.
+    pub(crate) fn discarded(&self) {
+        if let Some(sink) = metrics::the_sink() {
+            sink.heads_discarded.increase();
+        }
+    }
+
+    /// The sink is waited for, so nobody here polls the queue.
+    pub(crate) fn waiting_for_sink(&mut self) {
+        self.not_polled(metrics::the_sink().is_some_and(|sink| sink.stands_by(self.instance)));
+    }
+
+    /// While this bridge stands by, another one polls the queue, and knows how the instance is doing.
+    fn not_polled(&mut self, stands_by: bool) {
         if stands_by {
             self.waiting_since = None;
             self.hinted = false;

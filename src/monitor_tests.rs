@@ -28,13 +28,13 @@ fn a_stand_by_is_not_at_risk_however_long_it_waits() {
     let mut monitor = Monitor::of("82".parse().unwrap());
     let is_at_risk = |monitor: &Monitor| monitor.conditions.contains(Condition::RetentionAtRisk);
     monitor.may_wait(0);
-    monitor.kept_from_looking(true);
-    monitor.kept_from_looking(false);
+    monitor.not_polled(true);
+    monitor.not_polled(false);
     assert!(!is_at_risk(&monitor), "the clock starts when nobody looks");
     monitor.waiting_since = Some(0);
-    monitor.kept_from_looking(false);
+    monitor.not_polled(false);
     assert!(is_at_risk(&monitor));
-    monitor.kept_from_looking(true);
+    monitor.not_polled(true);
     assert!(!is_at_risk(&monitor));
 }
 
@@ -51,9 +51,9 @@ fn who_stands_by_is_in_no_condition_and_tells_no_state() {
         (Condition::ALL.iter().filter(|condition| is_told(condition)).count(), monitor.status.state())
     };
     assert_eq!(told(&monitor), (2, Some("blocked")));
-    monitor.kept_from_looking(false);
+    monitor.not_polled(false);
     assert_eq!(told(&monitor), (2, Some("blocked")), "nobody else looks");
-    monitor.kept_from_looking(true);
+    monitor.not_polled(true);
     assert_eq!(told(&monitor), (0, None));
     monitor.recovered();
     assert_eq!(told(&monitor), (0, None), "what was known is old");
@@ -83,7 +83,8 @@ fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
         Answer::read("81".parse().unwrap(), &envelope).head().unwrap()
     };
     let stuck = head(r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}"#);
-    let ends: [fn(&mut Monitor); 2] = [|monitor| monitor.deleted(Deleted::Unconfirmed, true), Monitor::lost_sight];
+    let ends: [fn(&mut Monitor); 2] =
+        [|monitor| monitor.deleted(Some(Deleted::Unconfirmed), false), |monitor| monitor.deleted(None, true)];
     for ended in ends {
         let mut monitor = Monitor::of("81".parse().unwrap());
         let mut pauses = Vec::new();

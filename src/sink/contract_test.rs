@@ -379,7 +379,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// As it comes out of a queue, under a receipt that depends on the body.
-pub(super) fn notification(instance: InstanceId, body: &[u8]) -> Notification {
+pub(crate) fn notification(instance: InstanceId, body: &[u8]) -> Notification {
     let envelope = [format!("{{\"receiptId\":{},\"body\":", body.len()).as_bytes(), body, b"}"].concat();
     Answer::read(instance, &Bytes::from(envelope)).head().expect("a body stands whole in its envelope")
 }
