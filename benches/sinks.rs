@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::{Answer, InstanceId};
 use green_api_bridge::sink::contract_test::pending;
 use green_api_bridge::sink::kind::{self, Options};
@@ -33,7 +34,7 @@ async fn main() {
 }
 
 async fn measure(start: impl Fn() -> Options) {
-    let start = || kind::start(&start(), Path::new("dead-letters"), 1024).unwrap();
+    let start = || kind::start(&start(), Path::new("dead-letters"), 1024, 1, &Metrics::new("bench")).unwrap();
     let mut times = publish(&start(), 1, COUNT).await;
     times.sort_unstable();
     let mut from = 0;

@@ -27,6 +27,7 @@ use std::time::Duration;
 use green_api_bridge::doubt::Memory;
 use green_api_bridge::fleet;
 use green_api_bridge::green_api::{GreenApi, Queue};
+use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::{Fingerprint, InstanceId};
 use green_api_bridge::sink::cloud_event::{self, Place};
 use green_api_bridge::sink::session::{Action, Job, Session, SessionError};
@@ -107,10 +108,10 @@ struct RedisSession {
 ///
 /// # Errors
 /// When `url` is none of Redis, or no thread can be started.
-pub fn start(url: &str, name: &str) -> Result<Worker, Box<dyn Error>> {
+pub fn start(url: &str, name: &str, metrics: &Metrics) -> Result<Worker, Box<dyn Error>> {
     let (client, keys) = (Client::open(url)?, Keys::new(name));
     let (process, mut session, mut has_owned) = (Uuid::new_v4(), 0_u64, false);
-    let worker = Worker::start("redis", move |_shard| {
+    let worker = Worker::start(metrics, move |_shard| {
         session += 1;
         let acquired = acquire(&client, &keys, &process.to_string(), session, has_owned)?;
         has_owned = true;
@@ -253,7 +254,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     for (id, token) in ids.split(',').zip(tokens.split(',')) {
         queues.push(Queue::new(api.clone(), id.parse()?, url.parse()?, TokenSource::Given(token.into()))?);
     }
-    let sink = Arc::new(start(&redis, "green-api")?);
+    let metrics = Metrics::new("redis");
+    let sink = Arc::new(start(&redis, "green-api", &metrics)?);
     let stop = CancellationToken::new();
     let [mut interrupt, mut terminate] = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
     tokio::spawn({
@@ -268,7 +270,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     });
     // Nobody starts or stops instances meanwhile.
     let (_changes, no_changes) = mpsc::channel(1);
-    match fleet::run(queues, no_changes, sink, stop).await {
+    match fleet::run(queues, no_changes, sink, metrics, stop).await {
         // As `green-api-bridge run`: not to be started again.
         Err(SinkError::Fenced(cause)) => {
             tracing::error!(cause, "another bridge took over");

@@ -18,8 +18,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::condition::{self, Condition};
-use crate::metrics::{self, InstanceMetrics, Outcome, SinkMetrics};
+use crate::condition::Condition;
+use crate::metrics::{InstanceMetrics, Metrics, Outcome, now};
 use crate::notification::InstanceId;
 use crate::sink::session::Shard;
 
@@ -36,8 +36,10 @@ mod shared;
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
 /// What the answers depend on beside what is counted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Admin {
+    /// What is shown.
+    pub metrics: Metrics,
     /// How long a poll may take before its instance does not count as polling.
     pub poll_limit: Duration,
     /// What consumers can rely on.
@@ -74,18 +76,17 @@ impl Admin {
             .with_state(Arc::new(Answers { admin: self, metrics: Shared::default(), status: Shared::default() }))
     }
 
-    fn readiness(self) -> Readiness {
-        let (sink, shards) = (metrics::the_sink(), metrics::the_sink().map(SinkMetrics::shards).unwrap_or_default());
-        let sink = sink.is_some_and(SinkMetrics::works);
+    fn readiness(&self) -> Readiness {
+        let (sink, shards) = (self.metrics.sink().works(), self.metrics.sink().shards());
         let polling = |status: &InstanceMetrics| {
-            let silent = metrics::now().saturating_sub(status.asked.get());
+            let silent = now().saturating_sub(status.asked.get());
             !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
         };
         // Where replicas share, those of the shards that are here; none is as well.
         let is_here = |instance: &InstanceId| {
             shards.len() < 2 || Shard::of_instance(*instance, &shards).is_some_and(|shard| shard.is_held())
         };
-        let mut instances = metrics::instances();
+        let mut instances = self.metrics.instances();
         instances.retain(|(instance, _)| is_here(instance));
         let fleet = instances.is_empty() || instances.iter().any(|(_, status)| polling(status));
         let mut waiting_for = Vec::new();
@@ -104,26 +105,23 @@ impl Admin {
         Readiness { ready: sink && fleet, sink, fleet, waiting_for }
     }
 
-    fn status(self) -> Status {
-        let mut conditions = BTreeMap::<Option<InstanceId>, Vec<Condition>>::new();
+    fn status(&self) -> Status {
         let mut advice = BTreeMap::new();
-        for (instance, present) in condition::present() {
-            advice.extend(present.iter().map(|condition| (condition.to_string(), condition.advice())));
-            conditions.entry(instance).or_default().extend(present);
-        }
-        let mut names = |instance| -> Vec<String> {
-            conditions.remove(&instance).unwrap_or_default().iter().map(ToString::to_string).collect()
+        let mut names = |conditions: Vec<Condition>| -> Vec<String> {
+            advice.extend(conditions.iter().map(|condition| (condition.to_string(), condition.advice())));
+            conditions.iter().map(ToString::to_string).collect()
         };
+        let metrics = self.metrics.sink();
         let sink = SinkShown {
-            kind: metrics::the_sink().map_or("none", |sink| sink.kind),
-            up: metrics::the_sink().is_some_and(SinkMetrics::works),
+            kind: metrics.name,
+            up: metrics.works(),
             guarantee: self.guarantee,
-            conditions: names(None),
-            shards: metrics::the_sink().and_then(|sink| ShardsShown::of(&sink.shards())),
+            conditions: names(metrics.conditions()),
+            shards: ShardsShown::of(&metrics.shards()),
         };
         let shown = |(id, status): (InstanceId, Arc<InstanceMetrics>)| InstanceShown {
             id,
-            conditions: names(Some(id)),
+            conditions: names(status.conditions.present()),
             last_notification: time(status.last_notification.get()),
             last_success: time(status.last_success.get()),
             sequence: status.sequence.get(),
@@ -133,7 +131,7 @@ impl Admin {
             retries: status.publish_errors() + status.polls(Outcome::Error).get() + status.deletes_unconfirmed.get(),
             dead_lettered: status.dead_lettered(),
         };
-        let instances: Vec<InstanceShown> = metrics::instances().into_iter().map(shown).collect();
+        let instances: Vec<InstanceShown> = self.metrics.instances().into_iter().map(shown).collect();
         let dead_lettered = instances.iter().map(|instance| instance.dead_lettered).sum();
         let readiness = self.readiness();
         Status { version: env!("CARGO_PKG_VERSION"), readiness, sink, advice, dead_lettered, instances }
@@ -203,7 +201,7 @@ struct Answers {
 }
 
 async fn metrics(State(answers): State<Arc<Answers>>) -> Result<impl IntoResponse, StatusCode> {
-    let text = answers.metrics.get(open_metrics::encode).await;
+    let text = answers.metrics.get(|| open_metrics::encode(&answers.admin.metrics)).await;
     let text = text.map_err(|_format| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
 }

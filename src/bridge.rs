@@ -1,7 +1,6 @@
 //! The way of a notification, from the head of its queue into the sink and out of the queue.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -13,7 +12,7 @@ use crate::doubt::Memory;
 use crate::doubt::{Deleted, Doubt, Verdict};
 use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
-use crate::metrics::{InstanceMetrics, Outcome};
+use crate::metrics::{Metrics, Outcome, Recorder};
 use crate::monitor::Monitor;
 use crate::notification::Notification;
 use crate::overlap::{self, Overlap};
@@ -31,6 +30,7 @@ pub struct Bridge<'a> {
     queue: Queue,
     sink: &'a dyn Sink,
     stop: &'a CancellationToken,
+    metrics: Recorder,
     monitor: Monitor,
     unreadable: Unreadable,
     overlap: Overlap,
@@ -49,9 +49,10 @@ enum Published {
 impl<'a> Bridge<'a> {
     /// The bridge from this queue into this sink, until `stop`.
     #[must_use]
-    pub fn new(queue: Queue, sink: &'a dyn Sink, stop: &'a CancellationToken) -> Self {
-        let monitor = Monitor::of(queue.instance());
-        Self { queue, sink, stop, monitor, unreadable: Unreadable::default(), overlap: Overlap::default() }
+    pub fn new(queue: Queue, sink: &'a dyn Sink, metrics: &Metrics, stop: &'a CancellationToken) -> Self {
+        let metrics = metrics.of_instance(queue.instance());
+        let monitor = Monitor::new(queue.instance(), metrics.clone());
+        Self { queue, sink, stop, metrics, monitor, unreadable: Unreadable::default(), overlap: Overlap::default() }
     }
 
     /// Carries one notification after the other, until it is told to stop. Then nothing is half done: only a receive or a
@@ -149,7 +150,7 @@ impl<'a> Bridge<'a> {
             }
             Err(SinkError::Reopen(cause)) => {
                 self.monitor.discarded();
-                self.monitor.status.publish_unknown.increase();
+                self.metrics.publish_unknown.increase();
                 warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
                 drop(head);
                 sleep_unless(self.stop, self.monitor.pause()).await;
@@ -168,15 +169,14 @@ impl<'a> Bridge<'a> {
             doubt.deleted(Deleted::Unconfirmed);
             return None;
         }
-        self.monitor.status.asked.set_to_now();
+        self.metrics.asked.set_to_now();
         let is_first = doubt.may_overlap();
         let overlaps = is_first && self.overlap.is_useful() && !self.monitor.is_slow();
-        let status = Arc::clone(&self.monitor.status);
         let (answer, next) = {
             // Pinned here and handed on by reference: moved, each of them would take its room in the task twice.
             let delete = pin!(delete_once(&self.queue, &mut self.monitor, stored, is_first));
             if overlaps {
-                let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &status)));
+                let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &self.metrics)));
                 let receive = pin!(until_lost(lane, receive));
                 overlap::delete_and_receive(delete, receive).await
             } else {
@@ -210,7 +210,7 @@ impl<'a> Bridge<'a> {
         while head.is_none() && !self.stop.is_cancelled() {
             let asked = Instant::now();
             self.monitor.asking();
-            let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.monitor.status)).await?;
+            let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.metrics)).await?;
             head = self.received(asked, answer).await;
         }
         head
@@ -275,7 +275,7 @@ async fn until_lost<T>(lane: &mut dyn Lane, waiting: Pin<&mut impl Future<Output
 }
 
 /// Asks once, and counts the answer.
-async fn receive_once(queue: &Queue, status: &InstanceMetrics) -> Result<Received, Problem> {
+async fn receive_once(queue: &Queue, metrics: &Recorder) -> Result<Received, Problem> {
     let asked = Instant::now();
     let answer = queue.receive().await;
     let outcome = match &answer {
@@ -283,7 +283,7 @@ async fn receive_once(queue: &Queue, status: &InstanceMetrics) -> Result<Receive
         Ok(Received::Empty) => Outcome::Empty,
         Ok(Received::NoBody(..) | Received::Unreadable(_)) | Err(_) => Outcome::Error,
     };
-    status.polled(outcome, asked.elapsed());
+    metrics.polled(outcome, asked.elapsed());
     answer
 }
 

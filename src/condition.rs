@@ -1,10 +1,9 @@
 //! What keeps an instance or a sink from going on, or threatens it: a closed list of names, logged
-//! once when a condition is entered and once when it is left. [`present`] tells those of all.
+//! once when a condition is entered and once when it is left.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tracing::{info, warn};
 
@@ -147,48 +146,52 @@ impl fmt::Display for Condition {
     }
 }
 
-/// The conditions that an instance or a sink is in. They can be read with [`present`] as long as
-/// this lives.
-#[derive(Debug)]
-pub struct Conditions {
-    number: u64,
+/// Conditions that somebody else may read meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct ConditionSet(AtomicU16);
+
+impl ConditionSet {
+    fn contains(&self, condition: Condition) -> bool {
+        self.0.load(Ordering::Relaxed) & condition.bit() != 0
+    }
+
+    pub(crate) fn insert(&self, condition: Condition) {
+        self.0.fetch_or(condition.bit(), Ordering::Relaxed);
+    }
+
+    fn remove(&self, condition: Condition) {
+        self.0.fetch_and(!condition.bit(), Ordering::Relaxed);
+    }
+
+    /// All that are in it, in the order of the list.
+    pub(crate) fn present(&self) -> Vec<Condition> {
+        Condition::ALL.into_iter().filter(|condition| self.contains(*condition)).collect()
+    }
+}
+
+/// The conditions that an instance or a part of a sink is in; `default` makes those of a sink.
+#[derive(Debug, Default)]
+pub(crate) struct Conditions {
     instance: Option<InstanceId>,
-    entered: Arc<AtomicU16>,
+    entered: Arc<ConditionSet>,
     /// Of a sink, which is one and not thousands, another cause is news, too.
     cause: String,
 }
 
-impl Default for Conditions {
-    fn default() -> Self {
-        Self::register(None)
-    }
-}
-
-impl Drop for Conditions {
-    fn drop(&mut self) {
-        registry().remove(&self.number);
-    }
-}
-
 impl Conditions {
-    /// Those of an instance; `default` makes those of a sink.
-    #[must_use]
-    pub fn of(instance: InstanceId) -> Self {
-        Self::register(Some(instance))
+    /// Those of an instance.
+    pub fn of(instance: InstanceId, entered: Arc<ConditionSet>) -> Self {
+        Self { instance: Some(instance), entered, cause: String::new() }
     }
 
-    fn register(instance: Option<InstanceId>) -> Self {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let entered = Arc::default();
-        registry().insert(number, (instance, Arc::clone(&entered)));
-        Self { number, instance, entered, cause: String::new() }
+    /// All that it is in.
+    pub fn present(&self) -> Vec<Condition> {
+        self.entered.present()
     }
 
     /// Whether it is in this condition.
-    #[must_use]
     pub fn contains(&self, condition: Condition) -> bool {
-        self.entered.load(Ordering::Relaxed) & condition.bit() != 0
+        self.entered.contains(condition)
     }
 
     /// In `condition` from now on; says so if that is news. Of what Green API answers only the last
@@ -200,7 +203,7 @@ impl Conditions {
         let is_news = !self.contains(condition);
         let has_new_cause = self.instance.is_none() && self.cause != cause.to_string();
         if is_news || has_new_cause {
-            self.entered.fetch_or(condition.bit(), Ordering::Relaxed);
+            self.entered.insert(condition);
             let instance = self.instance.map(tracing::field::display);
             warn!(instance, %condition, %cause, "{}", condition.advice());
             if self.instance.is_none() {
@@ -212,15 +215,15 @@ impl Conditions {
     /// No longer in `condition`; says so if that is news.
     pub fn leave(&mut self, condition: Condition) {
         if self.contains(condition) {
-            self.entered.fetch_and(!condition.bit(), Ordering::Relaxed);
+            self.entered.remove(condition);
             let instance = self.instance.map(tracing::field::display);
             info!(instance, %condition, "condition is over");
         }
     }
 
     /// What a sink is in a condition for; `None` when it is in none.
-    pub(crate) fn cause(&self) -> Option<&str> {
-        (self.entered.load(Ordering::Relaxed) != 0).then_some(&*self.cause)
+    pub fn cause(&self) -> Option<&str> {
+        (!self.present().is_empty()).then_some(&*self.cause)
     }
 
     /// No longer in any condition that an answer of Green API shows.
@@ -238,70 +241,34 @@ impl Conditions {
     }
 }
 
-/// The conditions of this process, of the instances and, with `None`, the sink: of those that are in any, each once.
-#[must_use]
-pub fn present() -> Vec<(Option<InstanceId>, Vec<Condition>)> {
-    // A sink that is shared has those of each shard.
-    let mut entered = BTreeMap::<Option<InstanceId>, u16>::new();
-    for (instance, conditions) in registry().values() {
-        *entered.entry(*instance).or_default() |= conditions.load(Ordering::Relaxed);
-    }
-    let in_any = entered.into_iter().filter(|(_, entered)| *entered != 0).map(|(instance, entered)| {
-        let conditions = Condition::ALL.into_iter().filter(|condition| entered & condition.bit() != 0);
-        (instance, conditions.collect())
-    });
-    in_any.collect()
-}
-
-type Registry = BTreeMap<u64, (Option<InstanceId>, Arc<AtomicU16>)>;
-
-/// Locked when an instance starts or ends and when somebody reads, never on the way of a notification.
-fn registry() -> MutexGuard<'static, Registry> {
-    static REGISTRY: Mutex<Registry> = Mutex::new(BTreeMap::new());
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(instance: &str) -> Vec<Condition> {
-        let instance = instance.parse().ok();
-        present().into_iter().filter(|(other, _)| *other == instance).flat_map(|(_, conditions)| conditions).collect()
+    fn conditions() -> Conditions {
+        Conditions::of("1101000001".parse().unwrap(), Arc::default())
     }
 
     #[test]
-    fn what_is_entered_can_be_read_until_it_is_left_or_its_owner_is_gone() {
-        let mut conditions = Conditions::of("77".parse().unwrap());
+    fn what_is_entered_can_be_read_until_it_is_left() {
+        let mut conditions = conditions();
         for condition in Condition::ALL {
             conditions.enter(condition, &"a test");
-            assert!(of("77").contains(&condition));
+            assert!(conditions.present().contains(&condition));
             conditions.leave(condition);
-            assert!(of("77").is_empty(), "{condition}");
+            assert!(conditions.present().is_empty(), "{condition}");
         }
-        conditions.enter(Condition::DeadLetters, &"");
-        drop(conditions);
-        assert!(of("77").is_empty());
-    }
-
-    #[test]
-    fn what_all_shards_are_in_is_told_once() {
-        let mut shards = [(); 2].map(|()| Conditions::of("80".parse().unwrap()));
-        for shard in &mut shards {
-            shard.enter(Condition::SinkUnavailable, &"a test");
-        }
-        assert_eq!(of("80"), [Condition::SinkUnavailable]);
     }
 
     #[test]
     fn of_upstream_conditions_only_the_last_counts() {
-        let mut conditions = Conditions::of("78".parse().unwrap());
+        let mut conditions = conditions();
         conditions.enter(Condition::DeadLetters, &"");
         conditions.enter(Condition::TokenRefused, &"");
         conditions.enter(Condition::Throttled, &"");
-        assert_eq!(of("78"), [Condition::Throttled, Condition::DeadLetters]);
+        assert_eq!(conditions.present(), [Condition::Throttled, Condition::DeadLetters]);
         conditions.leave_upstream();
-        assert_eq!(of("78"), [Condition::DeadLetters]);
+        assert_eq!(conditions.present(), [Condition::DeadLetters]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -14,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::bridge::Bridge;
 use crate::green_api::Queue;
+use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::pauses::Pauses;
 use crate::sink::{Sink, SinkError};
@@ -23,14 +23,6 @@ const GRACE: Duration = Duration::from_secs(4);
 /// Those that start together start this far apart, so that thousands do not connect, and later poll,
 /// at the same moment.
 const SPACING: Duration = Duration::from_millis(1);
-
-static PANICS: AtomicU64 = AtomicU64::new(0);
-
-/// How many bridges of this process have panicked; each was started again.
-#[must_use]
-pub fn panics() -> u64 {
-    PANICS.load(Ordering::Relaxed)
-}
 
 /// A change of the fleet.
 #[derive(Debug)]
@@ -52,13 +44,20 @@ pub async fn run(
     queues: Vec<Queue>,
     mut changes: mpsc::Receiver<Change>,
     sink: Arc<dyn Sink>,
+    metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<(), SinkError> {
     if queues.is_empty() {
         warn!("there is no instance to run yet: waiting for one");
     }
-    let mut fleet =
-        Fleet { sink, stop: stop.clone(), tasks: JoinSet::new(), ids: HashMap::new(), members: HashMap::new() };
+    let mut fleet = Fleet {
+        sink,
+        metrics,
+        stop: stop.clone(),
+        tasks: JoinSet::new(),
+        ids: HashMap::new(),
+        members: HashMap::new(),
+    };
     for (number, queue) in (0..).zip(queues) {
         fleet.start(queue, SPACING * number);
     }
@@ -87,6 +86,7 @@ pub async fn run(
 
 struct Fleet {
     sink: Arc<dyn Sink>,
+    metrics: Metrics,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), SinkError>>,
     ids: HashMap<Id, InstanceId>,
@@ -116,12 +116,13 @@ impl Fleet {
     }
 
     fn spawn(&mut self, member: Member, after: Duration) {
-        let (sink, stop, queue) = (Arc::clone(&self.sink), member.stop.clone(), member.queue.clone());
+        let (sink, metrics) = (Arc::clone(&self.sink), self.metrics.clone());
+        let (stop, queue) = (member.stop.clone(), member.queue.clone());
         let instance = queue.instance();
         let task = self.tasks.spawn(async move {
             if stop.run_until_cancelled(sleep(after)).await.is_some() {
                 info!(%instance, "starting");
-                Bridge::new(queue, &*sink, &stop).run().await?;
+                Bridge::new(queue, &*sink, &metrics, &stop).run().await?;
             }
             Ok(())
         });
@@ -157,7 +158,7 @@ impl Fleet {
         let panicked = match outcome {
             Ok(outcome) => outcome.map(|()| false)?,
             Err(panic) => {
-                PANICS.fetch_add(1, Ordering::Relaxed);
+                self.metrics.panicked();
                 // What it says may quote a notification.
                 let panicked = panic.is_panic();
                 error!(%instance, panicked, "a bridge ended unexpectedly: it is started again; this is a defect, please report it");

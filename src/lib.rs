@@ -18,7 +18,7 @@ pub mod fuzzing;
 pub mod green_api;
 mod input_file;
 mod kinds;
-mod metrics;
+pub mod metrics;
 pub mod mistake;
 mod monitor;
 pub mod notification;

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
-use crate::metrics::{self, InstanceMetrics, now};
+use crate::metrics::{Recorder, now};
 use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::pauses::Pauses;
 use crate::repeats::Repeats;
@@ -33,8 +33,7 @@ const LOGGED_OUT: [&str; 3] = ["notAuthorized", "blocked", "pendingPassword"];
 pub(crate) struct Monitor {
     instance: InstanceId,
     conditions: Conditions,
-    /// For whoever asks.
-    pub(crate) status: Arc<InstanceMetrics>,
+    metrics: Recorder,
     pauses: Pauses,
     repeats: Repeats,
     looked: Option<Instant>,
@@ -53,11 +52,11 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) fn of(instance: InstanceId) -> Self {
+    pub(crate) fn new(instance: InstanceId, metrics: Recorder) -> Self {
         Self {
             instance,
-            conditions: Conditions::of(instance),
-            status: InstanceMetrics::of(instance),
+            conditions: Conditions::of(instance, Arc::clone(&metrics.conditions)),
+            metrics,
             pauses: Pauses::new(),
             repeats: Repeats::default(),
             looked: None,
@@ -78,18 +77,18 @@ impl Monitor {
 
     /// The queue is about to be asked; there is no head in hand.
     pub(crate) fn asking(&mut self) {
-        self.status.asked.set_to_now();
-        self.status.in_flight.set(0);
+        self.metrics.asked.set_to_now();
+        self.metrics.in_flight.set(0);
     }
 
     /// The queue has this head, which is judged so.
     pub(crate) fn received(&mut self, head: &Notification, verdict: Verdict) {
         let facts = head.facts();
-        self.status.received.increase(&facts.kind);
-        self.status.in_flight.set(1);
-        self.status.last_notification.set_to_now();
+        self.metrics.received.increase(&facts.kind);
+        self.metrics.in_flight.set(1);
+        self.metrics.last_notification.set_to_now();
         if matches!(verdict, Verdict::DeleteOnly { .. }) {
-            self.status.redelivered.increase();
+            self.metrics.redelivered.increase();
         }
         let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
         if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
@@ -99,7 +98,7 @@ impl Monitor {
             self.look_at_retention(now());
         }
         if let Some(state) = &facts.state {
-            self.status.set_state(state);
+            self.metrics.set_state(state);
             let logged_out = LOGGED_OUT.into_iter().find(|known| known == state);
             if self.logged_out != logged_out {
                 self.logged_out = logged_out;
@@ -164,7 +163,7 @@ impl Monitor {
             Verdict::DeleteOnly { was_confirmed: false } | Verdict::ReceiveAgain { .. } => {}
         }
         if let Some(sequence) = stored.sequence() {
-            self.status.sequence.set(sequence);
+            self.metrics.sequence.set(sequence);
         }
         self.conditions.leave(Condition::SinkUnavailable);
         if stored.dead_letter().is_some() {
@@ -182,22 +181,20 @@ impl Monitor {
             self.dead_letter(head, letter);
             return;
         }
-        self.status.published.increase(&facts.kind);
-        if let Some(sink) = metrics::the_sink() {
-            let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
-            // Whatever a body or a clock says, none is older, and none is of the future.
-            let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
-            sink.end_to_end_seconds.observe(age);
-        }
+        self.metrics.published.increase(&facts.kind);
+        let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
+        // Whatever a body or a clock says, none is older, and none is of the future.
+        let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
+        self.metrics.sink().end_to_end_seconds.observe(age);
     }
 
     /// Counts it, and says once that there is one.
     fn dead_letter(&self, head: &Notification, letter: &DeadLetter) {
         match letter.reason {
-            Reason::TooLarge => self.status.dead_too_large.increase(),
-            Reason::Refused => self.status.dead_refused.increase(),
-            Reason::Unroutable => self.status.dead_unroutable.increase(),
-            Reason::Malformed => self.status.dead_malformed.increase(),
+            Reason::TooLarge => self.metrics.dead_too_large.increase(),
+            Reason::Refused => self.metrics.dead_refused.increase(),
+            Reason::Unroutable => self.metrics.dead_unroutable.increase(),
+            Reason::Malformed => self.metrics.dead_malformed.increase(),
         }
         let (instance, receipt, reason) = (head.instance(), head.receipt(), letter.reason);
         warn!(%instance, %receipt, id = %head.id(), %reason, destination = letter.destination, kept_in = %letter.kept_in, "dead letter");
@@ -224,7 +221,7 @@ impl Monitor {
 
     /// The sink refused it for now.
     pub(crate) fn refused(&mut self, refusal: &SinkError) {
-        self.status.publish_refused.increase();
+        self.metrics.publish_refused.increase();
         let (SinkError::Refused(cause) | SinkError::NoRoom(cause)) = refusal else { return };
         self.conditions.enter(Condition::SinkUnavailable, cause);
         if matches!(refusal, SinkError::NoRoom(_)) {
@@ -236,16 +233,16 @@ impl Monitor {
     /// A delete was answered, or with `None` it was not. Of a redelivery, an earlier delete may have hit the head as well.
     pub(crate) fn deleted(&mut self, answer: Option<Deleted>, is_first: bool) {
         if answer == Some(Deleted::Confirmed) {
-            self.status.in_flight.set(0);
-            self.status.deletes_confirmed.increase();
-            self.status.last_success.set_to_now();
+            self.metrics.in_flight.set(0);
+            self.metrics.deletes_confirmed.increase();
+            self.metrics.last_success.set_to_now();
             self.recovered();
             self.undisturbed += 1;
             if self.undisturbed >= UNDISTURBED {
                 self.conditions.leave(Condition::ForeignReader);
             }
         } else {
-            self.status.deletes_unconfirmed.increase();
+            self.metrics.deletes_unconfirmed.increase();
         }
         // It must still be there only if the queue said that this first delete did not hit it.
         if answer != Some(Deleted::Unconfirmed) || !is_first {
@@ -255,7 +252,7 @@ impl Monitor {
 
     /// A request did not get what it asked for; how long to wait.
     pub(crate) fn failed(&mut self, problem: &Problem) -> Duration {
-        self.status.unanswered.store(problem.condition == Condition::UpstreamUnavailable, Relaxed);
+        self.metrics.unanswered.store(problem.condition == Condition::UpstreamUnavailable, Relaxed);
         self.conditions.enter(problem.condition, problem);
         self.may_wait(now());
         self.pause().max(problem.retry_after.unwrap_or_default())
@@ -263,20 +260,18 @@ impl Monitor {
 
     /// The lane has ended, and with it what was in hand: whoever had the ownership meanwhile may have deleted the head.
     pub(crate) fn lane_ended(&mut self) {
-        self.status.in_flight.set(0);
+        self.metrics.in_flight.set(0);
         self.expected = None;
     }
 
     /// The head in hand was received under an ownership that has ended; it is received again, by whoever has the next.
     pub(crate) fn discarded(&self) {
-        if let Some(sink) = metrics::the_sink() {
-            sink.heads_discarded.increase();
-        }
+        self.metrics.sink().heads_discarded.increase();
     }
 
     /// The sink is waited for, so nobody here polls the queue.
     pub(crate) fn waiting_for_sink(&mut self) {
-        self.not_polled(metrics::the_sink().is_some_and(|sink| sink.stands_by(self.instance)));
+        self.not_polled(self.metrics.sink().stands_by(self.instance));
     }
 
     /// While this bridge stands by, another one polls the queue, and knows how the instance is doing.
@@ -285,8 +280,8 @@ impl Monitor {
             self.waiting_since = None;
             self.hinted = false;
             self.logged_out = None;
-            self.status.unanswered.store(false, Relaxed);
-            self.status.forget_state();
+            self.metrics.unanswered.store(false, Relaxed);
+            self.metrics.forget_state();
             self.conditions.leave_all();
         } else {
             self.may_wait(now());
@@ -308,7 +303,7 @@ impl Monitor {
 
     /// An answer shows that nothing upstream keeps us.
     pub(crate) fn recovered(&mut self) {
-        self.status.unanswered.store(false, Relaxed);
+        self.metrics.unanswered.store(false, Relaxed);
         self.leave_upstream();
         self.pauses = Pauses::new();
     }

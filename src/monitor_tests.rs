@@ -1,11 +1,20 @@
 use super::*;
+use crate::metrics::Metrics;
 use crate::notification::Answer;
 
 const HOUR: u64 = 60 * 60;
 
+fn instance() -> InstanceId {
+    "1101000001".parse().unwrap()
+}
+
+fn new_monitor() -> Monitor {
+    Monitor::new(instance(), Metrics::new("test").of_instance(instance()))
+}
+
 #[test]
 fn what_is_not_seen_for_18_hours_is_at_risk() {
-    let mut monitor = Monitor::of("79".parse().unwrap());
+    let mut monitor = new_monitor();
     let is_at_risk = |monitor: &Monitor| monitor.conditions.contains(Condition::RetentionAtRisk);
     monitor.may_wait(0);
     monitor.may_wait(18 * HOUR);
@@ -25,7 +34,7 @@ fn what_is_not_seen_for_18_hours_is_at_risk() {
 
 #[test]
 fn a_stand_by_is_not_at_risk_however_long_it_waits() {
-    let mut monitor = Monitor::of("82".parse().unwrap());
+    let mut monitor = new_monitor();
     let is_at_risk = |monitor: &Monitor| monitor.conditions.contains(Condition::RetentionAtRisk);
     monitor.may_wait(0);
     monitor.not_polled(true);
@@ -40,15 +49,15 @@ fn a_stand_by_is_not_at_risk_however_long_it_waits() {
 
 #[test]
 fn who_stands_by_is_in_no_condition_and_tells_no_state() {
-    let mut monitor = Monitor::of("84".parse().unwrap());
+    let mut monitor = new_monitor();
     let logged_out = r#"{"receiptId":1,"body":{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}}"#;
-    let head = Answer::read("84".parse().unwrap(), &bytes::Bytes::from(logged_out)).head().unwrap();
+    let head = Answer::read(instance(), &bytes::Bytes::from(logged_out)).head().unwrap();
     monitor.received(&head, Verdict::Publish { marked: false });
     monitor.recovered();
     monitor.conditions.enter(Condition::ForeignReader, &"a test");
     let told = |monitor: &Monitor| {
         let is_told = |condition: &Condition| monitor.conditions.contains(*condition);
-        (Condition::ALL.iter().filter(|condition| is_told(condition)).count(), monitor.status.state())
+        (Condition::ALL.iter().filter(|condition| is_told(condition)).count(), monitor.metrics.state())
     };
     assert_eq!(told(&monitor), (2, Some("blocked")));
     monitor.not_polled(false);
@@ -63,10 +72,10 @@ fn who_stands_by_is_in_no_condition_and_tells_no_state() {
 fn a_head_that_is_gone_when_the_lane_is_opened_again_was_deleted_by_another_owner() {
     let head = |receipt: u8| {
         let envelope = format!(r#"{{"receiptId":{receipt},"body":{{"n":{receipt}}}}}"#);
-        Answer::read("85".parse().unwrap(), &bytes::Bytes::from(envelope)).head().unwrap()
+        Answer::read(instance(), &bytes::Bytes::from(envelope)).head().unwrap()
     };
     for (ends, is_foreign) in [(true, false), (false, true)] {
-        let mut monitor = Monitor::of("85".parse().unwrap());
+        let mut monitor = new_monitor();
         monitor.received(&head(1), Verdict::Publish { marked: false });
         if ends {
             monitor.lane_ended();
@@ -80,13 +89,13 @@ fn a_head_that_is_gone_when_the_lane_is_opened_again_was_deleted_by_another_owne
 fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
     let head = |body: &str| {
         let envelope = bytes::Bytes::from(format!(r#"{{"receiptId":1,"body":{body}}}"#));
-        Answer::read("81".parse().unwrap(), &envelope).head().unwrap()
+        Answer::read(instance(), &envelope).head().unwrap()
     };
     let stuck = head(r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}"#);
     let ends: [fn(&mut Monitor); 2] =
         [|monitor| monitor.deleted(Some(Deleted::Unconfirmed), false), |monitor| monitor.deleted(None, true)];
     for ended in ends {
-        let mut monitor = Monitor::of("81".parse().unwrap());
+        let mut monitor = new_monitor();
         let mut pauses = Vec::new();
         for _ in 0..9 {
             monitor.received(&stuck, Verdict::DeleteOnly { was_confirmed: false });
@@ -101,6 +110,6 @@ fn a_head_that_cannot_be_deleted_is_tried_less_and_less_often() {
 
 #[test]
 fn an_idle_queue_is_asked_for_its_count_now_and_then() {
-    let mut monitor = Monitor::of("80".parse().unwrap());
+    let mut monitor = new_monitor();
     assert_eq!([monitor.take_count_turn(), monitor.take_count_turn()], [true, false]);
 }

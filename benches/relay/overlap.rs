@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use green_api_bridge::emulator::Emulator;
 use green_api_bridge::fleet;
 use green_api_bridge::green_api::{Queue, Received};
+use green_api_bridge::metrics::Metrics;
 use green_api_bridge::sink::contract_test::pending;
 use green_api_bridge::sink::kind::{self, Options};
 use green_api_bridge::sink::{Sink, file};
@@ -35,7 +36,8 @@ async fn timed<F: Future<Output = ()>>(
     let emulator = Arc::new(stage::emulator(&ids).await);
     (0..COUNT).for_each(|number| emulator.push(&ids[0], format!("{{\"idMessage\":\"{number}\"}}")));
     emulator.set_delay(&ids[0], ROUND_TRIP);
-    let sink = kind::start(&Options::File(file::Options { path: file.into() }), file, 1024).unwrap();
+    let sink =
+        kind::start(&Options::File(file::Options { path: file.into() }), file, 1024, 1, &Metrics::new("file")).unwrap();
     let begun = Instant::now();
     carry(stage::queues(&emulator, &ids).remove(0), sink, Arc::clone(&emulator)).await;
     let rate = f64::from(COUNT) / begun.elapsed().as_secs_f64();
@@ -55,7 +57,7 @@ async fn one_after_the_other(queue: Queue, sink: Arc<dyn Sink>) {
 async fn bridge(queue: Queue, sink: Arc<dyn Sink>, emulator: Arc<Emulator>) {
     let (stop, id) = (CancellationToken::new(), queue.instance().to_string());
     let (_no_changes, changes) = tokio::sync::mpsc::channel(1);
-    let fleet = tokio::spawn(fleet::run(vec![queue], changes, sink, stop.clone()));
+    let fleet = tokio::spawn(fleet::run(vec![queue], changes, sink, Metrics::new("file"), stop.clone()));
     while emulator.queued(&id) > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -10,13 +10,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use crate::condition;
-use crate::metrics::{self, ByKind, Histogram, InstanceMetrics, Number, Outcome, ShardStatus, SinkMetrics};
+use crate::metrics::{ByKind, Histogram, InstanceMetrics, Metrics, Number, Outcome, ShardStatus, SinkMetrics};
+use crate::sink::kafka;
 
 /// Everything, in the text form of `OpenMetrics`.
-pub(super) fn encode() -> Result<String, fmt::Error> {
+pub(super) fn encode(metrics: &Metrics) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.sub_registry_with_prefix("green_api_bridge").register_collector(Box::new(Bridge));
+    registry.sub_registry_with_prefix("green_api_bridge").register_collector(Box::new(Bridge(metrics.clone())));
     registry.register_collector(Box::new(Process));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
@@ -86,13 +86,13 @@ const GAUGES: [(&str, &str, Read); 3] = [
 ];
 
 #[derive(Debug)]
-struct Bridge;
+struct Bridge(Metrics);
 
 impl Collector for Bridge {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
+        let (encoder, metrics) = (&mut encoder, &self.0);
         let instances: Instances =
-            metrics::instances().into_iter().map(|(instance, status)| (instance.to_string(), status)).collect();
+            metrics.instances().into_iter().map(|(instance, status)| (instance.to_string(), status)).collect();
         for Counters { name, help, label, values } in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (instance, status) in &instances {
@@ -114,18 +114,16 @@ impl Collector for Bridge {
         let help = "Notifications received, redeliveries included";
         by_kind(encoder, "notifications_received", help, &instances, None, |status| &status.received)?;
         let help = "Notifications stored by the sink for good";
-        let sink = metrics::the_sink();
-        let kind = sink.map(|sink| ("sink", sink.kind));
-        by_kind(encoder, "notifications_published", help, &instances, kind, |status| &status.published)?;
+        let sink = Some(("sink", metrics.sink().name));
+        by_kind(encoder, "notifications_published", help, &instances, sink, |status| &status.published)?;
         states(encoder, &instances)?;
-        conditions(encoder)?;
-        let polls = Outcome::ALL.map(|outcome| (("outcome", outcome.name()), metrics::poll_seconds(outcome)));
+        conditions(encoder, metrics)?;
+        let polls = Outcome::ALL.map(|outcome| (("outcome", outcome.name()), metrics.poll_seconds(outcome)));
         histograms(encoder, "poll_duration_seconds", "From asking to the answer of receiveNotification", polls)?;
-        if let Some(sink) = sink {
-            of_sink(encoder, sink, &instances)?;
-        }
+        of_sink(encoder, metrics.sink(), &instances)?;
         let revision = option_env!("BRIDGE_REVISION").unwrap_or("unknown");
-        let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", revision), ("librdkafka", librdkafka())];
+        let build =
+            [("version", env!("CARGO_PKG_VERSION")), ("revision", revision), ("librdkafka", &*kafka::client_version())];
         gauge(encoder, "build_info", "What is running", &build, 1)
     }
 }
@@ -165,10 +163,10 @@ fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Re
 
 /// Of the sink with an empty `instance`. Only what is entered: 13 lines for each of thousands would
 /// say nothing.
-fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+fn conditions(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "1 while an instance, or with no instance the sink, is in a condition";
     let mut family = encoder.encode_descriptor("condition", help, None, MetricType::Gauge)?;
-    for (instance, present) in condition::present() {
+    for (instance, present) in metrics.conditions() {
         let instance = instance.map(|instance| instance.to_string()).unwrap_or_default();
         for condition in present {
             let condition = condition.to_string();
@@ -180,7 +178,7 @@ fn conditions(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
 }
 
 fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &Instances) -> fmt::Result {
-    let label = ("sink", sink.kind);
+    let label = ("sink", sink.name);
     gauge(
         encoder,
         "sink_up",
@@ -228,7 +226,7 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Re
         }
     }
     let help = "From being given a shard to work on to having it open";
-    let opening = (!shards.is_empty()).then_some((("sink", sink.kind), &sink.opening_seconds));
+    let opening = (!shards.is_empty()).then_some((("sink", sink.name), &sink.opening_seconds));
     histograms(encoder, "shard_opening_seconds", help, opening)?;
     let help = "How many replicas share the instances, where the broker tells";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
@@ -236,7 +234,7 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Re
         0 => Ok(()),
         replicas => {
             let replicas = i64::try_from(replicas).unwrap_or(i64::MAX);
-            family.encode_family(&[("sink", sink.kind)])?.encode_gauge(&replicas)
+            family.encode_family(&[("sink", sink.name)])?.encode_gauge(&replicas)
         }
     }
 }
@@ -295,15 +293,4 @@ fn gauge(
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-#[cfg(feature = "kafka")]
-fn librdkafka() -> &'static str {
-    static VERSION: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| rdkafka::util::get_rdkafka_version().1);
-    &VERSION
-}
-
-#[cfg(not(feature = "kafka"))]
-fn librdkafka() -> &'static str {
-    ""
 }

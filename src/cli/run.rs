@@ -21,6 +21,7 @@ use crate::exposure;
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
 use crate::input_file;
+use crate::metrics::Metrics;
 use crate::sink::{Sink, SinkError, kind};
 use crate::systemd;
 use crate::token::UnreadableSecret;
@@ -32,9 +33,13 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     allow_connections(config.instances.len());
     survive_file_limit();
     let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
-    let admin = Admin { poll_limit, guarantee: kind::guarantee(&config.sink) };
+    let metrics = Metrics::new(kind::name(&config.sink));
+    let admin = Admin { metrics: metrics.clone(), poll_limit, guarantee: kind::guarantee(&config.sink) };
     // Files may hang, and a stop is not to wait for them.
-    let preparing = spawn_blocking(|| prepare(config));
+    let preparing = spawn_blocking({
+        let metrics = metrics.clone();
+        move || prepare(config, &metrics)
+    });
     let Some(prepared) = stop.run_until_cancelled(preparing).await else { return Ok(()) };
     let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.to_string()))??;
     listen(admin, asked_for).await?;
@@ -42,7 +47,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let (tell, changes) = mpsc::channel(1);
     let watching = tokio::spawn(watch.run(tell));
     let closing = Arc::clone(&sink);
-    let outcome = systemd::accompany(fleet::run(queues, changes, sink, stop.clone()), &stop).await;
+    let outcome = systemd::accompany(fleet::run(queues, changes, sink, metrics, stop.clone()), &stop).await;
     watching.abort();
     // What waits for a broker may wait for long; others take over by themselves when it does.
     drop(timeout(CLOSE_TIMEOUT, closing.close()).await);
@@ -68,7 +73,7 @@ struct Prepared {
 }
 
 /// An instance whose token file does not answer is started when it does; whatever else cannot be read ends the start.
-fn prepare(config: Config) -> Result<Prepared, Failure> {
+fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
     exposure::warn_of(&config);
     let mut of_instances = exposure::OfInstances::default();
     config.instances.iter().for_each(|instance| of_instances.warn_of(instance));
@@ -85,9 +90,9 @@ fn prepare(config: Config) -> Result<Prepared, Failure> {
         }
     }
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
-    let sink =
-        kind::start_shared(&config.sink, &dead_letters, config.dead_letter_dir_limit_mib.value, config.shards.value)
-            .map_err(Failure::Configuration)?;
+    let limit_mib = config.dead_letter_dir_limit_mib.value;
+    let sink = kind::start(&config.sink, &dead_letters, limit_mib, config.shards.value, metrics)
+        .map_err(Failure::Configuration)?;
     let make_queue = move |instance: &Instance| {
         of_instances.warn_of(instance);
         queue(&client, instance).map_err(|failure| failure.to_string())

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use super::Sink;
 use super::dead_letter::Folder;
 use crate::doctor::Check;
+use crate::metrics::Metrics;
 use crate::mistake::Found;
 use crate::verify::Audit;
 
 /// A kind of sink, as its options describe one.
 pub(crate) trait Kind {
+    /// Its name in logs and metrics.
+    fn name(&self) -> &'static str;
+
     /// Adds what is well written and cannot be right.
     fn check(&self, _found: &mut Found<'_>) {}
 
@@ -49,7 +53,7 @@ pub(crate) trait Driver: Sync {
     }
 
     /// As [`start`](super::kind::start).
-    fn start(&self, dead_letters: Folder, shards: u16) -> Result<Arc<dyn Sink>, String>;
+    fn start(&self, dead_letters: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String>;
 
     /// As [`examine`](super::kind::examine).
     fn examine(&self, shards: u16) -> Vec<Check>;

@@ -11,6 +11,7 @@ use super::dead_letter::{self, Folder};
 use super::driver::Kind;
 use super::{Sink, amqp, file, kafka, stdout};
 use crate::doctor::Check;
+use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::verify::{Audit, Report};
 
@@ -69,6 +70,12 @@ pub fn supported(options: &Options) -> Result<(), String> {
     options.kind().driver()?.supported()
 }
 
+/// Its name in logs and metrics.
+#[must_use]
+pub fn name(options: &Options) -> &'static str {
+    options.kind().name()
+}
+
 /// What consumers can rely on with this sink.
 #[must_use]
 pub fn guarantee(options: &Options) -> &'static str {
@@ -76,26 +83,20 @@ pub fn guarantee(options: &Options) -> &'static str {
 }
 
 /// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
-/// anywhere is kept in the folder `dead_letters`, as long as that holds less than `limit_mib` MiB.
+/// anywhere is kept in the folder `dead_letters`, as long as that holds less than `limit_mib` MiB. The instances are divided
+/// into `shards`, which replicas share; 1: nobody shares.
 ///
 /// # Errors
 /// What has to be changed in the config: a secret that cannot be read, a feature that this build
 /// lacks, an unusable property.
-pub fn start(options: &Options, dead_letters: &Path, limit_mib: u64) -> Result<Arc<dyn Sink>, String> {
-    start_shared(options, dead_letters, limit_mib, 1)
-}
-
-/// As [`start`], with the instances divided into `shards`, which replicas share.
-///
-/// # Errors
-/// As [`start`].
-pub fn start_shared(
+pub fn start(
     options: &Options,
     dead_letters: &Path,
     limit_mib: u64,
     shards: u16,
+    metrics: &Metrics,
 ) -> Result<Arc<dyn Sink>, String> {
-    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards)
+    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards, metrics)
 }
 
 /// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running

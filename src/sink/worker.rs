@@ -23,7 +23,7 @@ use super::shard_watch::ShardWatch;
 use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
-use crate::metrics::{self, ShardStatus, SinkMetrics};
+use crate::metrics::{Metrics, ShardStatus, SinkMetrics};
 use crate::notification::InstanceId;
 use crate::pauses::Pauses;
 
@@ -35,22 +35,22 @@ const STAND_BY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A [`Sink`] made of a [`Session`], one at a time; or of several, one at a time for each shard.
 pub struct Worker {
-    sink: &'static SinkMetrics,
+    metrics: Metrics,
     /// Of each shard.
     requests: Vec<mpsc::UnboundedSender<Request>>,
 }
 
 impl Worker {
     /// Starts the thread, which begins at once to take an ownership of the shard, again and again as
-    /// long as it takes. It ends when the sink and all its lanes are gone. `name` is the sink's in logs and metrics.
+    /// long as it takes. It ends when the sink and all its lanes are gone. The thread's name is that of the sink in `metrics`.
     ///
     /// # Errors
     /// When no thread can be started.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(name: &'static str, acquire: impl Acquire + Send + 'static) -> std::io::Result<Self> {
-        Self::start_each(name, [acquire])
+    pub fn start(metrics: &Metrics, acquire: impl Acquire + Send + 'static) -> std::io::Result<Self> {
+        Self::start_each(metrics, [acquire])
     }
 
     /// As [`start`](Self::start), with a thread for each of several shards, in their order.
@@ -61,14 +61,15 @@ impl Worker {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start_each(
-        name: &'static str,
+        metrics: &Metrics,
         shards: impl IntoIterator<Item = impl Acquire + Send + 'static>,
     ) -> std::io::Result<Self> {
-        let sink = metrics::sink(name);
         let shards: Vec<_> = (0..).zip(shards).collect();
         let is_shared = shards.len() > 1;
-        let start = |(shard, acquire)| start(name, Shard::new(shard), acquire, sink, sink.add_shard(), is_shared);
-        Ok(Self { sink, requests: shards.into_iter().map(start).collect::<Result<_, _>>()? })
+        let start = |(shard, acquire)| {
+            start(Shard::new(shard), acquire, metrics.clone(), metrics.sink().add_shard(), is_shared)
+        };
+        Ok(Self { metrics: metrics.clone(), requests: shards.into_iter().map(start).collect::<Result<_, _>>()? })
     }
 }
 
@@ -91,18 +92,18 @@ impl Worker {
 
 /// Starts the thread of one shard.
 fn start(
-    name: &str,
     shard: Shard,
     mut acquire: impl Acquire + Send + 'static,
-    sink: &'static SinkMetrics,
+    metrics: Metrics,
     status: Arc<ShardStatus>,
     is_shared: bool,
 ) -> std::io::Result<mpsc::UnboundedSender<Request>> {
     let (requests, mut waiting) = Requests::new();
     let gone = Gone(Arc::clone(&status));
-    thread::Builder::new().name(format!("sink-{name}")).spawn(move || {
+    let name = format!("sink-{}", metrics.sink().name);
+    thread::Builder::new().name(name).spawn(move || {
         let Gone(status) = &gone;
-        if let Err(end) = serve(shard, &mut acquire, &mut waiting, sink, status) {
+        if let Err(end) = serve(shard, &mut acquire, &mut waiting, metrics.sink(), status) {
             while let Some(request) = waiting.wait() {
                 request.refuse(end.clone());
             }
@@ -276,14 +277,14 @@ impl Sink for Worker {
         requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
         let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
         // Thousands of lanes wait for its end: each on a token of its own, for they would share a lock.
-        let lane =
-            OwnedLane { sink: self.sink, lost: ownership.ended.child_token(), ownership: ownership.number, requests };
+        let (metrics, lost) = (self.metrics.clone(), ownership.ended.child_token());
+        let lane = OwnedLane { metrics, lost, ownership: ownership.number, requests };
         Ok((Box::new(lane), memory))
     }
 }
 
 struct OwnedLane {
-    sink: &'static SinkMetrics,
+    metrics: Metrics,
     ownership: u64,
     lost: CancellationToken,
     requests: mpsc::UnboundedSender<Request>,
@@ -299,7 +300,7 @@ impl OwnedLane {
             self.requests.send(Request::Store(job)).map_err(|_gone| thread_ended())?;
             match answer.await {
                 Ok(Ok(Answer::Stored(stored))) => {
-                    self.sink.publish_seconds.observe(begun.elapsed());
+                    self.metrics.sink().publish_seconds.observe(begun.elapsed());
                     return Ok(stored);
                 }
                 Ok(Ok(Answer::Keep { pending: dead, folder, place })) => {

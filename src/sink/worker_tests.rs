@@ -46,7 +46,7 @@ async fn who_asks_behind_a_dropped_publish_waits_for_its_outcome() {
     let (entered, groups) = channel();
     let (open_gate, gate) = channel();
     let mut session = Some(Gated { entered, gate, last: HashMap::new() });
-    let sink = Worker::start("gated", move |_shard| Ok(session.take().unwrap())).unwrap();
+    let sink = Worker::start(&Metrics::new("gated"), move |_shard| Ok(session.take().unwrap())).unwrap();
     let [busy, dropped]: [InstanceId; 2] = ["1", "2"].map(|id| id.parse().unwrap());
     let (mut first, _) = sink.open(busy).await.unwrap();
     let (mut second, memory) = sink.open(dropped).await.unwrap();
@@ -87,8 +87,7 @@ async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_ano
     let status = Arc::<ShardStatus>::default();
     // Blocks until there is an answer.
     let acquire = move |_shard| answers.recv().unwrap_or(Err(SessionError::Closed("the end".into())));
-    let sink = metrics::sink("gated");
-    let _requests = start("gated", Shard::new(3), acquire, sink, Arc::clone(&status), true).unwrap();
+    let _requests = start(Shard::new(3), acquire, Metrics::new("gated"), Arc::clone(&status), true).unwrap();
     let waits = || status.conditions().contains(Condition::WaitingForOwnership);
     until(waits).await;
     answer.send(Err(SessionError::Elsewhere)).unwrap();

@@ -9,6 +9,7 @@ use green_api_bridge::doubt::Memory;
 use green_api_bridge::emulator::EventKind;
 use green_api_bridge::fleet::{self, Change};
 use green_api_bridge::green_api::{GreenApi, Queue};
+use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::InstanceId;
 use green_api_bridge::sink::kind::{self, Options};
 use green_api_bridge::sink::{Lane, Pending, Sink, SinkError, Stored, file};
@@ -191,14 +192,15 @@ impl Lane for PanicLane {
 /// A fleet in this process.
 struct Running {
     stop: CancellationToken,
+    metrics: Metrics,
     fleet: JoinHandle<Result<(), SinkError>>,
     _no_changes: Sender<Change>,
 }
 
 /// The scene's instances into its file, through another sink.
 fn run_in_process(scene: &Scene, through: impl FnOnce(Arc<dyn Sink>) -> Arc<dyn Sink>) -> Running {
-    let options = file::Options { path: scene.path("out.jsonl") };
-    let sink = kind::start(&Options::File(options), &scene.path("dead-letters"), 1024).unwrap();
+    let (options, metrics) = (file::Options { path: scene.path("out.jsonl") }, Metrics::new("file"));
+    let sink = kind::start(&Options::File(options), &scene.path("dead-letters"), 1024, 1, &metrics).unwrap();
     let api = GreenApi::new(Duration::from_secs(5), None, None).unwrap();
     let queue = |id: &String| {
         let source = TokenSource::Given(TOKEN.into());
@@ -206,8 +208,8 @@ fn run_in_process(scene: &Scene, through: impl FnOnce(Arc<dyn Sink>) -> Arc<dyn 
     };
     let (stop, (no_changes, changes)) = (CancellationToken::new(), channel(1));
     let queues = scene.instances.iter().map(queue).collect();
-    let fleet = tokio::spawn(fleet::run(queues, changes, through(sink), stop.clone()));
-    Running { stop, fleet, _no_changes: no_changes }
+    let fleet = tokio::spawn(fleet::run(queues, changes, through(sink), metrics.clone(), stop.clone()));
+    Running { stop, metrics, fleet, _no_changes: no_changes }
 }
 
 impl Running {
@@ -220,11 +222,11 @@ impl Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_one_instance_is_counted_and_it_starts_again() {
     let bodies = numbered(20);
-    let (scene, before) = (Scene::fleet(3, &bodies).await, fleet::panics());
+    let scene = Scene::fleet(3, &bodies).await;
     let panics = |sink| Panics { sink, instance: ID.parse().unwrap(), done: Arc::default() };
     let running = run_in_process(&scene, |sink| Arc::new(panics(sink)));
     scene.drained();
-    assert_eq!(fleet::panics() - before, 1);
+    assert_eq!(running.metrics.panics(), 1);
     assert!(scene.instances.iter().all(|id| scene.bodies_of(id) == bodies));
     running.end().await;
 }

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use green_api_bridge::doubt::Memory;
 use green_api_bridge::emulator::{self, EventKind};
+use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::{Answer, Fingerprint, InstanceId, Notification};
 use green_api_bridge::sink::contract_test::{self, Message, Place};
 use green_api_bridge::sink::worker::Worker as WorkerSink;
@@ -72,7 +73,7 @@ impl Redis {
 
     /// A sink on it, in this process, with keys of its own for each name.
     fn sink(&self, name: &str) -> WorkerSink {
-        start(&self.url, name).unwrap()
+        start(&self.url, name, &Metrics::new("redis")).unwrap()
     }
 
     fn read(&self, stream: &str, count: usize) -> Vec<Entry> {

@@ -18,6 +18,10 @@ use crate::mistake::Found;
 pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";
 
 impl Kind for Options {
+    fn name(&self) -> &'static str {
+        "amqp"
+    }
+
     fn check(&self, found: &mut Found<'_>) {
         check::check(self, found);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Options;
+use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::sink::contract_test::{self, Message, Place};
 use crate::sink::dead_letter::Folder;
@@ -23,7 +24,9 @@ struct File {
 #[async_trait]
 impl Place for File {
     async fn start(&self) -> Arc<dyn Sink> {
-        Options { path: self.folder.join("a.jsonl") }.start(Folder::new(Path::new(""), 1), 1).unwrap()
+        Options { path: self.folder.join("a.jsonl") }
+            .start(Folder::new(Path::new(""), 1), 1, &Metrics::new("file"))
+            .unwrap()
     }
 
     async fn read(&self) -> Vec<Message> {

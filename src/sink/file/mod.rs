@@ -14,6 +14,7 @@ use super::driver::{Driver, Kind};
 use super::worker::Worker;
 use crate::doctor::Check;
 use crate::input_file;
+use crate::metrics::Metrics;
 use crate::verify::Audit;
 
 #[cfg(test)]
@@ -51,6 +52,10 @@ impl Options {
 }
 
 impl Kind for Options {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
     fn guarantee(&self) -> &'static str {
         "exactly once"
     }
@@ -62,11 +67,11 @@ impl Kind for Options {
 
 impl Driver for Options {
     /// One bridge locks the file. `Ok` from a publish means fsynced.
-    fn start(&self, _dead_letters: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
         // One that does not answer is the sink's to wait for.
         input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();
-        let worker = Worker::start("file", move |_shard| session::LinesFile::acquire(&path));
+        let worker = Worker::start(metrics, move |_shard| session::LinesFile::acquire(&path));
         Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
     }
 

@@ -17,7 +17,19 @@ use crate::mistake::Found;
 /// Its form as a URL.
 pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";
 
+/// The version of librdkafka; empty where this build has none.
+pub(crate) fn client_version() -> String {
+    #[cfg(feature = "kafka")]
+    return rdkafka::util::get_rdkafka_version().1;
+    #[cfg(not(feature = "kafka"))]
+    String::new()
+}
+
 impl Kind for Options {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
     fn check(&self, found: &mut Found<'_>) {
         check::check(self, found);
     }

@@ -19,6 +19,7 @@ use super::session::{Action, Job, Session, SessionError};
 use super::worker::Worker;
 use crate::doctor::Check;
 use crate::doubt::Memory;
+use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::verify::Audit;
 
@@ -38,6 +39,10 @@ impl Options {
 }
 
 impl Kind for Options {
+    fn name(&self) -> &'static str {
+        "stdout"
+    }
+
     fn guarantee(&self) -> &'static str {
         "at least once, possible duplicates marked; no memory over a restart"
     }
@@ -48,8 +53,8 @@ impl Kind for Options {
 }
 
 impl Driver for Options {
-    fn start(&self, _dead_letters: Folder, _shards: u16) -> Result<Arc<dyn Sink>, String> {
-        Ok(Arc::new(into_writer(io::stdout)?))
+    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
+        Ok(Arc::new(into_writer(metrics, io::stdout)?))
     }
 
     fn examine(&self, _shards: u16) -> Vec<Check> {
@@ -61,9 +66,9 @@ impl Driver for Options {
     }
 }
 
-fn into_writer<W: Write>(writer: impl Fn() -> W + Send + 'static) -> Result<Worker, String> {
+fn into_writer<W: Write>(metrics: &Metrics, writer: impl Fn() -> W + Send + 'static) -> Result<Worker, String> {
     let acquire = move |_shard| Ok(Stdout { writer: writer(), epoch: unix_milliseconds(), sequences: HashMap::new() });
-    Worker::start("stdout", acquire).map_err(|error| format!("the sink's thread cannot be started: {error}"))
+    Worker::start(metrics, acquire).map_err(|error| format!("the sink's thread cannot be started: {error}"))
 }
 
 const STDOUT: &str = "stdout";
@@ -134,7 +139,7 @@ mod tests {
     impl Place for Lines {
         async fn start(&self) -> Arc<dyn Sink> {
             let lines = self.clone();
-            Arc::new(into_writer(move || lines.clone()).unwrap())
+            Arc::new(into_writer(&Metrics::new("stdout"), move || lines.clone()).unwrap())
         }
 
         async fn read(&self) -> Vec<Message> {

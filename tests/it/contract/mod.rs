@@ -8,6 +8,7 @@ mod amqp {
     use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
+    use green_api_bridge::metrics::Metrics;
     use green_api_bridge::sink::contract_test::{self, Message, Place};
     use green_api_bridge::sink::kind::{self, Options};
     use green_api_bridge::sink::{Sink, amqp};
@@ -32,7 +33,7 @@ mod amqp {
             amqp.uri[0].value = self.behind_network.as_str().into();
             amqp.queue = Some(self.direct.queue());
             amqp.dead_letter_queue = format!("{name}.dead");
-            kind::start(&Options::Amqp(amqp), self.folder.path(), 1024).unwrap()
+            kind::start(&Options::Amqp(amqp), self.folder.path(), 1024, 1, &Metrics::new("contract")).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {
@@ -95,6 +96,7 @@ mod kafka {
     use std::time::{Duration, Instant};
 
     use async_trait::async_trait;
+    use green_api_bridge::metrics::Metrics;
     use green_api_bridge::sink::contract_test::{self, Message, Place};
     use green_api_bridge::sink::kind::{self, Options};
     use green_api_bridge::sink::{Sink, kafka};
@@ -122,7 +124,7 @@ mod kafka {
             kafka.dead_letter_topic.value = format!("{name}.dead");
             let create = kafka.create_topics.as_mut().unwrap();
             create.partitions.value = 1;
-            kind::start(&Options::Kafka(kafka), self.folder.path(), 1024).unwrap()
+            kind::start(&Options::Kafka(kafka), self.folder.path(), 1024, 1, &Metrics::new("contract")).unwrap()
         }
 
         async fn read(&self) -> Vec<Message> {

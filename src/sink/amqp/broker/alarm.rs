@@ -13,7 +13,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use super::errors::is_of_a_declaration;
 use crate::condition::Condition;
-use crate::metrics::{self, ShardStatus};
+use crate::metrics::{Metrics, ShardStatus, State as ShardState};
 use crate::sink::session::SessionError;
 
 /// How long the broker may take to confirm a batch, or to answer anything else.
@@ -35,9 +35,9 @@ struct State {
 impl Alarms {
     /// At most one per connection, because two would split the events between them. Listens on `runtime` until that shuts
     /// down.
-    pub(super) fn of(connection: &Connection, runtime: &Handle) -> Self {
+    pub(super) fn of(connection: &Connection, runtime: &Handle, metrics: Metrics) -> Self {
         let (sender, state) = watch::channel(State::default());
-        runtime.spawn(follow(connection.events_listener(), sender));
+        runtime.spawn(follow(connection.events_listener(), sender, metrics));
         Self(state)
     }
 
@@ -79,18 +79,18 @@ impl Alarms {
 }
 
 /// Follows the events of a connection until it ends.
-async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) {
+async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>, metrics: Metrics) {
     let mut events = pin!(events);
     while let Some(event) = events.next().await {
         match event {
             Event::ConnectionBlocked(reason) => {
                 state.send_modify(|state| state.blocked = true);
                 let cause = format!("the broker blocks publishers: {reason}");
-                each_shard(|shard| shard.conditions().enter(Condition::SinkUnavailable, &cause));
+                each_shard(&metrics, |shard| shard.conditions().enter(Condition::SinkUnavailable, &cause));
             }
             Event::ConnectionUnblocked => {
                 state.send_modify(|state| state.blocked = false);
-                each_shard(|shard| shard.conditions().leave_all());
+                each_shard(&metrics, |shard| shard.conditions().leave_all());
             }
             Event::Error(error) if !is_of_a_declaration(&error) => state.send_modify(|state| {
                 state.reason.get_or_insert_with(|| error.to_string());
@@ -101,12 +101,9 @@ async fn follow(events: impl Stream<Item = Event>, state: watch::Sender<State>) 
 }
 
 /// For each shard that this replica holds.
-fn each_shard(change: impl Fn(&ShardStatus)) {
-    metrics::the_sink()
-        .into_iter()
-        .flat_map(metrics::SinkMetrics::shards)
-        .filter(|shard| shard.state().0 != metrics::State::Elsewhere)
-        .for_each(|shard| change(&shard));
+fn each_shard(metrics: &Metrics, change: impl Fn(&ShardStatus)) {
+    let shards = metrics.sink().shards();
+    shards.iter().filter(|shard| shard.state().0 != ShardState::Elsewhere).for_each(|shard| change(shard));
 }
 
 #[cfg(test)]
@@ -124,7 +121,7 @@ mod tests {
 
     fn alarms(events: Vec<Event>) -> Alarms {
         let (sender, state) = watch::channel(State::default());
-        tokio::spawn(follow(iter(events), sender));
+        tokio::spawn(follow(iter(events), sender, Metrics::new("amqp")));
         Alarms(state)
     }
 

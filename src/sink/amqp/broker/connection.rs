@@ -23,6 +23,7 @@ use super::errors::{is_soft, unavailable};
 use super::topology::{self, ReportedQueues};
 use crate::address;
 use crate::input_file;
+use crate::metrics::Metrics;
 use crate::sink::amqp::options::Options;
 use crate::sink::session::{SessionError, Shard};
 
@@ -93,13 +94,14 @@ fn place(config: &Options, index: usize) -> String {
 pub(super) struct Nodes {
     config: Options,
     reported: ReportedQueues,
+    metrics: Metrics,
     next: usize,
 }
 
 impl Nodes {
     /// `reported` are the queues whose differences were reported by any connection.
-    pub(super) fn new(config: Options, reported: ReportedQueues) -> Self {
-        Self { config, reported, next: 0 }
+    pub(super) fn new(config: Options, reported: ReportedQueues, metrics: Metrics) -> Self {
+        Self { config, reported, metrics, next: 0 }
     }
 
     /// Whether the config names several nodes, that is a cluster.
@@ -123,7 +125,7 @@ impl Nodes {
         for _ in &secrets.uris {
             let index = self.next % secrets.uris.len();
             self.next = index + 1;
-            let link = Link::open(&secrets.uris[index], &secrets.tls, &self.config);
+            let link = Link::open(&secrets.uris[index], &secrets.tls, &self.config, &self.metrics);
             match link.and_then(|link| Ok((link.within(prepare(&link.connection, &self.config))?, link))) {
                 Ok((prepared, link)) => return Ok((link, prepared)),
                 Err(SessionError::Unavailable(cause)) => {
@@ -149,7 +151,7 @@ pub(super) enum Examined {
 /// Examines each node, named by its place in the config. Does not take ownership.
 pub(super) fn examine(secrets: &Secrets, config: &Options) -> Vec<(String, Examined)> {
     let examine_one = |uri: &SecretString| {
-        let link = match Link::open(uri, &secrets.tls, config) {
+        let link = match Link::open(uri, &secrets.tls, config, &Metrics::new("amqp")) {
             Ok(link) => link,
             Err(failure) => return Examined::Unreachable(failure),
         };
@@ -189,7 +191,12 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn open(uri: &SecretString, tls: &OwnedTLSConfig, config: &Options) -> Result<Self, SessionError> {
+    fn open(
+        uri: &SecretString,
+        tls: &OwnedTLSConfig,
+        config: &Options,
+        metrics: &Metrics,
+    ) -> Result<Self, SessionError> {
         let address = address(uri.expose_secret())?;
         let connect_timeout = address.query.connection_timeout.map_or(CONNECT_TIMEOUT, Duration::from_millis);
         let properties = ConnectionProperties::default().with_connection_name(LongString::from(config.name.as_str()));
@@ -201,7 +208,7 @@ impl Link {
             let connecting = Connection::connect_uri_with_config(address, properties, tls.clone(), runtime);
             connecting.await.map_err(|error| unavailable("connecting", &error))
         })?;
-        let alarms = Alarms::of(&connection, &driver.handle);
+        let alarms = Alarms::of(&connection, &driver.handle, metrics.clone());
         Ok(Self { alarms, connection, abandoned: CancellationToken::new(), cause: OnceLock::new(), driver })
     }
 

@@ -14,6 +14,7 @@ use self::replica::{HeldShard, Replica};
 use self::topology::ReportedQueues;
 use crate::doctor::Check;
 use crate::doubt::Memory;
+use crate::metrics::Metrics;
 use crate::notification::{InstanceId, Notification};
 use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Place};
@@ -56,19 +57,19 @@ const FULL: &str = "a queue refused it, as a full one does with `reject-publish`
 impl Driver for Options {
     /// `Ok` from a publish means confirmed and routed. The sink remembers nothing, so the first notification of an instance in
     /// each session is marked as a possible duplicate.
-    fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
         connection::Secrets::read(self)?;
         let reported = ReportedQueues::default();
-        let replica = (shards > 1).then(|| Arc::new(Replica::new(reported.clone(), shards)));
+        let replica = (shards > 1).then(|| Arc::new(Replica::new(reported.clone(), shards, metrics.clone())));
         let acquisition = |_shard| Acquisition {
             config: self.clone(),
             folder: folder.clone(),
-            nodes: Nodes::new(self.clone(), reported.clone()),
+            nodes: Nodes::new(self.clone(), reported.clone(), metrics.clone()),
             reported: reported.clone(),
             isolated: HashMap::new(),
             replica: replica.clone(),
         };
-        let worker = Worker::start_each("amqp", (0..shards).map(acquisition))
+        let worker = Worker::start_each(metrics, (0..shards).map(acquisition))
             .map_err(|error| format!("the sink's threads cannot be started: {error}"))?;
         Ok(match replica {
             None => Arc::new(worker),

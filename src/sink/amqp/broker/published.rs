@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 use super::connection::{Link, Nodes};
 use super::errors::{is_soft, unavailable};
 use super::topology::ReportedQueues;
+use crate::metrics::Metrics;
 use crate::sink::amqp::options::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
 use crate::verify::{Audit, Lane, Published};
@@ -42,7 +43,8 @@ pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<
         ));
     }
     let text = |failure: SessionError| failure.to_string();
-    let (link, channel) = Nodes::new(config.clone(), ReportedQueues::default()).connect(&channel).map_err(text)?;
+    let (link, channel) =
+        Nodes::new(config.clone(), ReportedQueues::default(), Metrics::new("amqp")).connect(&channel).map_err(text)?;
     let mut reader = Reader { link, channel, audit };
     let from_the_beginning = if is_stream { reader.read_stream(queue) } else { reader.drain(queue, 0).map(|()| false) };
     let from_the_beginning = from_the_beginning.map_err(text)?;

@@ -18,7 +18,7 @@ use super::connection::{Link, Nodes};
 use super::membership::Membership;
 use super::part::FairShare;
 use super::topology::ReportedQueues;
-use crate::metrics;
+use crate::metrics::Metrics;
 use crate::sink::amqp::options::Options;
 use crate::sink::assignment::{Assignment, Opened};
 use crate::sink::session::{SessionError, Shard};
@@ -38,6 +38,7 @@ const REJOIN_PAUSE: Duration = Duration::from_secs(60);
 pub(super) struct Replica {
     reported: ReportedQueues,
     shards: u16,
+    metrics: Metrics,
     assignment: Arc<Assignment>,
     stop: CancellationToken,
     state: Mutex<State>,
@@ -54,9 +55,9 @@ struct State {
 
 impl Replica {
     /// `reported` are the queues whose differences were reported by any connection.
-    pub(super) fn new(reported: ReportedQueues, shards: u16) -> Self {
+    pub(super) fn new(reported: ReportedQueues, shards: u16, metrics: Metrics) -> Self {
         let assignment = Arc::new(Assignment::new(shards));
-        Self { reported, shards, assignment, stop: CancellationToken::new(), state: Mutex::default() }
+        Self { reported, shards, metrics, assignment, stop: CancellationToken::new(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,9 +137,7 @@ impl Replica {
         while is_up && !self.stop.is_cancelled() {
             let held = self.assignment.held();
             let (replicas, free) = link.await_answer(membership.scan(link.connection(), &held, &releasing))?;
-            if let Some(sink) = metrics::the_sink() {
-                sink.replicas.set(replicas.unwrap_or(0).into());
-            }
+            self.metrics.sink().replicas.set(replicas.unwrap_or(0).into());
             let decision = fair_share.decide(replicas, &held, &free, Instant::now());
             let mut room = decision.room;
             for shard in decision.acquire {

@@ -17,6 +17,7 @@ use self::session::Kafka;
 use self::topic_memory::TopicMemory;
 use self::topics::Topics;
 use crate::doctor::Check;
+use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::sink::assignment::Opened;
 use crate::sink::dead_letter::Folder;
@@ -56,7 +57,7 @@ impl Driver for Options {
     }
 
     /// `Ok` from a publish means committed.
-    fn start(&self, folder: Folder, shards: u16) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
         let client = client::configure(self)?;
         let no_thread = |error: std::io::Error| format!("the sink's threads cannot be started: {error}");
         let group = (shards > 1).then(|| Arc::new(Group::new(&client, self, shards)));
@@ -72,7 +73,7 @@ impl Driver for Options {
             group: group.clone(),
             not_before: None,
         };
-        let worker = Worker::start_each("kafka", (0..shards).map(acquisition)).map_err(no_thread)?;
+        let worker = Worker::start_each(metrics, (0..shards).map(acquisition)).map_err(no_thread)?;
         Ok(match group {
             None => Arc::new(worker),
             Some(group) => Arc::new(Shared::new(worker, group)),

@@ -1,0 +1,123 @@
+//! What one instance has done.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::Number;
+use crate::condition::ConditionSet;
+use crate::kinds::{KINDS, OTHER, listed};
+
+/// The states of an account that are told apart.
+const STATES: [&str; 9] = [
+    "authorized",
+    "notAuthorized",
+    "blocked",
+    "starting",
+    "suspended",
+    "yellowCard",
+    "sleepMode",
+    "pendingPassword",
+    OTHER,
+];
+
+/// Notifications of each kind.
+#[derive(Debug, Default)]
+pub(crate) struct ByKind([Number; KINDS.len()]);
+
+impl ByKind {
+    pub fn increase(&self, kind: &str) {
+        self.0[listed(&KINDS, kind)].increase();
+    }
+
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Number::get).sum()
+    }
+
+    /// The kinds of which there were any.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        KINDS.into_iter().zip(self.0.iter().map(Number::get)).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// What came of a poll.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Outcome {
+    Notification,
+    Empty,
+    Error,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 3] = [Self::Notification, Self::Empty, Self::Error];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Notification => "notification",
+            Self::Empty => "empty",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// What one instance has done since its bridge was started.
+#[derive(Debug, Default)]
+pub(crate) struct InstanceMetrics {
+    polls: [Number; Outcome::ALL.len()],
+    /// Those that were dealt with; a stale head of an overlapped poll is not.
+    pub received: ByKind,
+    pub published: ByKind,
+    /// Received, and neither deleted nor given up yet: 0 or 1.
+    pub in_flight: Number,
+    pub redelivered: Number,
+    /// Not stored for certain, and unknown whether it was stored.
+    pub publish_refused: Number,
+    pub publish_unknown: Number,
+    pub deletes_confirmed: Number,
+    pub deletes_unconfirmed: Number,
+    pub dead_too_large: Number,
+    pub dead_refused: Number,
+    pub dead_unroutable: Number,
+    pub dead_malformed: Number,
+    /// Place of the last one in the sequence, where the sink remembers it.
+    pub sequence: Number,
+    /// When a notification came last, and when one was last stored and deleted; Unix seconds.
+    pub last_notification: Number,
+    pub last_success: Number,
+    /// When it last asked, or was answered; Unix seconds.
+    pub asked: Number,
+    /// Whether the last answer was none.
+    pub unanswered: AtomicBool,
+    /// 0, or what its last `stateInstanceChanged` said, counted in [`STATES`] from 1.
+    state: Number,
+    pub conditions: Arc<ConditionSet>,
+}
+
+impl InstanceMetrics {
+    pub fn polls(&self, outcome: Outcome) -> &Number {
+        &self.polls[outcome as usize]
+    }
+
+    /// What the account has become, by its own word.
+    pub fn set_state(&self, state: &str) {
+        self.state.set(listed(&STATES, state) as u64 + 1);
+    }
+
+    /// What it was told is old.
+    pub fn forget_state(&self) {
+        self.state.set(0);
+    }
+
+    /// The state of the account, once a notification has told it.
+    pub fn state(&self) -> Option<&'static str> {
+        let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
+        STATES.get(place).copied()
+    }
+
+    pub fn publish_errors(&self) -> u64 {
+        self.publish_refused.get() + self.publish_unknown.get()
+    }
+
+    pub fn dead_lettered(&self) -> u64 {
+        self.dead_too_large.get() + self.dead_refused.get() + self.dead_unroutable.get() + self.dead_malformed.get()
+    }
+}
