@@ -22,6 +22,7 @@ mod answer;
 mod clients;
 pub mod doctor;
 mod large;
+pub(crate) mod settings;
 
 use self::addresses::Addresses;
 pub use self::answer::{Call, Meaning, meaning};

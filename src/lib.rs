@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+mod account;
 mod address;
 pub mod admin;
 pub mod bridge;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
+use crate::account::AccountState;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
@@ -26,9 +27,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// An idle queue is asked this often how many notifications it holds.
 const COUNT: Duration = Duration::from_secs(600);
 
-/// The states in which an account gets no messages until somebody does something. The queue is served all the same.
-const LOGGED_OUT: [&str; 3] = ["notAuthorized", "blocked", "pendingPassword"];
-
 /// What is known of how an instance is doing, and what follows from it.
 pub(crate) struct Monitor {
     instance: InstanceId,
@@ -47,8 +45,8 @@ pub(crate) struct Monitor {
     undisturbed: u32,
     /// The last head, whatever became of it.
     last: Option<Fingerprint>,
-    /// One of [`LOGGED_OUT`], if that is what the account said last.
-    logged_out: Option<&'static str>,
+    /// The state that the account said it is in, if nothing arrives in it before somebody logs it in.
+    logged_out: Option<AccountState>,
 }
 
 impl Monitor {
@@ -97,9 +95,9 @@ impl Monitor {
             self.hinted = false;
             self.look_at_retention(now());
         }
-        if let Some(state) = &facts.state {
-            self.metrics.set_state(state);
-            let logged_out = LOGGED_OUT.into_iter().find(|known| known == state);
+        if let Some(state) = facts.state.as_deref().map(AccountState::named) {
+            self.metrics.set_state(Some(state));
+            let logged_out = Some(state).filter(|state| state.needs_login());
             if self.logged_out != logged_out {
                 self.logged_out = logged_out;
                 self.leave_upstream();
@@ -281,7 +279,7 @@ impl Monitor {
             self.hinted = false;
             self.logged_out = None;
             self.metrics.unanswered.store(false, Relaxed);
-            self.metrics.forget_state();
+            self.metrics.set_state(None);
             self.conditions.leave_all();
         } else {
             self.may_wait(now());
@@ -313,7 +311,7 @@ impl Monitor {
         match self.logged_out {
             None => self.conditions.leave_upstream(),
             Some(state) => {
-                self.conditions.enter(Condition::InstanceNotAuthorized, &format_args!("its state is {state}"));
+                self.conditions.enter(Condition::InstanceNotAuthorized, &format_args!("its state is {}", state.name()));
             }
         }
     }

@@ -59,9 +59,9 @@ fn who_stands_by_is_in_no_condition_and_tells_no_state() {
         let is_told = |condition: &Condition| monitor.conditions.contains(*condition);
         (Condition::ALL.iter().filter(|condition| is_told(condition)).count(), monitor.metrics.state())
     };
-    assert_eq!(told(&monitor), (2, Some("blocked")));
+    assert_eq!(told(&monitor), (2, Some(AccountState::Blocked)));
     monitor.not_polled(false);
-    assert_eq!(told(&monitor), (2, Some("blocked")), "nobody else looks");
+    assert_eq!(told(&monitor), (2, Some(AccountState::Blocked)), "nobody else looks");
     monitor.not_polled(true);
     assert_eq!(told(&monitor), (0, None));
     monitor.recovered();

@@ -155,7 +155,9 @@ fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Re
     let mut family = encoder.encode_descriptor("instance_state", help, None, MetricType::Gauge)?;
     for (instance, status) in instances {
         if let Some(state) = status.state() {
-            family.encode_family(&[("id_instance", instance.as_str()), ("state", state)])?.encode_gauge(&1_i64)?;
+            family
+                .encode_family(&[("id_instance", instance.as_str()), ("state", state.name())])?
+                .encode_gauge(&1_i64)?;
         }
     }
     Ok(())

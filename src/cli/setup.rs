@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Failure, run, source};
+use crate::green_api::settings::{WEBHOOK_URL, required_changes};
 use crate::green_api::{Problem, Queue};
 
 /// Makes the instances ready for the queue: an empty `webhookUrl` and the wanted kinds (`api.webhooks`)
@@ -24,7 +25,7 @@ pub(super) struct Setup {
 impl Setup {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = source::instances_from(self.config)?;
-        let kinds: Vec<&str> = config.api.webhooks.iter().map(|kind| kind.value.as_str()).collect();
+        let kinds: Vec<String> = config.api.webhooks.iter().map(|kind| kind.value.clone()).collect();
         let mut failed = 0;
         for queue in run::queues(&config.api, &config.instances)? {
             if let Err(problem) = make_ready(&queue, &kinds, self.apply).await {
@@ -41,10 +42,10 @@ impl Setup {
     }
 }
 
-async fn make_ready(queue: &Queue, kinds: &[&str], apply: bool) -> Result<(), Problem> {
+async fn make_ready(queue: &Queue, kinds: &[String], apply: bool) -> Result<(), Problem> {
     let instance = queue.instance();
     let settings = queue.settings().await?;
-    let changes = differences(&settings, kinds);
+    let changes = required_changes(&settings, kinds);
     if changes.is_empty() {
         eprintln!("instance {instance}: ready, nothing to do");
         return Ok(());
@@ -62,45 +63,12 @@ async fn make_ready(queue: &Queue, kinds: &[&str], apply: bool) -> Result<(), Pr
     Ok(())
 }
 
-/// What `setSettings` has to be told. Missing and `null` count as off.
-fn differences(settings: &Map<String, Value>, kinds: &[&str]) -> Map<String, Value> {
-    let text = |name: &str| settings.get(name).and_then(Value::as_str).unwrap_or_default();
-    let mut changes = Map::new();
-    if !text("webhookUrl").is_empty() {
-        changes.insert("webhookUrl".into(), "".into());
-    }
-    for kind in kinds.iter().filter(|kind| text(kind) != "yes") {
-        changes.insert((*kind).into(), "yes".into());
-    }
-    changes
-}
-
 /// A webhook URL may hold a secret of its owner.
 fn shown(name: &str, value: Option<&Value>) -> String {
     match value.and_then(Value::as_str) {
         None => "(not set)".into(),
         Some("") => "(empty)".into(),
-        Some(_) if name == "webhookUrl" => "(set)".into(),
+        Some(_) if name == WEBHOOK_URL => "(set)".into(),
         Some(text) => text.into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn only_what_differs_is_changed() {
-        let settings = |value: Value| value.as_object().cloned().unwrap();
-        let kinds = ["incomingWebhook", "stateWebhook"];
-        let ready =
-            settings(json!({"webhookUrl": "", "incomingWebhook": "yes", "stateWebhook": "yes", "deviceWebhook": "no"}));
-        assert!(differences(&ready, &kinds).is_empty());
-        let new = settings(json!({"webhookUrl": "https://x", "incomingWebhook": "no", "stateWebhook": null}));
-        let wanted = json!({"webhookUrl": "", "incomingWebhook": "yes", "stateWebhook": "yes"});
-        assert_eq!(Value::Object(differences(&new, &kinds)), wanted);
-        assert_eq!(differences(&Map::new(), &kinds).len(), 2);
     }
 }

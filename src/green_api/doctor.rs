@@ -1,6 +1,8 @@
 //! Asks Green API whether an instance is as it should be.
 
+use super::settings::{WEBHOOK_URL, required_changes};
 use super::{Problem, Queue};
+use crate::account::AccountState;
 use crate::doctor::Check;
 
 /// Asks Green API about an instance: `getStateInstance` and `getSettings`, once each, never
@@ -15,17 +17,17 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
     match queue.settings().await {
         Err(problem) => checks.push(of("settings", Err(told(&problem)))),
         Ok(settings) => {
-            let text = |name: &str| settings.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+            let changes = required_changes(&settings, kinds);
             checks.push(of(
                 "webhook_url",
-                if text("webhookUrl").is_empty() {
-                    Ok("empty: notifications are queued".into())
-                } else {
+                if changes.contains_key(WEBHOOK_URL) {
                     // It may hold a secret of its owner.
                     Err("set, so the queue cannot be read: clear it with `green-api-bridge setup --apply`".into())
+                } else {
+                    Ok("empty: notifications are queued".into())
                 },
             ));
-            let off: Vec<&str> = kinds.iter().map(String::as_str).filter(|kind| text(kind) != "yes").collect();
+            let off: Vec<&str> = kinds.iter().map(String::as_str).filter(|kind| changes.contains_key(*kind)).collect();
             checks.push(of(
                 "webhooks",
                 if off.is_empty() {
@@ -43,17 +45,19 @@ fn told(problem: &Problem) -> String {
     format!("{problem}: {}: {}", problem.condition, problem.condition.advice())
 }
 
-fn judged(state: &str) -> Result<String, String> {
+fn judged(name: &str) -> Result<String, String> {
+    let state = AccountState::named(name);
     // The server's own word, but only if it is one: an answer must not get into a log unseen.
-    let state = if state.bytes().all(|byte| byte.is_ascii_alphanumeric()) { state } else { "unknown" };
-    match state {
-        "authorized" => Ok(state.into()),
-        "suspended" | "yellowCard" => Ok(format!("{state}: sending is limited, receiving is not")),
-        "starting" => Err("starting: it restarts, which takes up to 5 minutes".into()),
-        "notAuthorized" | "sleepMode" | "pendingPassword" => {
-            Err(format!("{state}: no new messages arrive until the account is logged in from the console"))
+    let name = if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) { name } else { "unknown" };
+    let found = match state {
+        AccountState::Authorized => name.to_owned(),
+        AccountState::Suspended | AccountState::YellowCard => format!("{name}: sending is limited, receiving is not"),
+        AccountState::Starting => format!("{name}: it restarts, which takes up to 5 minutes"),
+        AccountState::NotAuthorized | AccountState::SleepMode | AccountState::PendingPassword => {
+            format!("{name}: no new messages arrive until the account is logged in from the console")
         }
-        "blocked" => Err("blocked: WhatsApp has banned the account".into()),
-        other => Err(format!("{other}: not a state that is known to receive")),
-    }
+        AccountState::Blocked => format!("{name}: WhatsApp has banned the account"),
+        AccountState::Other => format!("{name}: not a state that is known to receive"),
+    };
+    if state.receives() { Ok(found) } else { Err(found) }
 }

@@ -4,21 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::Number;
+use crate::account::AccountState;
 use crate::condition::ConditionSet;
-use crate::kinds::{KINDS, OTHER, listed};
-
-/// The states of an account that are told apart.
-const STATES: [&str; 9] = [
-    "authorized",
-    "notAuthorized",
-    "blocked",
-    "starting",
-    "suspended",
-    "yellowCard",
-    "sleepMode",
-    "pendingPassword",
-    OTHER,
-];
+use crate::kinds::{KINDS, listed};
 
 /// Notifications of each kind.
 #[derive(Debug, Default)]
@@ -87,7 +75,7 @@ pub(crate) struct InstanceMetrics {
     pub asked: Number,
     /// Whether the last answer was none.
     pub unanswered: AtomicBool,
-    /// 0, or what its last `stateInstanceChanged` said, counted in [`STATES`] from 1.
+    /// 0, or what its last `stateInstanceChanged` said, counted in [`AccountState::ALL`] from 1.
     state: Number,
     pub conditions: Arc<ConditionSet>,
 }
@@ -97,20 +85,15 @@ impl InstanceMetrics {
         &self.polls[outcome as usize]
     }
 
-    /// What the account has become, by its own word.
-    pub fn set_state(&self, state: &str) {
-        self.state.set(listed(&STATES, state) as u64 + 1);
-    }
-
-    /// What it was told is old.
-    pub fn forget_state(&self) {
-        self.state.set(0);
+    /// The state of the account, as it was told last; `None`: that is old.
+    pub fn set_state(&self, state: Option<AccountState>) {
+        self.state.set(state.map_or(0, |state| state as u64 + 1));
     }
 
     /// The state of the account, once a notification has told it.
-    pub fn state(&self) -> Option<&'static str> {
+    pub fn state(&self) -> Option<AccountState> {
         let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
-        STATES.get(place).copied()
+        AccountState::ALL.get(place).copied()
     }
 
     pub fn publish_errors(&self) -> u64 {
