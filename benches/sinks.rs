@@ -71,17 +71,17 @@ fn name() -> String {
 fn kafka(servers: &str) -> Options {
     let name = name();
     let mut kafka = kafka::Options { transactional_id: name.clone(), ..kafka::Options::default() };
-    kafka.bootstrap_servers[0].value = servers.into();
-    kafka.topic.value = format!("{name}.notifications");
-    kafka.ledger_topic.value = format!("{name}.ledger");
-    kafka.dead_letter_topic.value = format!("{name}.dead");
+    kafka.bootstrap_servers[0] = servers.into();
+    kafka.topic = format!("{name}.notifications");
+    kafka.ledger_topic = format!("{name}.ledger");
+    kafka.dead_letter_topic = format!("{name}.dead");
     Options::Kafka(kafka)
 }
 
 fn amqp(uri: &str) -> Options {
     let name = name();
     let mut amqp = amqp::Options { name: name.clone(), ..amqp::Options::default() };
-    amqp.uri[0].value = uri.into();
+    amqp.uri[0] = uri.into();
     amqp.exchange.clone_from(&name);
     amqp.queue = Some(format!("{name}.notifications"));
     amqp.dead_letter_queue = format!("{name}.dead");

@@ -7,16 +7,19 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_saphyr::Spanned;
 use url::Url;
 
 use crate::address;
-use crate::mistake::{Mistakes, unplaced};
+use crate::mistake::Mistakes;
 use crate::notification::InstanceId;
 use crate::sink::kind::Options;
 use crate::token::TokenSource;
 
+pub(crate) use self::found::Found;
+
 mod check;
+mod found;
+mod locations;
 mod read;
 
 /// Everything that an operator can say. What is not said has its documented default.
@@ -31,8 +34,7 @@ pub struct Config {
     pub instances_dir: Option<PathBuf>,
     /// 1: one bridge. 2 to 64: any number of replicas share the instances, divided into so many parts; 12 is a good choice.
     #[serde(default = "default_shards")]
-    #[schemars(with = "u16")]
-    pub shards: Spanned<u16>,
+    pub shards: u16,
     /// How the API is used.
     #[serde(default)]
     pub api: Api,
@@ -43,8 +45,7 @@ pub struct Config {
     pub dead_letter_dir: PathBuf,
     /// How many MiB `dead_letter_dir` may hold, 1 to 1048576; at the limit the instances that need it wait.
     #[serde(default = "default_dead_letter_dir_limit")]
-    #[schemars(with = "u64")]
-    pub dead_letter_dir_limit_mib: Spanned<u64>,
+    pub dead_letter_dir_limit_mib: u64,
     /// The operator's HTTP port.
     #[serde(default, deserialize_with = "admin")]
     pub admin: Option<Admin>,
@@ -62,8 +63,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Instance {
     /// Its number, `idInstance`.
-    #[schemars(with = "InstanceId")]
-    pub id: Spanned<InstanceId>,
+    pub id: InstanceId,
     /// Its `apiUrl`, from the console.
     #[schemars(with = "String")]
     pub api_url: ApiUrl,
@@ -81,11 +81,13 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Where its token comes from. `None` only in a config that was not checked.
+    /// Where its token comes from. It is checked that there is one.
     #[must_use]
-    pub fn token(&self) -> Option<TokenSource> {
-        let file = self.api_token_file.clone().map(TokenSource::File);
-        file.or_else(|| self.api_token.clone().map(TokenSource::Given))
+    pub fn token(&self) -> TokenSource {
+        match &self.api_token_file {
+            Some(file) => TokenSource::File(file.clone()),
+            None => TokenSource::Given(self.api_token.clone().unwrap_or_default()),
+        }
     }
 }
 
@@ -161,27 +163,20 @@ impl std::fmt::Debug for ProxyUrl {
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
     /// How long the server waits for a notification, 5 to 60 seconds.
-    #[schemars(with = "u64")]
-    pub receive_timeout_secs: Spanned<u64>,
+    pub receive_timeout_secs: u64,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
     /// The only proxy that is ever used, `http://HOST:PORT` or `https://USER:PASSWORD@HOST:PORT`.
     #[schemars(with = "Option<String>")]
     pub proxy: Option<ProxyUrl>,
     /// The kinds of notification that `setup` switches on and `doctor` expects.
-    #[schemars(with = "Vec<String>")]
-    pub webhooks: Vec<Spanned<String>>,
+    pub webhooks: Vec<String>,
 }
 
 impl Default for Api {
     fn default() -> Self {
         let webhooks = ["incomingWebhook", "outgoingWebhook", "stateWebhook"];
-        Self {
-            receive_timeout_secs: unplaced(20),
-            ca_file: None,
-            proxy: None,
-            webhooks: webhooks.map(|name| unplaced(name.to_owned())).into(),
-        }
+        Self { receive_timeout_secs: 20, ca_file: None, proxy: None, webhooks: webhooks.map(str::to_owned).into() }
     }
 }
 
@@ -189,7 +184,7 @@ impl Api {
     /// `receive_timeout_secs` as a duration.
     #[must_use]
     pub fn receive_timeout(&self) -> Duration {
-        Duration::from_secs(self.receive_timeout_secs.value)
+        Duration::from_secs(self.receive_timeout_secs)
     }
 }
 
@@ -255,7 +250,7 @@ impl Config {
     /// What stands in a file, without the file.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn from_text(text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        read::from_text(Path::new("bridge.yaml"), text, variables.collect())
+        read::from_text(Path::new("bridge.yaml"), text.to_owned(), variables.collect())
     }
 
     /// One instance and a sink, everything else at its default. Checked as a file is.
@@ -275,7 +270,8 @@ impl Config {
             log: Log::default(),
             file: None,
         };
-        check::check(config, None)
+        check::check(&config, None, &[])?;
+        Ok(config)
     }
 }
 
@@ -284,12 +280,12 @@ pub(crate) fn default_dead_letter_dir() -> PathBuf {
     "dead-letters".into()
 }
 
-fn default_shards() -> Spanned<u16> {
-    unplaced(1)
+fn default_shards() -> u16 {
+    1
 }
 
-fn default_dead_letter_dir_limit() -> Spanned<u64> {
-    unplaced(1024)
+fn default_dead_letter_dir_limit() -> u64 {
+    1024
 }
 
 fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D::Error> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::config::Config;
+use crate::config::{Config, Instance};
 use crate::green_api::{Call, Meaning, meaning};
 use crate::notification::{Answer, InstanceId, Notification};
 use crate::sink::file;
@@ -108,7 +108,8 @@ fn check_config(data: &[u8]) {
     match Config::from_text(text, variables.into_iter()) {
         Ok(config) => {
             assert!(!config.instances.is_empty() || config.instances_dir.is_some(), "it has something to read");
-            assert!(config.instances.iter().all(|instance| instance.token().is_some()), "each has a token");
+            let has_token = |instance: &Instance| instance.api_token.is_some() != instance.api_token_file.is_some();
+            assert!(config.instances.iter().all(has_token), "each has a token");
         }
         Err(mistakes) => {
             let told = mistakes.to_string();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde_saphyr::{Error, Location, Spanned};
+use serde_saphyr::{Error, Location};
 
 /// Everything that is wrong, one mistake a line. Never empty.
 #[derive(Debug)]
@@ -57,24 +57,6 @@ impl Mistake {
             None => Self::at(Some(file), location, what),
         }
     }
-}
-
-/// What a check has found so far.
-pub(crate) struct Found<'a> {
-    /// The file that is checked, if it is one.
-    pub file: Option<&'a Path>,
-    pub mistakes: Vec<Mistake>,
-}
-
-impl Found<'_> {
-    pub fn add(&mut self, location: Location, text: impl Into<String>) {
-        self.mistakes.push(Mistake::at(self.file, location, text.into()));
-    }
-}
-
-/// A value that stands in no file.
-pub(crate) fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
 impl std::error::Error for Mistakes {}

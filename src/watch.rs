@@ -98,7 +98,7 @@ impl Token {
         if now.is_none() || now == self.stamp {
             return None;
         }
-        let id = instance.id.value;
+        let id = instance.id;
         match make_queue(instance) {
             Ok(queue) => {
                 *self = Self { stamp: now, trouble: None };
@@ -199,9 +199,9 @@ impl Watch {
         let gone: Vec<PathBuf> = self.files.keys().filter(|file| paths.binary_search(file).is_err()).cloned().collect();
         for file in gone {
             let removed = self.files.remove(&file).and_then(|seen| seen.instance);
-            if let Some(instance) = removed.filter(|instance| !self.is_taken(instance.id.value, &file)) {
-                info!(instance = %instance.id.value, file = %file.display(), "its file is gone: stopping");
-                changes.push(Change::Stop(instance.id.value));
+            if let Some(instance) = removed.filter(|instance| !self.is_taken(instance.id, &file)) {
+                info!(instance = %instance.id, file = %file.display(), "its file is gone: stopping");
+                changes.push(Change::Stop(instance.id));
             }
         }
         for path in &paths {
@@ -237,7 +237,7 @@ impl Watch {
             Ok(instance) => instance,
             Err(mistakes) => return (before.wrong(mistakes.to_string()), Vec::new()),
         };
-        let id = instance.id.value;
+        let id = instance.id;
         if self.is_taken(id, path) {
             let seen = before.wrong(format!("{}: instance {id} is given twice", path.display()));
             return (Seen { stamp, waits_for: Some(id), ..seen }, Vec::new());
@@ -249,7 +249,7 @@ impl Watch {
             Err(cause) => return (before.wrong(cause), Vec::new()),
         };
         info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
-        let former = before.instance.map(|before| before.id.value).filter(|before| *before != id);
+        let former = before.instance.map(|before| before.id).filter(|before| *before != id);
         let changes = former.map(Change::Stop).into_iter().chain([Change::Run(Box::new(queue))]);
         let token = Token { stamp: token, trouble: None };
         (Seen { stamp, token, instance: Some(instance), ..Seen::default() }, changes.collect())
@@ -260,6 +260,6 @@ impl Watch {
         let mut fixed = self.fixed.iter().map(|(instance, _)| instance);
         let mut others =
             self.files.iter().filter(|(file, _)| *file != path).filter_map(|(_, seen)| seen.instance.as_ref());
-        fixed.any(|instance| instance.id.value == id) || others.any(|instance| instance.id.value == id)
+        fixed.any(|instance| instance.id == id) || others.any(|instance| instance.id == id)
     }
 }

@@ -35,21 +35,21 @@ pub(super) struct Doctor {
 impl Doctor {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.source.load()?;
-        let is_wanted = |instance: &Instance| self.instance.is_none_or(|wanted| wanted == instance.id.value);
+        let is_wanted = |instance: &Instance| self.instance.is_none_or(|wanted| wanted == instance.id);
         let instances: Vec<Instance> = config.instances.into_iter().filter(is_wanted).collect();
         if let Some(wanted) = self.instance.filter(|_| instances.is_empty()) {
             return Err(Failure::Usage(format!("--instance: the config has no instance {wanted}")));
         }
         let client = run::client(&config.api)?;
-        let kinds: Arc<Vec<String>> = Arc::new(config.api.webhooks.into_iter().map(|kind| kind.value).collect());
+        let kinds: Arc<Vec<String>> = Arc::new(config.api.webhooks);
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
         let mut asked = JoinSet::new();
         let mut checks = Vec::new();
         for instance in &instances {
             match run::queue(&client, instance) {
-                Err(failure) => checks.push(Check::of(instance.id.value, "secrets", Err(failure.to_string()))),
+                Err(failure) => checks.push(Check::of(instance.id, "secrets", Err(failure.to_string()))),
                 Ok(queue) => {
-                    checks.push(Check::of(instance.id.value, "secrets", Ok("the token can be read".into())));
+                    checks.push(Check::of(instance.id, "secrets", Ok("the token can be read".into())));
                     let (at_once, kinds) = (Arc::clone(&at_once), Arc::clone(&kinds));
                     asked.spawn(async move {
                         let _turn = at_once.acquire_owned().await;
@@ -62,7 +62,7 @@ impl Doctor {
             checks.extend(examined.map_err(|error| Failure::Failed(error.to_string()))?);
         }
         checks.sort_by_key(|check| check.instance);
-        checks.extend(kind::examine(config.sink, config.shards.value).await);
+        checks.extend(kind::examine(config.sink, config.shards).await);
         self.show(&checks)?;
         let failed = checks.iter().filter(|check| !check.ok).count();
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed"))) }

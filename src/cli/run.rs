@@ -80,7 +80,7 @@ fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
     let client = client(&config.api)?;
     let (mut queues, mut running, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for instance in config.instances {
-        match read_token(&client, &instance)? {
+        match read_token(&client, &instance) {
             Ok(queue) => {
                 queues.push(queue);
                 running.push(instance);
@@ -90,9 +90,9 @@ fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
         }
     }
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
-    let limit_mib = config.dead_letter_dir_limit_mib.value;
-    let sink = kind::start(&config.sink, &dead_letters, limit_mib, config.shards.value, metrics)
-        .map_err(Failure::Configuration)?;
+    let limit_mib = config.dead_letter_dir_limit_mib;
+    let sink =
+        kind::start(&config.sink, &dead_letters, limit_mib, config.shards, metrics).map_err(Failure::Configuration)?;
     let make_queue = move |instance: &Instance| {
         of_instances.warn_of(instance);
         queue(&client, instance).map_err(|failure| failure.to_string())
@@ -170,17 +170,15 @@ pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Fa
 }
 
 pub(super) fn queue(client: &GreenApi, instance: &Instance) -> Result<Queue, Failure> {
-    read_token(client, instance)?.map_err(|error| unreadable(instance, &error))
+    read_token(client, instance).map_err(|error| unreadable(instance, &error))
 }
 
-fn read_token(client: &GreenApi, instance: &Instance) -> Result<Result<Queue, UnreadableSecret>, Failure> {
-    let id = instance.id.value;
-    let source = instance.token().ok_or_else(|| Failure::Configuration(format!("instance {id} has no token")))?;
-    Ok(Queue::new(client.clone(), id, instance.api_url.url().clone(), source))
+fn read_token(client: &GreenApi, instance: &Instance) -> Result<Queue, UnreadableSecret> {
+    Queue::new(client.clone(), instance.id, instance.api_url.url().clone(), instance.token())
 }
 
 fn unreadable(instance: &Instance, error: &UnreadableSecret) -> Failure {
-    Failure::Configuration(format!("instance {}: `api_token_file` {error}", instance.id.value))
+    Failure::Configuration(format!("instance {}: `api_token_file` {error}", instance.id))
 }
 
 pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {

@@ -25,10 +25,9 @@ pub(super) struct Setup {
 impl Setup {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = source::instances_from(self.config)?;
-        let kinds: Vec<String> = config.api.webhooks.iter().map(|kind| kind.value.clone()).collect();
         let mut failed = 0;
         for queue in run::queues(&config.api, &config.instances)? {
-            if let Err(problem) = make_ready(&queue, &kinds, self.apply).await {
+            if let Err(problem) = make_ready(&queue, &config.api.webhooks, self.apply).await {
                 eprintln!(
                     "instance {}: {problem}\n  {}: {}",
                     queue.instance(),

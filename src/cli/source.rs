@@ -9,7 +9,6 @@ use tracing::warn;
 use super::{Failure, Source};
 use crate::address::has_password;
 use crate::config::{ApiUrl, Config, Instance};
-use crate::mistake::unplaced;
 use crate::sink::kind::{self, Options};
 use crate::sink::stdout;
 
@@ -71,7 +70,7 @@ fn from_environment(sink: Options) -> Result<Config, Failure> {
     }
     let wrong = |name: &str, why: &str| Failure::Configuration(format!("{name} {why}"));
     let instance = Instance {
-        id: unplaced(id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?),
+        id: id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?,
         api_url: ApiUrl::try_from(url).map_err(|why| wrong("GREEN_API_URL", why))?,
         api_token: token.map(SecretString::from),
         api_token_file: token_file.map(PathBuf::from),

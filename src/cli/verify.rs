@@ -29,7 +29,7 @@ impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (sink, dead_letters, instances) = if self.source.config.is_some() {
             let config = self.source.load()?;
-            let instances: Vec<InstanceId> = config.instances.iter().map(|instance| instance.id.value).collect();
+            let instances: Vec<InstanceId> = config.instances.iter().map(|instance| instance.id).collect();
             telemetry::start(&config.log);
             (config.sink, config.dead_letter_dir, instances)
         } else {

@@ -1,13 +1,13 @@
-//! Mistakes of meaning: what is well written and cannot be right. All of them are told together.
+//! Mistakes of meaning: what is well written and cannot be right. All of them are reported together.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use secrecy::ExposeSecret;
-use serde_saphyr::{Location, Spanned};
 
+use super::found::{Found, Source};
 use super::{Api, Config, Instance};
-use crate::mistake::{Found, Mistakes, unknown};
+use crate::mistake::{Mistakes, unknown};
+use crate::notification::InstanceId;
 
 /// The switches of `setSettings` that put kinds of notification into the queue.
 const SWITCHES: [&str; 15] = [
@@ -28,82 +28,85 @@ const SWITCHES: [&str; 15] = [
     "statusInstanceChangedWebhook",
 ];
 
-pub(super) fn check(config: Config, file: Option<&Path>) -> Result<Config, Mistakes> {
-    let mut found = Found { file, mistakes: Vec::new() };
+/// A config from `source`, `None` if it stands in no file, and the instances of its folder.
+pub(super) fn check(
+    config: &Config,
+    source: Option<&Source<'_>>,
+    in_folder: &[(Instance, Source<'_>)],
+) -> Result<(), Mistakes> {
+    let mut found = Found::new(source);
     if config.instances.is_empty() && config.instances_dir.is_none() {
-        found.add(Location::UNKNOWN, "no instance: add one to `instances`, or name an `instances_dir`");
+        found.add(&[], "no instance: add one to `instances`, or name an `instances_dir`");
     }
     let mut seen = HashSet::new();
-    for instance in &config.instances {
-        found.file = instance.file.as_deref().or(file);
-        check_instance(instance, &mut found);
-        if !seen.insert(instance.id.value) {
-            let text =
-                format!("instance {} is given twice: two readers of one queue disturb each other", instance.id.value);
-            found.add(instance.id.referenced, text);
-        }
+    for (index, instance) in config.instances.iter().enumerate() {
+        found.within(&["instances", &index.to_string()], |found| {
+            check_instance(instance, found);
+            check_once(instance, &mut seen, found);
+        });
     }
-    found.file = file;
-    check_api(&config.api, &mut found);
-    check_limit(&config.dead_letter_dir_limit_mib, &mut found);
-    check_shards(&config, &mut found);
-    config.sink.kind().check(&mut found);
-    let mistakes = found.mistakes;
-    if mistakes.is_empty() { Ok(config) } else { Err(Mistakes(mistakes)) }
-}
-
-fn check_shards(config: &Config, found: &mut Found<'_>) {
-    let Spanned { value, referenced, .. } = config.shards;
-    if !(1..=64).contains(&value) {
-        found.add(referenced, format!("`shards` must be 1 to 64, not {value}"));
-    } else if value > 1 && !config.sink.kind().can_share() {
-        found.add(referenced, "`shards` above 1 needs the sink `kafka` or `amqp`: others have one owner");
+    for (instance, source) in in_folder {
+        let mut in_file = Found::new(Some(source));
+        check_instance(instance, &mut in_file);
+        check_once(instance, &mut seen, &mut in_file);
+        found.append(in_file);
     }
+    found.within(&["api"], |found| check_api(&config.api, found));
+    if !(1..=1 << 20).contains(&config.dead_letter_dir_limit_mib) {
+        let text =
+            format!("`dead_letter_dir_limit_mib` must be 1 to 1048576, not {}", config.dead_letter_dir_limit_mib);
+        found.add(&["dead_letter_dir_limit_mib"], text);
+    }
+    check_shards(config, &mut found);
+    found.within(&["sink", config.sink.kind().name()], |found| config.sink.kind().check(found));
+    found.result()
 }
 
 /// One that is read by itself.
-pub(super) fn instance(instance: Instance, file: &Path) -> Result<Instance, Mistakes> {
-    let mut found = Found { file: Some(file), mistakes: Vec::new() };
-    check_instance(&instance, &mut found);
-    if found.mistakes.is_empty() { Ok(instance) } else { Err(Mistakes(found.mistakes)) }
+pub(super) fn instance(instance: &Instance, source: &Source<'_>) -> Result<(), Mistakes> {
+    let mut found = Found::new(Some(source));
+    check_instance(instance, &mut found);
+    found.result()
+}
+
+fn check_once(instance: &Instance, seen: &mut HashSet<InstanceId>, found: &mut Found<'_>) {
+    if !seen.insert(instance.id) {
+        let text = format!("instance {} is given twice: two readers of one queue disturb each other", instance.id);
+        found.add(&["id"], text);
+    }
 }
 
 fn check_instance(instance: &Instance, found: &mut Found<'_>) {
-    let id = instance.id.value;
+    let id = instance.id;
     match (&instance.api_token, &instance.api_token_file) {
-        (None, None) => {
-            found.add(instance.id.referenced, format!("instance {id} needs `api_token_file` or `api_token`"));
-        }
+        (None, None) => found.add(&["id"], format!("instance {id} needs `api_token_file` or `api_token`")),
         (Some(_), Some(_)) => {
-            found.add(
-                instance.id.referenced,
-                format!("instance {id} has both `api_token_file` and `api_token`: keep one"),
-            );
+            found.add(&["id"], format!("instance {id} has both `api_token_file` and `api_token`: keep one"));
         }
         (Some(token), None) if token.expose_secret().trim().is_empty() => {
-            found.add(instance.id.referenced, format!("instance {id}: `api_token` is empty"));
+            found.add(&["api_token"], format!("instance {id}: `api_token` is empty"));
         }
         _ => {}
     }
 }
 
-fn check_limit(limit_mib: &Spanned<u64>, found: &mut Found<'_>) {
-    if !(1..=1 << 20).contains(&limit_mib.value) {
-        found.add(
-            limit_mib.referenced,
-            format!("`dead_letter_dir_limit_mib` must be 1 to 1048576, not {}", limit_mib.value),
-        );
+fn check_shards(config: &Config, found: &mut Found<'_>) {
+    let shards = config.shards;
+    if !(1..=64).contains(&shards) {
+        found.add(&["shards"], format!("`shards` must be 1 to 64, not {shards}"));
+    } else if shards > 1 && !config.sink.kind().can_share() {
+        found.add(&["shards"], "`shards` above 1 needs the sink `kafka` or `amqp`: others have one owner");
     }
 }
 
 fn check_api(api: &Api, found: &mut Found<'_>) {
-    let seconds = &api.receive_timeout_secs;
-    if !(5..=60).contains(&seconds.value) {
-        found.add(seconds.referenced, format!("`receive_timeout_secs` must be 5 to 60, not {}", seconds.value));
+    let seconds = api.receive_timeout_secs;
+    if !(5..=60).contains(&seconds) {
+        found.add(&["receive_timeout_secs"], format!("`receive_timeout_secs` must be 5 to 60, not {seconds}"));
     }
-    for switch in &api.webhooks {
-        if !SWITCHES.contains(&switch.value.as_str()) {
-            found.add(switch.referenced, unknown("kind", &switch.value, &SWITCHES));
+    for (index, switch) in api.webhooks.iter().enumerate() {
+        if !SWITCHES.contains(&switch.as_str()) {
+            found.add(&["webhooks", &index.to_string()], unknown("kind", switch, &SWITCHES));
         }
     }
 }

@@ -5,37 +5,35 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, Options};
 
+use super::found::Source;
 use super::{Config, Instance, check};
 use crate::input_file;
 use crate::mistake::{Mistake, Mistakes};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let text = input_file::read_config(path).map_err(|error| unreadable(path, &error))?;
-    let config = from_text(path, &text, variables)?;
+    let config = from_text(path, text, variables)?;
     Ok(Config { file: Some(path.to_owned()), ..config })
 }
 
 /// `path` is told where it is wrong.
-pub(super) fn from_text(path: &Path, text: &str, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
-    let options = Options::default().with_properties(variables);
-    let mut config: Config = parse(path, text, &options)?;
-    if let Some(folder) = config.instances_dir.clone() {
-        config.instances.extend(from_folder(&folder, &options)?);
-    }
-    check::check(config, Some(path))
+pub(super) fn from_text(path: &Path, text: String, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
+    let options = &Options::default().with_properties(variables);
+    let source = Source { file: path.to_owned(), text, options };
+    let mut config: Config = source.parse()?;
+    let folder = config.instances_dir.as_deref();
+    let in_folder = folder.map(|folder| from_folder(folder, options)).transpose()?.unwrap_or_default();
+    check::check(&config, Some(&source), &in_folder)?;
+    config.instances.extend(in_folder.into_iter().map(|(instance, _)| instance));
+    Ok(config)
 }
 
 /// One instance per file, in the order of their names.
-fn from_folder(folder: &Path, options: &Options) -> Result<Vec<Instance>, Mistakes> {
+fn from_folder<'a>(folder: &Path, options: &'a Options) -> Result<Vec<(Instance, Source<'a>)>, Mistakes> {
     let paths = instance_files(folder).map_err(|error| unreadable(folder, &error))?;
-    let instance = |path: PathBuf| {
-        let instance: Instance = parse(&path, &text(&path)?, options)?;
-        Ok(Instance { file: Some(path), ..instance })
-    };
-    paths.into_iter().map(instance).collect()
+    paths.into_iter().map(|path| read_instance(path, options)).collect()
 }
 
 /// The files of an `instances_dir`, in the order of their names. Hidden ones are something else: an editor's, or part of
@@ -52,17 +50,17 @@ pub(super) fn instance_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// One file of an `instances_dir`.
 pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Result<Instance, Mistakes> {
-    let instance: Instance = parse(path, &text(path)?, &Options::default().with_properties(variables))?;
-    check::instance(Instance { file: Some(path.to_owned()), ..instance }, path)
+    let options = Options::default().with_properties(variables);
+    let (instance, source) = read_instance(path.to_owned(), &options)?;
+    check::instance(&instance, &source)?;
+    Ok(instance)
 }
 
-fn text(path: &Path) -> Result<String, Mistakes> {
-    input_file::read_text(path).map_err(|error| unreadable(path, &error))
-}
-
-fn parse<T: DeserializeOwned>(path: &Path, text: &str, options: &Options) -> Result<T, Mistakes> {
-    serde_saphyr::from_str_with_options(text, options.clone())
-        .map_err(|error| Mistakes(vec![Mistake::of_form(path, text, &error)]))
+fn read_instance(path: PathBuf, options: &Options) -> Result<(Instance, Source<'_>), Mistakes> {
+    let text = input_file::read_text(&path).map_err(|error| unreadable(&path, &error))?;
+    let source = Source { file: path, text, options };
+    let instance: Instance = source.parse()?;
+    Ok((Instance { file: Some(source.file.clone()), ..instance }, source))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Mistakes {

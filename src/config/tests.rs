@@ -25,11 +25,8 @@ fn the_smallest_config_has_the_documented_defaults() {
     let config = parse(&format!("{INSTANCE}sink: {{kafka: {{}}}}\n")).unwrap();
     assert_eq!(config.api.receive_timeout(), Duration::from_secs(20));
     let Options::Kafka(kafka) = &config.sink else { panic!("{config:?}") };
-    assert_eq!(kafka.topic.value, "green-api.notifications");
-    assert_eq!(
-        kafka.create_topics.as_ref().map(|create| (create.partitions.value, create.replication.value)),
-        Some((6, -1))
-    );
+    assert_eq!(kafka.topic, "green-api.notifications");
+    assert_eq!(kafka.create_topics.as_ref().map(|create| (create.partitions, create.replication)), Some((6, -1)));
     assert!(config.admin.is_none());
     for (sink, wanted) in [("{file: {}}", "File"), ("{stdout: {}}", "Stdout"), ("{amqp: {}}", "Amqp")] {
         let config = parse(&format!("{INSTANCE}sink: {sink}\n")).unwrap();
@@ -62,7 +59,7 @@ log: {format: auto, level: info}
 "#;
     let config = parse(text).unwrap();
     let Options::Kafka(kafka) = config.sink else { panic!() };
-    assert_eq!(kafka.properties["socket.timeout.ms"].value.expose_secret(), "10000");
+    assert_eq!(kafka.properties["socket.timeout.ms"].expose_secret(), "10000");
     let amqp = r"
 instances: [{id: 1, api_url: 'http://h', api_token: x}]
 sink:
@@ -160,7 +157,7 @@ fn shards_are_for_a_sink_that_replicas_can_share() {
         assert_eq!(mistakes(&text), refused);
     }
     for sink in ["kafka", "amqp"] {
-        assert_eq!(Config::from_text(&with(64, sink), std::iter::empty()).unwrap().shards.value, 64);
+        assert_eq!(Config::from_text(&with(64, sink), std::iter::empty()).unwrap().shards, 64);
     }
 }
 
@@ -182,7 +179,7 @@ sink:
 ";
     assert_eq!(
         mistakes(text),
-        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n10:12: `transactional_id` is empty: it names this bridge at the brokers\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
+        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n13:23: `transactional_id` is empty: it names this bridge at the brokers\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
     );
 }
 

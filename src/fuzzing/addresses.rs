@@ -9,7 +9,6 @@ use secrecy::SecretString;
 
 use super::{SECRET, Target, seeds};
 use crate::config::{Config, Instance};
-use crate::mistake::unplaced;
 #[cfg(feature = "amqp")]
 use crate::sink::amqp;
 #[cfg(feature = "kafka")]
@@ -27,7 +26,7 @@ pub const KAFKA_SERVERS: Target =
 /// Whether a config with this sink is accepted.
 fn is_accepted(sink: Options) -> bool {
     let instance = Instance {
-        id: unplaced(super::instance()),
+        id: super::instance(),
         api_url: "https://host".to_owned().try_into().expect("an address"),
         api_token: Some(SecretString::from("token")),
         api_token_file: None,
@@ -41,7 +40,7 @@ fn is_accepted(sink: Options) -> bool {
 #[cfg(feature = "amqp")]
 fn check_amqp_uri(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    let uri = vec![unplaced(SecretString::from(text))];
+    let uri = vec![SecretString::from(text)];
     if !is_accepted(Options::Amqp(amqp::Options { uri, ..amqp::Options::default() })) {
         return;
     }
@@ -64,14 +63,13 @@ fn check_kafka_servers(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     match Options::from_url(&format!("kafka://{text}")) {
         Ok(Options::Kafka(kafka)) => {
-            let topic = &kafka.topic.value;
-            let servers: Vec<&str> = kafka.bootstrap_servers.iter().map(|server| server.value.as_str()).collect();
-            assert_eq!(format!("{}/{topic}", servers.join(",")), text, "every part of it is used");
+            let topic = &kafka.topic;
+            assert_eq!(format!("{}/{topic}", kafka.bootstrap_servers.join(",")), text, "every part of it is used");
         }
         Ok(other) => panic!("{text:?}: {other:?}"),
         Err(told) => assert!(!told.contains(SECRET), "{told}"),
     }
-    let bootstrap_servers = vec![unplaced(text.to_owned())];
+    let bootstrap_servers = vec![text.to_owned()];
     if !is_accepted(Options::Kafka(kafka::Options { bootstrap_servers, ..kafka::Options::default() })) {
         return;
     }

@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_saphyr::Location;
-
 use super::DeadLetter;
+use crate::config::Found;
 use crate::kinds;
-use crate::mistake::Found;
 use crate::notification::Notification;
 
 /// The media type of a body.
@@ -69,9 +67,9 @@ pub(super) fn fill(template: &str, notification: &Notification) -> String {
 }
 
 /// Whether a template has no other placeholders than can be filled in.
-pub(super) fn check_placeholders(template: &str, location: Location, key: &str, found: &mut Found<'_>) {
+pub(super) fn check_placeholders(template: &str, key: &str, found: &mut Found<'_>) {
     let rest = template.replace("{instance}", "").replace("{type}", "");
     if rest.contains(['{', '}']) {
-        found.add(location, format!("`{key}` knows the placeholders {{instance}} and {{type}} only"));
+        found.add(&[key], format!("`{key}` knows the placeholders {{instance}} and {{type}} only"));
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Sink;
 use super::dead_letter::Folder;
+use crate::config::Found;
 use crate::doctor::Check;
 use crate::metrics::Metrics;
-use crate::mistake::Found;
 use crate::verify::Audit;
 
 /// A kind of sink, as its options describe one.

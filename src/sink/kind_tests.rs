@@ -9,13 +9,13 @@ fn each_form_names_its_sink() {
     let Ok(Options::Kafka(kafka)) = Options::from_url("kafka://one:9092,two:9093/wa.{instance}") else {
         panic!("kafka")
     };
-    let servers: Vec<&str> = kafka.bootstrap_servers.iter().map(|server| server.value.as_str()).collect();
-    assert_eq!((servers, kafka.topic.value.as_str()), (vec!["one:9092", "two:9093"], "wa.{instance}"));
+    assert_eq!(kafka.bootstrap_servers, ["one:9092", "two:9093"]);
+    assert_eq!(kafka.topic, "wa.{instance}");
     let Ok(Options::Amqp(amqp)) = Options::from_url("amqps://u:p@host:5671/%2f?exchange=e&heartbeat=5&queue=q") else {
         panic!("amqp")
     };
     assert_eq!((amqp.exchange.as_str(), amqp.queue.as_deref()), ("e", Some("q")));
-    assert_eq!(amqp.uri[0].value.expose_secret(), "amqps://u:p@host:5671/%2f?heartbeat=5");
+    assert_eq!(amqp.uri[0].expose_secret(), "amqps://u:p@host:5671/%2f?heartbeat=5");
 }
 
 #[test]

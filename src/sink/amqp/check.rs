@@ -6,18 +6,18 @@ use secrecy::ExposeSecret;
 
 use super::options::{Argument, Options, QueueType};
 use crate::address;
-use crate::mistake::Found;
+use crate::config::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// Adds what parses but cannot work.
 pub(super) fn check(amqp: &Options, found: &mut Found<'_>) {
-    for uri in amqp.uri.iter().filter(|_| amqp.uri_file.is_none()) {
-        if let Err(form) = address::amqp(uri.value.expose_secret()) {
-            found.add(uri.referenced, format!("`uri` {form}"));
+    for (index, uri) in amqp.uri.iter().enumerate().filter(|_| amqp.uri_file.is_none()) {
+        if let Err(form) = address::amqp(uri.expose_secret()) {
+            found.add(&["uri", &index.to_string()], format!("`uri` {form}"));
         }
     }
     if amqp.uri.is_empty() && amqp.uri_file.is_none() {
-        found.add(amqp.routing_key.referenced, "`uri` is empty: name at least one broker");
+        found.add(&["uri"], "`uri` is empty: name at least one broker");
     }
     let names = [("name", &amqp.name), ("exchange", &amqp.exchange), ("dead_letter_queue", &amqp.dead_letter_queue)];
     let unusable = |name: &str| name.is_empty() || name.len() > 200 || name.contains(char::is_control);
@@ -25,14 +25,14 @@ pub(super) fn check(amqp: &Options, found: &mut Found<'_>) {
         if unusable(name) {
             // The value may be anything, such as a password pasted into the wrong place: only the key is reported.
             let text = format!("`{key}` of sink.amqp must be 1 to 200 bytes long and contain no control characters");
-            found.add(amqp.routing_key.referenced, text);
+            found.add(&[key], text);
         }
     }
     check_queues(amqp, found);
-    if amqp.routing_key.value.len() > 150 {
-        found.add(amqp.routing_key.referenced, "`routing_key` must be at most 150 bytes long");
+    if amqp.routing_key.len() > 150 {
+        found.add(&["routing_key"], "`routing_key` must be at most 150 bytes long");
     }
-    check_placeholders(&amqp.routing_key.value, amqp.routing_key.referenced, "routing_key", found);
+    check_placeholders(&amqp.routing_key, "routing_key", found);
 }
 
 /// No queue may play two roles, and no argument may make a queue lose messages that the bridge promises to keep.
@@ -43,11 +43,11 @@ fn check_queues(amqp: &Options, found: &mut Found<'_>) {
         if !used.insert(name.clone()) {
             let text =
                 "`queue`, `{queue}.rejected`, `dead_letter_queue` and `{name}.owner` must be four different queues";
-            found.add(amqp.routing_key.referenced, text);
+            found.add(&["queue"], text);
         }
     }
     for (name, value) in &amqp.queue_arguments {
-        let why = match (&amqp.queue, name.as_str(), &value.value) {
+        let why = match (&amqp.queue, name.as_str(), value) {
             (None, ..) => "applies to no queue, because `queue` is null: remove it",
             (_, "x-queue-type", _) => "is set by `queue_type`: remove it",
             (_, name, _) if !name.starts_with("x-") || name.len() > 100 => {
@@ -73,6 +73,6 @@ fn check_queues(amqp: &Options, found: &mut Found<'_>) {
             },
             _ => continue,
         };
-        found.add(value.referenced, format!("`queue_arguments` {name}: it {why}"));
+        found.add(&["queue_arguments", name], format!("`queue_arguments` {name}: it {why}"));
     }
 }

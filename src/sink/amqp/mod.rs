@@ -12,7 +12,7 @@ pub(crate) use self::broker::destination;
 pub use self::options::{Argument, OnUnroutable, Options, QueueType};
 use super::driver::{Driver, Kind};
 use crate::address::has_password;
-use crate::mistake::Found;
+use crate::config::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";
@@ -31,7 +31,7 @@ impl Kind for Options {
     }
 
     fn secrets(&self) -> Vec<&str> {
-        self.uri.iter().map(|uri| uri.value.expose_secret()).filter(|uri| has_password(uri)).collect()
+        self.uri.iter().map(ExposeSecret::expose_secret).filter(|uri| has_password(uri)).collect()
     }
 
     fn guarantee(&self) -> &'static str {

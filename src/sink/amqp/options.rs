@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_saphyr::Spanned;
 
 use crate::address;
-use crate::mistake::unplaced;
 
 /// RabbitMQ.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -19,7 +17,7 @@ pub struct Options {
     /// Address of the broker: one or several, tried in turn.
     #[serde(deserialize_with = "one_or_more")]
     #[schemars(with = "OneOrMore<String>", extend("default" = "amqp://guest:guest@localhost:5672/%2f"))]
-    pub uri: Vec<Spanned<SecretString>>,
+    pub uri: Vec<SecretString>,
     /// Instead of `uri`: a file that contains the address.
     pub uri_file: Option<PathBuf>,
     /// Prefix of the ownership queues. The same for all replicas; without `shards` only one bridge per name can run.
@@ -27,8 +25,7 @@ pub struct Options {
     /// Durable topic exchange.
     pub exchange: String,
     /// `{instance}` and `{type}` are replaced.
-    #[schemars(with = "String")]
-    pub routing_key: Spanned<String>,
+    pub routing_key: String,
     /// Durable queue bound to everything; `null`: you manage the queues.
     pub queue: Option<String>,
     /// Type of the queue.
@@ -36,8 +33,7 @@ pub struct Options {
     /// Whether exchange and queues are declared; otherwise they must exist.
     pub declare: bool,
     /// More arguments for `queue` when it is declared, by RabbitMQ's names: `x-single-active-consumer`, `x-max-length` and so on.
-    #[schemars(with = "BTreeMap<String, Argument>", extend("default" = {}))]
-    pub queue_arguments: BTreeMap<String, Spanned<Argument>>,
+    pub queue_arguments: BTreeMap<String, Argument>,
     /// What happens to a notification that is not routed to any queue.
     pub on_unroutable: OnUnroutable,
     /// Queue for refused notifications; without it they are written to `dead_letter_dir`.
@@ -53,11 +49,11 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            uri: vec![unplaced("amqp://guest:guest@localhost:5672/%2f".into())],
+            uri: vec!["amqp://guest:guest@localhost:5672/%2f".into()],
             uri_file: None,
             name: "green-api-bridge".into(),
             exchange: "green-api".into(),
-            routing_key: unplaced("{instance}.{type}".into()),
+            routing_key: "{instance}.{type}".into(),
             queue: Some("green-api.notifications".into()),
             queue_type: QueueType::Quorum,
             declare: true,
@@ -149,7 +145,7 @@ impl Options {
         let mark = if rest.is_empty() { "" } else { "?" };
         let uri = format!("{address}{mark}{rest}{fragment}");
         address::amqp(&uri)?;
-        amqp.uri = vec![unplaced(SecretString::from(uri))];
+        amqp.uri = vec![SecretString::from(uri)];
         Ok(amqp)
     }
 }
@@ -161,7 +157,7 @@ enum OneOrMore<T> {
     More(Vec<T>),
 }
 
-fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Spanned<SecretString>>, D::Error> {
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
     Ok(match OneOrMore::deserialize(deserializer)? {
         OneOrMore::One(uri) => vec![uri],
         OneOrMore::More(uris) => uris,

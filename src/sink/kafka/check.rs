@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 use super::options::Options;
 use super::template::{self, Types};
 use crate::address;
-use crate::mistake::Found;
+use crate::config::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// What the sink sets itself: another value would break a promise.
@@ -30,59 +30,56 @@ const RESERVED: [&str; 15] = [
 /// What is well written and cannot be right.
 pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
-        found.add(kafka.topic.referenced, "`bootstrap_servers` is empty: name at least one HOST:PORT");
+        found.add(&["bootstrap_servers"], "`bootstrap_servers` is empty: name at least one HOST:PORT");
     }
     let protocol = match kafka.properties.get("security.protocol") {
-        Some(given) => given.value.expose_secret(),
+        Some(given) => given.expose_secret(),
         // What a file says is read at the start.
         None if kafka.properties_files.contains_key("security.protocol") => "",
         None => "PLAINTEXT",
     };
-    for server in &kafka.bootstrap_servers {
-        if let Err(form) = address::kafka(&server.value, protocol) {
-            found.add(server.referenced, format!("`bootstrap_servers` {form}"));
+    for (index, server) in kafka.bootstrap_servers.iter().enumerate() {
+        if let Err(form) = address::kafka(server, protocol) {
+            found.add(&["bootstrap_servers", &index.to_string()], format!("`bootstrap_servers` {form}"));
         }
     }
     if kafka.transactional_id.is_empty() {
-        found.add(kafka.topic.referenced, "`transactional_id` is empty: it names this bridge at the brokers");
+        found.add(&["transactional_id"], "`transactional_id` is empty: it names this bridge at the brokers");
     }
-    if kafka.topic.value.starts_with('{') {
-        found.add(kafka.topic.referenced, "`topic` needs a literal beginning before a placeholder");
+    if kafka.topic.starts_with('{') {
+        found.add(&["topic"], "`topic` needs a literal beginning before a placeholder");
     }
     // What a placeholder can become is legal, and 64 bytes at most.
-    let topic = kafka.topic.value.replace("{instance}", "").replace("{type}", "");
-    let names = [
-        ("topic", topic.as_str(), &kafka.topic),
-        ("ledger_topic", &kafka.ledger_topic.value, &kafka.ledger_topic),
-        ("dead_letter_topic", &kafka.dead_letter_topic.value, &kafka.dead_letter_topic),
-    ];
-    for (key, name, written) in names {
+    let topic = kafka.topic.replace("{instance}", "").replace("{type}", "");
+    let names =
+        [("topic", &topic), ("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)];
+    for (key, name) in names {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-{}".contains(&byte);
         if (name.is_empty() && key != "topic") || name.len() > 120 || !name.bytes().all(legal) {
-            found.add(written.referenced, format!("`{key}` must have 1 to 120 letters, digits, `.`, `_` or `-`"));
+            found.add(&[key], format!("`{key}` must have 1 to 120 letters, digits, `.`, `_` or `-`"));
         }
     }
-    check_placeholders(&kafka.topic.value, kafka.topic.referenced, "topic", found);
+    check_placeholders(&kafka.topic, "topic", found);
     for (key, name) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
-        if name.value.contains(['{', '}']) {
-            found.add(name.referenced, format!("`{key}` knows no placeholders"));
+        if name.contains(['{', '}']) {
+            found.add(&[key], format!("`{key}` knows no placeholders"));
         }
     }
     check_topics(kafka, found);
     if let Some(create) = &kafka.create_topics {
-        if create.partitions.value < 1 {
-            found.add(create.partitions.referenced, "`partitions` must be at least 1");
+        if create.partitions < 1 {
+            found.add(&["create_topics", "partitions"], "`partitions` must be at least 1");
         }
-        if create.replication.value < 1 && create.replication.value != -1 {
-            found
-                .add(create.replication.referenced, "`replication` must be at least 1, or -1 for the broker's default");
+        if create.replication < 1 && create.replication != -1 {
+            let text = "`replication` must be at least 1, or -1 for the broker's default";
+            found.add(&["create_topics", "replication"], text);
         }
     }
-    let given = kafka.properties.iter().map(|(name, value)| (name, value.referenced));
-    let in_files = kafka.properties_files.iter().map(|(name, path)| (name, path.referenced));
-    for (name, location) in given.chain(in_files) {
+    let given = kafka.properties.keys().map(|name| ("properties", name));
+    let in_files = kafka.properties_files.keys().map(|name| ("properties_files", name));
+    for (key, name) in given.chain(in_files) {
         if RESERVED.contains(&name.as_str()) {
-            found.add(location, format!("the property `{name}` is set by the bridge itself: take it out"));
+            found.add(&[key, name], format!("the property `{name}` is set by the bridge itself: take it out"));
         }
     }
 }
@@ -94,21 +91,18 @@ pub(super) fn unverified(kafka: &Options) -> Vec<&str> {
         "ssl.endpoint.identification.algorithm" => value == "none",
         _ => false,
     };
-    let given = kafka.properties.iter().map(|(name, value)| (name, value.value.expose_secret()));
+    let given = kafka.properties.iter().map(|(name, value)| (name, value.expose_secret()));
     given.filter(|(name, value)| switches_off(name, value)).map(|(name, _)| name.as_str()).collect()
 }
 
 /// A notification in the ledger would be taken for what was published last.
 fn check_topics(kafka: &Options, found: &mut Found<'_>) {
     for (key, own) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
-        if template::can_become(&kafka.topic.value, &own.value, Types::Documented) {
-            found.add(
-                own.referenced,
-                format!("`topic` can become `{key}`: name another, out of reach of notifications"),
-            );
+        if template::can_become(&kafka.topic, own, Types::Documented) {
+            found.add(&[key], format!("`topic` can become `{key}`: name another, out of reach of notifications"));
         }
     }
-    if kafka.ledger_topic.value == kafka.dead_letter_topic.value {
-        found.add(kafka.dead_letter_topic.referenced, "`dead_letter_topic` is `ledger_topic`: name another");
+    if kafka.ledger_topic == kafka.dead_letter_topic {
+        found.add(&["dead_letter_topic"], "`dead_letter_topic` is `ledger_topic`: name another");
     }
 }

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 pub(crate) use self::broker::assert_reads_its_own;
 pub use self::options::{CreateTopics, Key, Options};
 use super::driver::{Driver, Kind};
-use crate::mistake::Found;
+use crate::config::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";
@@ -45,7 +45,7 @@ impl Kind for Options {
     fn secrets(&self) -> Vec<&str> {
         let is_secret = |name: &str| ["password", "secret", "key.pem", "jaas"].iter().any(|word| name.contains(word));
         let secrets = self.properties.iter().filter(|(name, _)| is_secret(name));
-        secrets.map(|(_, value)| value.value.expose_secret()).collect()
+        secrets.map(|(_, value)| value.expose_secret()).collect()
     }
 
     fn guarantee(&self) -> &'static str {

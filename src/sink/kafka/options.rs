@@ -6,9 +6,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_saphyr::Spanned;
-
-use crate::mistake::unplaced;
 
 /// Apache Kafka.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -16,40 +13,36 @@ use crate::mistake::unplaced;
 #[schemars(rename = "Kafka")]
 pub struct Options {
     /// `HOST:PORT` of some brokers.
-    #[schemars(with = "Vec<String>", extend("default" = ["localhost:9092"]))]
-    pub bootstrap_servers: Vec<Spanned<String>>,
+    pub bootstrap_servers: Vec<String>,
     /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. A type that is not documented is `other`, none is `unknown`.
-    #[schemars(with = "String", extend("x-types" = crate::kinds::in_topics()))]
-    pub topic: Spanned<String>,
+    #[schemars(extend("x-types" = crate::kinds::in_topics()))]
+    pub topic: String,
     /// What keeps its order: an instance or each chat of it.
     pub key: Key,
     /// Names this bridge at the brokers, and the group of its replicas, which have the same; without `shards` one running bridge per name.
     pub transactional_id: String,
     /// The compacted topic that remembers what was published last.
-    #[schemars(with = "String")]
-    pub ledger_topic: Spanned<String>,
+    pub ledger_topic: String,
     /// The topic of refused notifications.
-    #[schemars(with = "String")]
-    pub dead_letter_topic: Spanned<String>,
+    pub dead_letter_topic: String,
     /// How missing topics are created; `null`: they must exist.
     pub create_topics: Option<CreateTopics>,
     /// Any property of librdkafka: `security.protocol`, `sasl.*`, `ssl.*` and so on.
     #[schemars(with = "BTreeMap<String, String>", extend("default" = {}))]
-    pub properties: BTreeMap<String, Spanned<SecretString>>,
+    pub properties: BTreeMap<String, SecretString>,
     /// The same, each with a file that holds its value: passwords.
-    #[schemars(with = "BTreeMap<String, PathBuf>")]
-    pub properties_files: BTreeMap<String, Spanned<PathBuf>>,
+    pub properties_files: BTreeMap<String, PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            bootstrap_servers: vec![unplaced("localhost:9092".into())],
-            topic: unplaced("green-api.notifications".into()),
+            bootstrap_servers: vec!["localhost:9092".into()],
+            topic: "green-api.notifications".into(),
             key: Key::Instance,
             transactional_id: "green-api-bridge".into(),
-            ledger_topic: unplaced("green-api-bridge.ledger".into()),
-            dead_letter_topic: unplaced("green-api.dead-letters".into()),
+            ledger_topic: "green-api-bridge.ledger".into(),
+            dead_letter_topic: "green-api.dead-letters".into(),
             create_topics: Some(CreateTopics::default()),
             properties: BTreeMap::new(),
             properties_files: BTreeMap::new(),
@@ -72,16 +65,14 @@ pub enum Key {
 #[serde(deny_unknown_fields, default)]
 pub struct CreateTopics {
     /// Partitions of the topics of notifications and dead letters.
-    #[schemars(with = "i32")]
-    pub partitions: Spanned<i32>,
+    pub partitions: i32,
     /// Replication factor; -1 takes the broker's default.
-    #[schemars(with = "i32")]
-    pub replication: Spanned<i32>,
+    pub replication: i32,
 }
 
 impl Default for CreateTopics {
     fn default() -> Self {
-        Self { partitions: unplaced(6), replication: unplaced(-1) }
+        Self { partitions: 6, replication: -1 }
     }
 }
 
@@ -93,7 +84,7 @@ impl Options {
         if topic.is_empty() || servers.split(',').any(str::is_empty) {
             return Err(String::new());
         }
-        let bootstrap_servers = servers.split(',').map(|server| unplaced(server.to_owned())).collect();
-        Ok(Self { bootstrap_servers, topic: unplaced(topic.to_owned()), ..Self::default() })
+        let bootstrap_servers = servers.split(',').map(str::to_owned).collect();
+        Ok(Self { bootstrap_servers, topic: topic.to_owned(), ..Self::default() })
     }
 }

@@ -30,7 +30,7 @@ mod amqp {
         async fn start(&self) -> Arc<dyn Sink> {
             let Names { name, .. } = &self.direct;
             let mut amqp = amqp::Options { name: name.clone(), exchange: name.clone(), ..amqp::Options::default() };
-            amqp.uri[0].value = self.behind_network.as_str().into();
+            amqp.uri[0] = self.behind_network.as_str().into();
             amqp.queue = Some(self.direct.queue());
             amqp.dead_letter_queue = format!("{name}.dead");
             kind::start(&Options::Amqp(amqp), self.folder.path(), 1024, 1, &Metrics::new("contract")).unwrap()
@@ -118,12 +118,12 @@ mod kafka {
         async fn start(&self) -> Arc<dyn Sink> {
             let Topics { servers, name } = &self.topics;
             let mut kafka = kafka::Options { transactional_id: name.clone(), ..kafka::Options::default() };
-            kafka.bootstrap_servers[0].value.clone_from(servers);
-            kafka.topic.value = format!("{name}.notifications");
-            kafka.ledger_topic.value = format!("{name}.ledger");
-            kafka.dead_letter_topic.value = format!("{name}.dead");
+            kafka.bootstrap_servers[0].clone_from(servers);
+            kafka.topic = format!("{name}.notifications");
+            kafka.ledger_topic = format!("{name}.ledger");
+            kafka.dead_letter_topic = format!("{name}.dead");
             let create = kafka.create_topics.as_mut().unwrap();
-            create.partitions.value = 1;
+            create.partitions = 1;
             kind::start(&Options::Kafka(kafka), self.folder.path(), 1024, 1, &Metrics::new("contract")).unwrap()
         }
 

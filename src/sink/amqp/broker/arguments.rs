@@ -56,7 +56,7 @@ pub(super) fn of_queue(config: &Options, queue: &str) -> Arguments {
             ("x-dead-letter-strategy".to_owned(), text("at-least-once")),
         ]);
     }
-    arguments.extend(config.queue_arguments.iter().map(|(name, value)| (name.clone(), value.value.clone())));
+    arguments.extend(config.queue_arguments.clone());
     arguments
 }
 

@@ -54,7 +54,7 @@ impl Secrets {
             |path: &Path| input_file::read_text(path).map_err(|error| unreadable("ca_file", path, &error));
         let uris = match &config.uri_file {
             Some(path) => vec![SecretString::from(secret("uri_file", path)?.trim())],
-            None => config.uri.iter().map(|uri| uri.value.clone()).collect(),
+            None => config.uri.clone(),
         };
         for (index, uri) in uris.iter().enumerate() {
             // The client's own error would contain the URI, including the password.

@@ -287,7 +287,7 @@ impl Amqp<'_> {
     }
 
     fn letter(&self, notification: &Notification, reason: Reason, kept_in: &'static str) -> DeadLetter {
-        let routing_key = cloud_event::fill(&self.config.routing_key.value, notification);
+        let routing_key = cloud_event::fill(&self.config.routing_key, notification);
         let destination = format!("{}/{routing_key}", self.config.exchange);
         DeadLetter { reason, destination, kept_in: kept_in.into() }
     }

@@ -98,9 +98,7 @@ impl<'a> Batch<'a> {
         // Without `mandatory` the broker confirms messages that it drops.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let (exchange, routing_key) = match place.dead_letter {
-            None => {
-                (short(&self.config.exchange), short(&cloud_event::fill(&self.config.routing_key.value, notification)))
-            }
+            None => (short(&self.config.exchange), short(&cloud_event::fill(&self.config.routing_key, notification))),
             // The default exchange routes by queue name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };

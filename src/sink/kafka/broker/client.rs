@@ -57,7 +57,6 @@ fn look_at(name: &str, path: &Path) -> io::Result<()> {
 pub(super) fn configure(config: &Options) -> Result<ClientConfig, String> {
     let mut client = without_files(config)?;
     for (name, path) in &config.properties_files {
-        let path = &path.value;
         let value = input_file::read_secret_text(path)
             .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
         client.set(name, value.trim());
@@ -80,13 +79,10 @@ pub(super) fn without_files(config: &Options) -> Result<ClientConfig, String> {
         client.set(name, value);
     }
     for (name, value) in &config.properties {
-        client.set(name, value.value.expose_secret());
+        client.set(name, value.expose_secret());
     }
     client
-        .set(
-            "bootstrap.servers",
-            config.bootstrap_servers.iter().map(|server| server.value.as_str()).collect::<Vec<_>>().join(","),
-        )
+        .set("bootstrap.servers", config.bootstrap_servers.join(","))
         .set("client.id", "green-api-bridge")
         .set("transactional.id", &config.transactional_id)
         .set("allow.auto.create.topics", "false")
@@ -172,14 +168,13 @@ impl ProducerContext for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mistake::unplaced;
 
     #[test]
     fn unusable_properties_are_named_without_their_value() {
         let with = |name: &str, value: &str| {
             let mut config = Options::default();
             let value = secrecy::SecretString::from(value);
-            config.properties.insert(name.into(), unplaced(value));
+            config.properties.insert(name.into(), value);
             configure(&config).map(drop)
         };
         assert_eq!(with("acks", "all"), Ok(()));
@@ -188,11 +183,11 @@ mod tests {
         let wrong = with("socket.timeout.ms", "s3cret").unwrap_err();
         assert!(wrong.contains("socket.timeout.ms") && !wrong.contains("s3cret"), "{wrong}");
         let mut config = Options::default();
-        config.properties_files.insert("sasl.password".into(), unplaced("/nowhere/password".into()));
+        config.properties_files.insert("sasl.password".into(), "/nowhere/password".into());
         assert!(without_files(&config).is_ok(), "validate reads no secret");
         let missing = configure(&config).map(drop).unwrap_err();
         assert!(missing.contains("/nowhere/password"), "{missing}");
-        config.properties_files.insert("sasl.pasword".into(), unplaced("/nowhere/password".into()));
+        config.properties_files.insert("sasl.pasword".into(), "/nowhere/password".into());
         let unknown = without_files(&config).map(drop).unwrap_err();
         assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
         for (name, value, told) in

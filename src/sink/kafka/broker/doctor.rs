@@ -32,9 +32,9 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
             let count = metadata.brokers().len();
             checks.push(Check::of_sink("broker", Ok(format!("logged in; {count} broker(s)"))));
             let topics = [
-                ("topic", &config.topic.value),
-                ("ledger_topic", &config.ledger_topic.value),
-                ("dead_letter_topic", &config.dead_letter_topic.value),
+                ("topic", &config.topic),
+                ("ledger_topic", &config.ledger_topic),
+                ("dead_letter_topic", &config.dead_letter_topic),
             ];
             checks.extend(topics.map(|(key, name)| {
                 let shards = (key == "ledger_topic").then_some(shards);
@@ -132,7 +132,7 @@ fn group(client: &ClientConfig, config: &Options) -> Result<String, String> {
     client.set("group.id", &config.transactional_id).set("enable.auto.commit", "false");
     let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet).map_err(|error| error.to_string())?;
     let mut offsets = TopicPartitionList::new();
-    offsets.add_partition(&config.ledger_topic.value, 0);
+    offsets.add_partition(&config.ledger_topic, 0);
     let (group, begun) = (&config.transactional_id, Instant::now());
     loop {
         let asked = consumer.committed_offsets(offsets.clone(), Duration::from_secs(1));

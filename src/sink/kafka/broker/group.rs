@@ -58,7 +58,7 @@ impl Group {
                 client.set(name, value);
             }
         }
-        let (topic, assignment) = (config.ledger_topic.value.clone(), Arc::new(Assignment::new(shards)));
+        let (topic, assignment) = (config.ledger_topic.clone(), Arc::new(Assignment::new(shards)));
         Self { client, topic, assignment, left: OnceLock::new() }
     }
 

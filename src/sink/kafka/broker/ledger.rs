@@ -60,7 +60,7 @@ impl Ledger {
             .set("fetch.wait.max.ms", "100");
         Self {
             client,
-            topic: config.ledger_topic.value.clone(),
+            topic: config.ledger_topic.clone(),
             partition: shard.index().into(),
             owner_key: format!("{OWNER}{transactional_id}"),
         }

@@ -141,7 +141,7 @@ impl Acquire for Acquisition {
         if let Some(opened) = &mut opened {
             opened.begin();
         }
-        self.topic_memory.tell_strange(&self.config.ledger_topic.value, &entries);
+        self.topic_memory.tell_strange(&self.config.ledger_topic, &entries);
         info!(instances = entries.of.len(), transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,

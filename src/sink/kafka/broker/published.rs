@@ -33,11 +33,11 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String>
     let ledger = |shard| Ledger::new(&client, config, &config.transactional_id, Shard::new(shard));
     let consumer = || ledger(0).consumer("read_committed").map_err(told);
     let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| format!("sink.kafka: {error}"))?;
-    let of_ledger = metadata.topics().iter().find(|topic| topic.name() == config.ledger_topic.value);
+    let of_ledger = metadata.topics().iter().find(|topic| topic.name() == config.ledger_topic);
     let shards = of_ledger.map_or(0, |topic| u16::try_from(topic.partitions().len()).unwrap_or(u16::MAX));
     let topics: Vec<_> = metadata.topics().iter().filter(|topic| is_ours(topic.name(), config)).collect();
     if topics.is_empty() {
-        return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic.value));
+        return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic));
     }
     let remembered = || {
         let mut all = HashMap::<InstanceId, Entry>::new();
@@ -69,8 +69,8 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String>
 
 /// Also the topics of kinds that are not documented, which an earlier bridge wrote to.
 fn is_ours(topic: &str, config: &Options) -> bool {
-    let fits = template::can_become(&config.topic.value, topic, Types::Any) && topic != config.ledger_topic.value;
-    fits || topic == config.dead_letter_topic.value
+    let fits = template::can_become(&config.topic, topic, Types::Any) && topic != config.ledger_topic;
+    fits || topic == config.dead_letter_topic
 }
 
 /// Each partition up to its first end, as the lanes from `lane` on.

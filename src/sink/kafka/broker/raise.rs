@@ -43,7 +43,7 @@ pub(super) fn ensure_division(
         Some(former) if former == shards => Ok(()),
         Some(former) if former > shards => Err(SessionError::Unavailable(format!(
             "ledger_topic {}: it was written with `shards: {former}`, and `shards` is {shards}: it can only be raised",
-            config.ledger_topic.value
+            config.ledger_topic
         ))),
         Some(former) => raise.from(former),
     }
@@ -92,7 +92,7 @@ impl Raise<'_> {
                 return Err(SessionError::Unavailable(format!(
                     "ledger_topic {}: the entry of {instance} in partition {} cannot be used, so `shards` cannot be raised: \
                      {why}",
-                    self.config.ledger_topic.value,
+                    self.config.ledger_topic,
                     shard.index()
                 )));
             }

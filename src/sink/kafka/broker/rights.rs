@@ -30,12 +30,9 @@ pub(super) fn grant(right: Right, client: &ClientConfig, config: &Options) -> St
             format!("{begin} --operation Describe --operation Read --group {id} --resource-pattern-type prefixed")
         }
         Right::Topics => {
-            let (topic, rest) = config
-                .topic
-                .value
-                .split_once('{')
-                .map_or((&*config.topic.value, None), |(start, rest)| (start, Some(rest)));
-            let (ledger, dead) = (&config.ledger_topic.value, &config.dead_letter_topic.value);
+            let (topic, rest) =
+                config.topic.split_once('{').map_or((&*config.topic, None), |(start, rest)| (start, Some(rest)));
+            let (ledger, dead) = (&config.ledger_topic, &config.dead_letter_topic);
             let what = "--operation Describe --operation DescribeConfigs --operation Create --operation Write";
             let read = format!("{begin} --operation Read --topic {ledger}");
             match rest {
@@ -53,14 +50,12 @@ pub(super) fn grant(right: Right, client: &ClientConfig, config: &Options) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mistake::unplaced;
     use crate::sink::kafka::broker::client;
 
     #[test]
     fn the_readme_has_the_lines_that_grant_everything() {
-        let mut config =
-            Options { bootstrap_servers: vec![unplaced("kafka.example.com:9093".into())], ..Options::default() };
-        config.properties.insert("sasl.username".into(), unplaced("bridge".into()));
+        let mut config = Options { bootstrap_servers: vec!["kafka.example.com:9093".into()], ..Options::default() };
+        config.properties.insert("sasl.username".into(), "bridge".into());
         let client = client::without_files(&config).unwrap();
         let lines = [Right::Topics, Right::Transactions, Right::Group].map(|right| grant(right, &client, &config));
         let readme = include_str!("../../../../README.md");
@@ -69,7 +64,7 @@ mod tests {
 
     #[test]
     fn topics_that_depend_on_the_notification_are_granted_by_their_beginning() {
-        let config = Options { topic: unplaced("of.{instance}.{type}".into()), ..Options::default() };
+        let config = Options { topic: "of.{instance}.{type}".into(), ..Options::default() };
         let lines = grant(Right::Topics, &ClientConfig::new(), &config);
         assert!(lines.contains("--topic of. --resource-pattern-type prefixed\n"), "{lines}");
         assert!(lines.contains("User:NAME") && !lines.contains('{'), "{lines}");

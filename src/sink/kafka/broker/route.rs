@@ -40,8 +40,8 @@ impl Route {
     pub(super) fn topic(self, config: &Options, notification: &Notification) -> Option<String> {
         match self {
             Self::Nowhere | Self::Folder(_) => None,
-            Self::Topic => Some(cloud_event::topic(&config.topic.value, notification)),
-            Self::DeadLetterTopic(_) => Some(config.dead_letter_topic.value.clone()),
+            Self::Topic => Some(cloud_event::topic(&config.topic, notification)),
+            Self::DeadLetterTopic(_) => Some(config.dead_letter_topic.clone()),
         }
     }
 }

@@ -119,7 +119,7 @@ impl Kafka<'_> {
                 (Route::Nowhere | Route::Topic, _) => self.wait_for_topic(job, &why),
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
                     if !matches!(blame, Blame::Record(_)) {
-                        self.topic_memory.doubt(self.config.dead_letter_topic.value.clone());
+                        self.topic_memory.doubt(self.config.dead_letter_topic.clone());
                     }
                     let place = self.place(&job, Route::Folder(reason));
                     job.keep_in(self.folder, place);
@@ -149,7 +149,7 @@ impl Kafka<'_> {
         let last = self.entries.of.get(&notification.instance());
         let letter = |(reason, kept_in): (_, &'static str)| DeadLetter {
             reason,
-            destination: cloud_event::topic(&self.config.topic.value, notification),
+            destination: cloud_event::topic(&self.config.topic, notification),
             kept_in: kept_in.into(),
         };
         Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }

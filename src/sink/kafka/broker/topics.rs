@@ -45,7 +45,7 @@ impl Topics {
             admin: client.create_with_context(Quiet).map_err(|error| SessionError::Unavailable(error.to_string()))?,
             client,
             create: config.create_topics.clone(),
-            ledger: config.ledger_topic.value.clone(),
+            ledger: config.ledger_topic.clone(),
             runtime,
         })
     }
@@ -88,7 +88,7 @@ impl Topics {
     /// Whether this topic exists from here on, and keeps what is written. Fails when the broker
     /// does not tell.
     pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, SessionError> {
-        let partitions = self.create.as_ref().map_or(1, |create| create.partitions.value);
+        let partitions = self.create.as_ref().map_or(1, |create| create.partitions);
         let ensured = self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])?;
         match self.setting(topic, "cleanup.policy") {
             Ok(policy) if policy.contains("compact") => Ok(Ensured::Unusable(format!(
@@ -170,7 +170,7 @@ impl Topics {
         let Some(create) = &self.create else {
             return unusable("it does not exist, and sink.kafka.create_topics is null: create it");
         };
-        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(create.replication.value));
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(create.replication));
         for (name, value) in settings {
             new = new.set(name, value);
         }

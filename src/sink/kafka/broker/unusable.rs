@@ -36,7 +36,7 @@ impl Kafka<'_> {
                 }
             }
         }
-        let ledger = &self.config.ledger_topic.value;
+        let ledger = &self.config.ledger_topic;
         for job in jobs.extract_if(.., |job| is_unusable(&self.entries, job)) {
             let instance = job.notification().instance();
             let why = self.entries.unusable.get(&instance).copied().unwrap_or_default();

@@ -1,0 +1,69 @@
+//! What the checks of a config find, and where.
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Location, Options};
+
+use super::locations::Locations;
+use crate::mistake::{Mistake, Mistakes};
+
+/// A text of the config, as it was read.
+pub(super) struct Source<'a> {
+    pub file: PathBuf,
+    pub text: String,
+    pub options: &'a Options,
+}
+
+impl Source<'_> {
+    /// Its values, or the mistake of form that is in it.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Mistakes> {
+        serde_saphyr::from_str_with_options(&self.text, self.options.clone())
+            .map_err(|error| Mistakes(vec![Mistake::of_form(&self.file, &self.text, &error)]))
+    }
+}
+
+/// The mistakes of meaning that were found so far.
+pub(crate) struct Found<'a> {
+    source: Option<&'a Source<'a>>,
+    /// Made when the first mistake asks for a place.
+    locations: Option<Locations>,
+    /// The keys that lead to what is checked.
+    within: Vec<String>,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn new(source: Option<&'a Source<'a>>) -> Self {
+        Self { source, locations: None, within: Vec::new(), mistakes: Vec::new() }
+    }
+
+    /// Checks the part of the config to which these keys lead.
+    pub(super) fn within(&mut self, keys: &[&str], check: impl FnOnce(&mut Self)) {
+        let outside = self.within.len();
+        self.within.extend(keys.iter().map(|key| (*key).to_owned()));
+        check(self);
+        self.within.truncate(outside);
+    }
+
+    /// A mistake in the value to which these keys lead from here. An index of a list is a key, too.
+    pub fn add(&mut self, keys: &[&str], text: impl Into<String>) {
+        let keys: Vec<String> = self.within.iter().cloned().chain(keys.iter().map(|key| (*key).to_owned())).collect();
+        let mistake = match self.source {
+            None => Mistake::at(None, Location::UNKNOWN, text.into()),
+            Some(Source { file, text: source, options }) => {
+                let locations = self.locations.get_or_insert_with(|| Locations::of(source, options));
+                Mistake::at(Some(file), locations.find(&keys), text.into())
+            }
+        };
+        self.mistakes.push(mistake);
+    }
+
+    pub(super) fn append(&mut self, mut other: Found<'_>) {
+        self.mistakes.append(&mut other.mistakes);
+    }
+
+    pub(super) fn result(self) -> Result<(), Mistakes> {
+        if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
+    }
+}

@@ -1,0 +1,117 @@
+//! Where in a YAML text a value stands. The config itself holds plain values: only who finds a mistake in one asks for its
+//! place, and names it by its keys.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Options, Spanned};
+
+/// The places of all values of a text.
+#[derive(Debug)]
+pub(super) struct Locations(Option<Node>);
+
+#[derive(Debug)]
+struct Node {
+    location: Location,
+    /// Of a list, the keys are its indices.
+    parts: BTreeMap<String, Node>,
+}
+
+impl Locations {
+    pub(super) fn of(text: &str, options: &Options) -> Self {
+        Self(serde_saphyr::from_str_with_options(text, options.clone()).ok())
+    }
+
+    /// The place of the value with these keys; if it is not given, that of what it would be a part of. Unknown if nothing is.
+    pub(super) fn find(&self, keys: &[String]) -> Location {
+        let (mut node, mut found) = (self.0.as_ref(), Location::UNKNOWN);
+        for key in keys {
+            node = node.and_then(|node| node.parts.get(key));
+            found = node.map_or(found, |node| node.location);
+        }
+        found
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value: Parts(parts), referenced, .. } = Spanned::deserialize(deserializer)?;
+        Ok(Self { location: referenced, parts })
+    }
+}
+
+struct Parts(BTreeMap<String, Node>);
+
+impl<'de> Deserialize<'de> for Parts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PartsVisitor)
+    }
+}
+
+struct PartsVisitor;
+
+/// A scalar, of which only the place matters.
+macro_rules! scalar {
+    ($($visit:ident: $of:ty),*) => {
+        $(fn $visit<E>(self, _: $of) -> Result<Parts, E> {
+            Ok(Parts(BTreeMap::new()))
+        })*
+    };
+}
+
+impl<'de> Visitor<'de> for PartsVisitor {
+    type Value = Parts;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("anything")
+    }
+
+    scalar!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64, visit_str: &str, visit_bytes: &[u8]);
+
+    fn visit_unit<E>(self) -> Result<Parts, E> {
+        Ok(Parts(BTreeMap::new()))
+    }
+
+    fn visit_none<E>(self) -> Result<Parts, E> {
+        Ok(Parts(BTreeMap::new()))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Parts, D::Error> {
+        Parts::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Parts, A::Error> {
+        let mut parts = BTreeMap::new();
+        while let Some(node) = list.next_element()? {
+            parts.insert(parts.len().to_string(), node);
+        }
+        Ok(Parts(parts))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
+        let mut parts = BTreeMap::new();
+        while let Some((key, node)) = map.next_entry()? {
+            parts.insert(key, node);
+        }
+        Ok(Parts(parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_is_where_it_would_be() {
+        let text = "a:\n  b: [x, {c: 1}]\n  d: &d {e: null}\nf: *d\n";
+        let locations = Locations::of(text, &Options::default());
+        let find = |keys: &str| {
+            let keys: Vec<String> = keys.split_terminator('/').map(str::to_owned).collect();
+            let location = locations.find(&keys);
+            (location.line(), location.column())
+        };
+        let found = ["a/b/0", "a/b/1/c", "a/b/2", "a/d/e", "a/x/b", "f", "x", ""].map(find);
+        assert_eq!(found, [(2, 7), (2, 14), (2, 6), (3, 13), (2, 3), (4, 4), (0, 0), (0, 0)]);
+    }
+}
