@@ -70,7 +70,6 @@ impl Admin {
         }
         router
             .route("/livez", get(|| async { "ok\n" }))
-            .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .layer(middleware::map_response(browser::restrict))
             .with_state(Arc::new(Answers { admin: self, metrics: Shared::default(), status: Shared::default() }))
