@@ -2,6 +2,7 @@
 //! of its own, and a crash between store and delete.
 
 use std::env;
+use std::error::Error;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -59,7 +60,7 @@ impl Demo {
         }
     }
 
-    async fn play(self) -> anyhow::Result<()> {
+    async fn play(self) -> Result<(), Box<dyn Error>> {
         let bodies: Vec<&str> = notifications().cycle().take(self.count).collect();
         let folder = tempfile::Builder::new().prefix("green-api-bridge-demo-").tempdir()?;
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -137,7 +138,7 @@ impl Stage {
     }
 
     /// Shows what is stored, until this many are and the queue is empty.
-    async fn carry(&mut self, worker: &mut Child, until: usize) -> anyhow::Result<()> {
+    async fn carry(&mut self, worker: &mut Child, until: usize) -> Result<(), Box<dyn Error>> {
         while self.shown < until || self.emulator.queued(INSTANCE) > 0 {
             self.wait(worker).await?;
         }
@@ -145,7 +146,7 @@ impl Stage {
     }
 
     /// Waits until a delete hangs, then kills the worker.
-    async fn crash(&mut self, worker: &mut Child) -> anyhow::Result<()> {
+    async fn crash(&mut self, worker: &mut Child) -> Result<(), Box<dyn Error>> {
         while !self.emulator.journal(INSTANCE).iter().any(|event| event.event == EventKind::Faulted) {
             self.wait(worker).await?;
         }
@@ -154,24 +155,24 @@ impl Stage {
     }
 
     /// Until something new is shown, or something else may have happened.
-    async fn wait(&mut self, worker: &mut Child) -> anyhow::Result<()> {
+    async fn wait(&mut self, worker: &mut Child) -> Result<(), Box<dyn Error>> {
         let before = (self.shown, self.emulator.recorded(INSTANCE));
         let news = async {
             while (self.shown, self.emulator.recorded(INSTANCE)) == before {
                 self.show()?;
                 if let Some(status) = worker.try_wait()? {
                     let log = fs::read_to_string(self.folder.join("worker.log")).unwrap_or_default();
-                    anyhow::bail!("the worker ended ({status}):\n{log}");
+                    return Err(format!("the worker ended ({status}):\n{log}").into());
                 }
                 sleep(GLANCE).await;
             }
             Ok(())
         };
-        timeout(PATIENCE, news).await.map_err(|_late| anyhow::anyhow!("nothing happened for 30 s"))?
+        timeout(PATIENCE, news).await.map_err(|_late| "nothing happened for 30 s")?
     }
 
     /// Shows the lines that are new in the file.
-    fn show(&mut self) -> anyhow::Result<()> {
+    fn show(&mut self) -> Result<(), Box<dyn Error>> {
         let text = read(&self.file)?;
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         for line in whole.lines().skip(self.shown) {
@@ -190,7 +191,7 @@ impl Stage {
     }
 
     /// Holds the file against what was queued.
-    fn check(&self, bodies: &[&str]) -> anyhow::Result<()> {
+    fn check(&self, bodies: &[&str]) -> Result<(), Box<dyn Error>> {
         let text = read(&self.file)?;
         let lines: Vec<Line<'_>> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let stored: Vec<&str> = lines.iter().map(|line| line.data.get()).collect();
@@ -205,8 +206,7 @@ impl Stage {
             stored.len(),
             if in_order { "all in order" } else { "NOT in order" },
         ));
-        anyhow::ensure!(in_order && queued == 0, "what is stored is not what was queued");
-        Ok(())
+        if in_order && queued == 0 { Ok(()) } else { Err("what is stored is not what was queued".into()) }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Notification {
 impl Notification {
     pub(super) fn new(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        let sha256 = hexadecimal(&Sha256::digest(&body));
+        let sha256 = hex::encode(Sha256::digest(&body));
         Self { body, sha256 }
     }
 }
@@ -330,12 +330,6 @@ impl Instance {
 fn new_settings() -> Settings {
     let text = include_str!("settings.json");
     serde_json::from_str(text).expect("settings.json is checked by a test")
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]
