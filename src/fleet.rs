@@ -11,11 +11,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::backoff::Backoff;
 use crate::bridge::Bridge;
 use crate::green_api::Queue;
 use crate::metrics::Metrics;
 use crate::notification::InstanceId;
-use crate::pauses::Pauses;
 use crate::sink::{Sink, SinkError};
 
 /// How long a publish or a delete under way may take after the stop was asked for.
@@ -95,7 +95,7 @@ struct Fleet {
 
 struct Member {
     stop: CancellationToken,
-    pauses: Pauses,
+    backoff: Backoff,
     /// Another is made of it after a panic.
     queue: Queue,
     /// What follows when this bridge has come to its end.
@@ -111,7 +111,7 @@ enum Next {
 impl Fleet {
     fn start(&mut self, queue: Queue, after: Duration) {
         let stop = self.stop.child_token();
-        let member = Member { stop, pauses: Pauses::new(), queue, next: Next::Again };
+        let member = Member { stop, backoff: Backoff::new(), queue, next: Next::Again };
         self.spawn(member, after);
     }
 
@@ -170,7 +170,7 @@ impl Fleet {
         }
         match std::mem::replace(&mut member.next, Next::Again) {
             Next::Again if panicked => {
-                let pause = member.pauses.after_failure();
+                let pause = member.backoff.after_failure();
                 self.spawn(member, pause);
             }
             // It was asked to stop, and by nobody else than us.

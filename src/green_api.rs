@@ -13,7 +13,7 @@ use url::Url;
 use crate::condition::Condition;
 use crate::doubt::Deleted;
 use crate::notification::{self, Fingerprint, InstanceId, Notification, ReceiptId};
-use crate::pauses::Pace;
+use crate::rate_limit::RateLimit;
 use crate::sink::Stored;
 use crate::token::{TokenSource, UnreadableSecret};
 
@@ -85,8 +85,8 @@ pub struct Queue {
     base: Url,
     source: TokenSource,
     token: SecretString,
-    receives: Pace,
-    deletes: Pace,
+    receives: RateLimit,
+    deletes: RateLimit,
 }
 
 /// The answer to a receive.
@@ -137,7 +137,16 @@ impl Queue {
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
         let token = source.read()?;
         let http = api.clients.first();
-        Ok(Self { api, http, instance, base, source, token, receives: Pace::default(), deletes: Pace::default() })
+        Ok(Self {
+            api,
+            http,
+            instance,
+            base,
+            source,
+            token,
+            receives: RateLimit::default(),
+            deletes: RateLimit::default(),
+        })
     }
 
     /// The instance whose queue this is.

@@ -3,6 +3,7 @@
 mod account;
 mod address;
 pub mod admin;
+mod backoff;
 pub mod bridge;
 pub mod cli;
 pub mod condition;
@@ -24,7 +25,7 @@ pub mod mistake;
 mod monitor;
 pub mod notification;
 mod overlap;
-pub mod pauses;
+mod rate_limit;
 mod repeats;
 pub mod sink;
 mod systemd;

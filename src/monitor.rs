@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::warn;
 
 use crate::account::AccountState;
+use crate::backoff::Backoff;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
 use crate::green_api::Problem;
 use crate::metrics::{Recorder, now};
 use crate::notification::{Fingerprint, InstanceId, Notification};
-use crate::pauses::Pauses;
 use crate::repeats::Repeats;
 use crate::sink::{DeadLetter, Reason, SinkError, Stored};
 
@@ -32,7 +32,7 @@ pub(crate) struct Monitor {
     instance: InstanceId,
     conditions: Conditions,
     metrics: Recorder,
-    pauses: Pauses,
+    backoff: Backoff,
     repeats: Repeats,
     looked: Option<Instant>,
     counted: Option<Instant>,
@@ -55,7 +55,7 @@ impl Monitor {
             instance,
             conditions: Conditions::of(instance, Arc::clone(&metrics.conditions)),
             metrics,
-            pauses: Pauses::new(),
+            backoff: Backoff::new(),
             repeats: Repeats::default(),
             looked: None,
             counted: None,
@@ -70,7 +70,7 @@ impl Monitor {
 
     /// How long to wait before anything is tried again.
     pub(crate) fn pause(&mut self) -> Duration {
-        self.pauses.after_failure()
+        self.backoff.after_failure()
     }
 
     /// The queue is about to be asked; there is no head in hand.
@@ -112,7 +112,7 @@ impl Monitor {
         }
         if self.last.replace(head.fingerprint()) != Some(head.fingerprint()) {
             // The queue moves on, whatever its answers to deletes say.
-            self.pauses = Pauses::new();
+            self.backoff = Backoff::new();
         }
     }
 
@@ -303,7 +303,7 @@ impl Monitor {
     pub(crate) fn recovered(&mut self) {
         self.metrics.unanswered.store(false, Relaxed);
         self.leave_upstream();
-        self.pauses = Pauses::new();
+        self.backoff = Backoff::new();
     }
 
     /// In no upstream condition, but for the one that no answer shows.

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::notification::Fingerprint;
-use crate::pauses::Pauses;
 
 /// So many of the last published are remembered.
 const RECENT: usize = 16;
@@ -20,7 +20,7 @@ const STUCK_FROM: u32 = 5;
 pub(crate) struct Repeats {
     recent: VecDeque<Fingerprint>,
     in_a_row: u32,
-    pauses: Pauses,
+    backoff: Backoff,
 }
 
 impl Repeats {
@@ -44,7 +44,7 @@ impl Repeats {
             self.recent.retain(|other| *other != head);
         } else {
             self.in_a_row = 0;
-            self.pauses = Pauses::new();
+            self.backoff = Backoff::new();
         }
         self.recent.truncate(RECENT - 1);
         self.recent.push_front(head);
@@ -62,7 +62,7 @@ impl Repeats {
 
     /// How long to wait before the next receive: grows with each repeat in a row.
     pub(crate) fn pause(&mut self) -> Option<Duration> {
-        self.is_slow().then(|| self.pauses.after_failure())
+        self.is_slow().then(|| self.backoff.after_failure())
     }
 }
 

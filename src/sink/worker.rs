@@ -21,11 +21,11 @@ use super::requests::{Ownership, Request, Requests};
 use super::session::{Acquire, Action, Answer, Job, Session, SessionError, Shard};
 use super::shard_watch::ShardWatch;
 use super::{Lane, Pending, Reason, Sink, SinkError, Stored};
+use crate::backoff::Backoff;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::Memory;
 use crate::metrics::{Metrics, ShardStatus, SinkMetrics};
 use crate::notification::InstanceId;
-use crate::pauses::Pauses;
 
 /// At most this many notifications are stored together.
 const GROUP: usize = 500;
@@ -130,7 +130,7 @@ fn serve(
     sink: &SinkMetrics,
     status: &ShardStatus,
 ) -> Result<(), SinkError> {
-    let mut pauses = Pauses::new();
+    let mut backoff = Backoff::new();
     // Since a group could not be stored: taking ownership again does not show that the next one can be.
     let mut doubtful = None::<Doubtful>;
     for number in 0.. {
@@ -147,7 +147,7 @@ fn serve(
                 }
                 Err(failure) => {
                     status.failed();
-                    pause_after(failure, &mut status.conditions(), &mut pauses)?
+                    pause_after(failure, &mut status.conditions(), &mut backoff)?
                 }
             };
             thread::sleep(pause);
@@ -186,7 +186,7 @@ fn serve(
                 break failure;
             }
             if !only_probes {
-                pauses = Pauses::new();
+                backoff = Backoff::new();
             }
             if doubtful.take_if(|doubtful| doubtful.is_over(only_probes)).is_some() {
                 status.conditions().leave_all();
@@ -199,7 +199,7 @@ fn serve(
             SessionError::Renew(_) => status.asks(),
             _ => status.failed(),
         }
-        let pause = pause_after(failure, &mut status.conditions(), &mut pauses)?;
+        let pause = pause_after(failure, &mut status.conditions(), &mut backoff)?;
         thread::sleep(pause);
     }
     Ok(())
@@ -249,7 +249,11 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
     Some((jobs, probe))
 }
 
-fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut Pauses) -> Result<Duration, SinkError> {
+fn pause_after(
+    failure: SessionError,
+    conditions: &mut Conditions,
+    backoff: &mut Backoff,
+) -> Result<Duration, SinkError> {
     match failure {
         SessionError::Renew(cause) => {
             info!(cause, "renewing the ownership of the sink");
@@ -257,7 +261,7 @@ fn pause_after(failure: SessionError, conditions: &mut Conditions, pauses: &mut 
         }
         SessionError::Unavailable(cause) => {
             conditions.enter(Condition::SinkUnavailable, &cause);
-            Ok(pauses.after_failure().min(Duration::from_secs(10)))
+            Ok(backoff.after_failure().min(Duration::from_secs(10)))
         }
         SessionError::Owned(cause) => {
             conditions.enter(Condition::WaitingForOwnership, &cause);
