@@ -1,15 +1,24 @@
 //! Asks a running bridge whether it is ready.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use axum::http::header::HOST;
 use clap::Args;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::{Failure, run, source};
 use crate::admin::DEFAULT_LISTEN;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+const LARGEST_ANSWER: usize = 64 * 1024;
 
 /// Asks the admin port's `/readyz`: exit code 0 when the bridge is ready, otherwise 1. Finds the port as `run` does: from
 /// `BRIDGE_ADMIN_LISTEN`, the config, or the default.
@@ -36,11 +45,22 @@ impl Ready {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        let unreachable = |error: reqwest::Error| Failure::Failed(format!("no answer from the admin port: {error}"));
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().map_err(unreachable)?;
-        let answer = client.get(format!("http://{address}/readyz")).send().await.map_err(unreachable)?;
-        let ready = answer.status().is_success();
-        eprintln!("{}", answer.text().await.map_err(unreachable)?);
-        if ready { Ok(()) } else { Err(Failure::Failed("not ready".into())) }
+        let no_answer = |error: Box<dyn Error>| Failure::Failed(format!("no answer from the admin port: {error}"));
+        let asked = timeout(ADMIN_TIMEOUT, ask(address)).await.unwrap_or_else(|late| Err(late.into()));
+        let (is_ready, text) = asked.map_err(no_answer)?;
+        eprintln!("{text}");
+        if is_ready { Ok(()) } else { Err(Failure::Failed("not ready".into())) }
     }
+}
+
+/// Whether `/readyz` answers with success, and what it says.
+async fn ask(address: SocketAddr) -> Result<(bool, String), Box<dyn Error>> {
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    tokio::spawn(connection);
+    let request = Request::get("/readyz").header(HOST, address.to_string()).body(Body::empty())?;
+    let response = sender.send_request(request).await?;
+    let is_ready = response.status().is_success();
+    let text = to_bytes(Body::new(response.into_body()), LARGEST_ANSWER).await?;
+    Ok((is_ready, String::from_utf8_lossy(&text).into_owned()))
 }
