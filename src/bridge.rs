@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::condition::Condition;
 use crate::doubt::Memory;
 use crate::doubt::{Deleted, Doubt, Verdict};
+use crate::error::Chain;
 use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
 use crate::metrics::{Metrics, Outcome, Recorder};
@@ -249,7 +250,7 @@ impl<'a> Bridge<'a> {
         if problem.condition == Condition::TokenRefused
             && let Some(Err(error)) = self.stop.run_until_cancelled(self.queue.read_token_again()).await
         {
-            warn!(instance = %self.queue.instance(), %error, "the token cannot be read again");
+            warn!(instance = %self.queue.instance(), error = %Chain(&error), "the token cannot be read again");
         }
     }
 }

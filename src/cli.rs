@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::error::{self, Chain, SetupError};
 use crate::mistake::Mistakes;
 use crate::telemetry;
 
@@ -94,10 +95,10 @@ struct Source {
 /// Why a command ended without success.
 #[derive(Debug)]
 enum Failure {
-    Failed(String),
-    Usage(String),
-    Configuration(String),
-    Fenced(String),
+    Failed(error::Source),
+    Usage(error::Source),
+    Configuration(error::Source),
+    Fenced(error::Source),
 }
 
 impl Failure {
@@ -113,14 +114,14 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Failed(text) | Self::Usage(text) | Self::Configuration(text) | Self::Fenced(text)) = self;
-        formatter.write_str(text)
+        let (Self::Failed(why) | Self::Usage(why) | Self::Configuration(why) | Self::Fenced(why)) = self;
+        Chain(&**why).fmt(formatter)
     }
 }
 
 impl From<Mistakes> for Failure {
     fn from(mistakes: Mistakes) -> Self {
-        Self::Configuration(mistakes.to_string())
+        Self::Configuration(mistakes.into())
     }
 }
 
@@ -135,7 +136,7 @@ impl Cli {
                 runtime.shutdown_background();
                 outcome
             }
-            Err(error) => Err(Failure::Failed(format!("no threads can be started: {error}"))),
+            Err(error) => Err(Failure::Failed(SetupError::new("no threads can be started", error).into())),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -174,12 +175,12 @@ impl Command {
                 let mut page = Vec::new();
                 clap_mangen::Man::new(Cli::command())
                     .render(&mut page)
-                    .map_err(|error| Failure::Failed(error.to_string()))?;
+                    .map_err(|error| Failure::Failed(error.into()))?;
                 print(&page)
             }
             Self::Config(ConfigCommand::Schema) => {
                 let schema = serde_json::to_vec_pretty(&schemars::schema_for!(Config));
-                print(&schema.map_err(|error| Failure::Failed(error.to_string()))?)
+                print(&schema.map_err(|error| Failure::Failed(error.into()))?)
             }
             Self::Config(ConfigCommand::Example) => print(include_bytes!("../deploy/config.example.yaml")),
             #[cfg(feature = "emulator")]
@@ -189,8 +190,8 @@ impl Command {
                 let stop = stop_on_signal()?;
                 let serving = crate::emulator::serve(arguments, stop.cancelled_owned()).await;
                 serving.map_err(|error| match error.kind() {
-                    std::io::ErrorKind::InvalidInput => Failure::Usage(error.to_string()),
-                    _ => Failure::Failed(format!("the emulator cannot listen: {error}")),
+                    std::io::ErrorKind::InvalidInput => Failure::Usage(error.into()),
+                    _ => Failure::Failed(SetupError::new("the emulator cannot listen", error).into()),
                 })
             }
         }
@@ -200,12 +201,12 @@ impl Command {
 /// Data, to standard output.
 fn print(data: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(data).and_then(|()| stdout.flush()).map_err(|error| Failure::Failed(error.to_string()))
+    stdout.write_all(data).and_then(|()| stdout.flush()).map_err(|error| Failure::Failed(error.into()))
 }
 
 /// Cancelled at SIGINT, SIGTERM or SIGHUP.
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
-    let unavailable = |error| Failure::Failed(format!("signals cannot be received: {error}"));
+    let unavailable = |error| Failure::Failed(SetupError::new("signals cannot be received", error).into());
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     // Asked first: to receive it is to ignore it no longer.

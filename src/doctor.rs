@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::error::{Chain, SetupError};
 use crate::notification::InstanceId;
 
 /// One thing that was looked at. Its texts hold no secret.
@@ -19,18 +20,18 @@ pub struct Check {
 
 impl Check {
     /// Of the sink.
-    pub(crate) fn of_sink(check: &'static str, found: Result<String, String>) -> Self {
+    pub(crate) fn of_sink(check: &'static str, found: Result<String, SetupError>) -> Self {
         Self::new(None, check, found)
     }
 
     /// Of an instance.
-    pub(crate) fn of(instance: InstanceId, check: &'static str, found: Result<String, String>) -> Self {
+    pub(crate) fn of(instance: InstanceId, check: &'static str, found: Result<String, SetupError>) -> Self {
         Self::new(Some(instance), check, found)
     }
 
-    fn new(instance: Option<InstanceId>, check: &'static str, found: Result<String, String>) -> Self {
+    fn new(instance: Option<InstanceId>, check: &'static str, found: Result<String, SetupError>) -> Self {
         let ok = found.is_ok();
-        let detail = found.unwrap_or_else(|wrong| wrong);
+        let detail = found.unwrap_or_else(|wrong| Chain(&wrong).to_string());
         Self { instance, check, ok, detail }
     }
 }

@@ -67,12 +67,12 @@ impl GreenApi {
 
 /// The HTTP client cannot be built.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ClientError(String);
+#[error("the HTTP client cannot be built")]
+pub struct ClientError(#[source] reqwest::Error);
 
 impl ClientError {
     fn of(error: reqwest::Error) -> Self {
-        Self(cause(error))
+        Self(error.without_url())
     }
 }
 
@@ -110,6 +110,7 @@ pub enum Received {
 pub struct Problem {
     method: &'static str,
     detail: String,
+    source: Option<reqwest::Error>,
     /// What the instance is in.
     pub condition: Condition,
     /// How long the server asked to be left alone.
@@ -284,7 +285,11 @@ impl Queue {
     }
 
     async fn send(&self, call: Call, request: RequestBuilder) -> Result<Answer, Problem> {
-        let unavailable = |error: reqwest::Error| self.problem(call, Condition::UpstreamUnavailable, &cause(error));
+        let unavailable = |error: reqwest::Error| Problem {
+            // The URL holds the token.
+            source: Some(error.without_url()),
+            ..self.problem(call, Condition::UpstreamUnavailable, "the request failed")
+        };
         let mut response = request.send().await.map_err(unavailable)?;
         let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
         let largest = if call == Call::Receive { LARGEST_ANSWER } else { SMALL };
@@ -324,7 +329,8 @@ impl Queue {
 }
 
 fn problem(instance: InstanceId, call: Call, condition: Condition, detail: &str) -> Problem {
-    Problem { method: call.method(), detail: format!("instance {instance}: {detail}"), condition, retry_after: None }
+    let detail = format!("instance {instance}: {detail}");
+    Problem { method: call.method(), detail, source: None, condition, retry_after: None }
 }
 
 /// What an answer to a receive holds. A large one is read beside the threads that serve all instances.
@@ -364,19 +370,6 @@ fn retry_after(response: &Response) -> Option<Duration> {
 fn pause_of(retry_after: &str) -> Option<Duration> {
     let seconds = retry_after.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER))
-}
-
-/// The error and what caused it, on one line.
-fn cause(error: reqwest::Error) -> String {
-    // The URL holds the token.
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

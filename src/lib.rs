@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod doubt;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+pub mod error;
 mod exposure;
 mod fault;
 pub mod fleet;

@@ -10,6 +10,7 @@ use crate::account::AccountState;
 use crate::backoff::Backoff;
 use crate::condition::{Condition, Conditions};
 use crate::doubt::{Deleted, Verdict};
+use crate::error::Chain;
 use crate::green_api::Problem;
 use crate::metrics::{Recorder, now};
 use crate::notification::{Fingerprint, InstanceId, Notification};
@@ -251,7 +252,7 @@ impl Monitor {
     /// A request did not get what it asked for; how long to wait.
     pub(crate) fn failed(&mut self, problem: &Problem) -> Duration {
         self.metrics.unanswered.store(problem.condition == Condition::UpstreamUnavailable, Relaxed);
-        self.conditions.enter(problem.condition, problem);
+        self.conditions.enter(problem.condition, &Chain(problem));
         self.may_wait(now());
         self.pause().max(problem.retry_after.unwrap_or_default())
     }

@@ -52,9 +52,10 @@ impl TokenSource {
 
 /// A file that should hold a secret does not.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {cause}", path.display())]
+#[error("{}", path.display())]
 pub struct UnreadableSecret {
     path: PathBuf,
+    #[source]
     cause: io::Error,
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::config::{Instance, instance_files};
+use crate::error::{self, Chain};
 use crate::fleet::Change;
 use crate::green_api::Queue;
 use crate::input_file;
@@ -23,7 +24,7 @@ use crate::notification::InstanceId;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Makes the queue of an instance, or says what is wrong.
-pub type MakeQueue = Box<dyn FnMut(&Instance) -> Result<Queue, String> + Send>;
+pub type MakeQueue = Box<dyn FnMut(&Instance) -> Result<Queue, error::Source> + Send>;
 
 /// The files of a fleet, as they were last seen.
 pub struct Watch {
@@ -105,7 +106,8 @@ impl Token {
                 info!(instance = %id, why = "its token file has changed", "starting again");
                 Some(Change::Run(Box::new(queue)))
             }
-            Err(cause) => {
+            Err(error) => {
+                let cause = Chain(&*error).to_string();
                 if self.trouble.as_ref() != Some(&cause) {
                     warn!(instance = %id, cause, "it goes on as it was");
                 }
@@ -246,7 +248,7 @@ impl Watch {
         let token = Stamps::of(instance.api_token_file.clone().into_iter().collect()).token(&instance);
         let queue = match (self.make_queue)(&instance) {
             Ok(queue) => queue,
-            Err(cause) => return (before.wrong(cause), Vec::new()),
+            Err(error) => return (before.wrong(Chain(&*error).to_string()), Vec::new()),
         };
         info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
         let former = before.instance.map(|before| before.id).filter(|before| *before != id);

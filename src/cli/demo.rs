@@ -2,7 +2,6 @@
 //! of its own, and a crash between store and delete.
 
 use std::env;
-use std::error::Error;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::emulator::{Emulator, EventKind, Fault, FaultKind, Method, notifications};
+use crate::error::{self, SetupError};
 
 const INSTANCE: &str = "1101000001";
 const TOKEN: &str = "demo-token";
@@ -56,11 +56,11 @@ impl Demo {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         match stop.run_until_cancelled(self.play()).await {
             None | Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(Failure::Failed(format!("the demo failed: {error}"))),
+            Some(Err(error)) => Err(Failure::Failed(SetupError::new("the demo failed", error).into())),
         }
     }
 
-    async fn play(self) -> Result<(), Box<dyn Error>> {
+    async fn play(self) -> Result<(), error::Source> {
         let bodies: Vec<&str> = notifications().cycle().take(self.count).collect();
         let folder = tempfile::Builder::new().prefix("green-api-bridge-demo-").tempdir()?;
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -138,7 +138,7 @@ impl Stage {
     }
 
     /// Shows what is stored, until this many are and the queue is empty.
-    async fn carry(&mut self, worker: &mut Child, until: usize) -> Result<(), Box<dyn Error>> {
+    async fn carry(&mut self, worker: &mut Child, until: usize) -> Result<(), error::Source> {
         while self.shown < until || self.emulator.queued(INSTANCE) > 0 {
             self.wait(worker).await?;
         }
@@ -146,7 +146,7 @@ impl Stage {
     }
 
     /// Waits until a delete hangs, then kills the worker.
-    async fn crash(&mut self, worker: &mut Child) -> Result<(), Box<dyn Error>> {
+    async fn crash(&mut self, worker: &mut Child) -> Result<(), error::Source> {
         while !self.emulator.journal(INSTANCE).iter().any(|event| event.event == EventKind::Faulted) {
             self.wait(worker).await?;
         }
@@ -155,7 +155,7 @@ impl Stage {
     }
 
     /// Until something new is shown, or something else may have happened.
-    async fn wait(&mut self, worker: &mut Child) -> Result<(), Box<dyn Error>> {
+    async fn wait(&mut self, worker: &mut Child) -> Result<(), error::Source> {
         let before = (self.shown, self.emulator.recorded(INSTANCE));
         let news = async {
             while (self.shown, self.emulator.recorded(INSTANCE)) == before {
@@ -172,7 +172,7 @@ impl Stage {
     }
 
     /// Shows the lines that are new in the file.
-    fn show(&mut self) -> Result<(), Box<dyn Error>> {
+    fn show(&mut self) -> Result<(), error::Source> {
         let text = read(&self.file)?;
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         for line in whole.lines().skip(self.shown) {
@@ -191,7 +191,7 @@ impl Stage {
     }
 
     /// Holds the file against what was queued.
-    fn check(&self, bodies: &[&str]) -> Result<(), Box<dyn Error>> {
+    fn check(&self, bodies: &[&str]) -> Result<(), error::Source> {
         let text = read(&self.file)?;
         let lines: Vec<Line<'_>> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
         let stored: Vec<&str> = lines.iter().map(|line| line.data.get()).collect();

@@ -38,7 +38,7 @@ impl Doctor {
         let is_wanted = |instance: &Instance| self.instance.is_none_or(|wanted| wanted == instance.id);
         let instances: Vec<Instance> = config.instances.into_iter().filter(is_wanted).collect();
         if let Some(wanted) = self.instance.filter(|_| instances.is_empty()) {
-            return Err(Failure::Usage(format!("--instance: the config has no instance {wanted}")));
+            return Err(Failure::Usage(format!("--instance: the config has no instance {wanted}").into()));
         }
         let client = run::client(&config.api)?;
         let kinds: Arc<Vec<String>> = Arc::new(config.api.webhooks);
@@ -47,7 +47,7 @@ impl Doctor {
         let mut checks = Vec::new();
         for instance in &instances {
             match run::queue(&client, instance) {
-                Err(failure) => checks.push(Check::of(instance.id, "secrets", Err(failure.to_string()))),
+                Err(failure) => checks.push(Check::of(instance.id, "secrets", Err(failure.to_string().into()))),
                 Ok(queue) => {
                     checks.push(Check::of(instance.id, "secrets", Ok("the token can be read".into())));
                     let (at_once, kinds) = (Arc::clone(&at_once), Arc::clone(&kinds));
@@ -59,19 +59,19 @@ impl Doctor {
             }
         }
         while let Some(examined) = asked.join_next().await {
-            checks.extend(examined.map_err(|error| Failure::Failed(error.to_string()))?);
+            checks.extend(examined.map_err(|error| Failure::Failed(error.into()))?);
         }
         checks.sort_by_key(|check| check.instance);
         checks.extend(kind::examine(config.sink, config.shards).await);
         self.show(&checks)?;
         let failed = checks.iter().filter(|check| !check.ok).count();
-        if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed"))) }
+        if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed").into())) }
     }
 
     fn show(&self, checks: &[Check]) -> Result<(), Failure> {
         if self.json {
             let json = serde_json::to_string(&json!({"ok": checks.iter().all(|check| check.ok), "checks": checks}));
-            println!("{}", json.map_err(|error| Failure::Failed(error.to_string()))?);
+            println!("{}", json.map_err(|error| Failure::Failed(error.into()))?);
             return Ok(());
         }
         for Check { instance, check, ok, detail } in checks {

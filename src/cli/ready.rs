@@ -1,6 +1,5 @@
 //! Asks a running bridge whether it is ready.
 
-use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{Failure, run, source};
 use crate::admin::DEFAULT_LISTEN;
+use crate::error::{self, SetupError};
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -45,7 +45,7 @@ impl Ready {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        let no_answer = |error: Box<dyn Error>| Failure::Failed(format!("no answer from the admin port: {error}"));
+        let no_answer = |error| Failure::Failed(SetupError::new("no answer from the admin port", error).into());
         let asked = timeout(ADMIN_TIMEOUT, ask(address)).await.unwrap_or_else(|late| Err(late.into()));
         let (is_ready, text) = asked.map_err(no_answer)?;
         eprintln!("{text}");
@@ -54,7 +54,7 @@ impl Ready {
 }
 
 /// Whether `/readyz` answers with success, and what it says.
-async fn ask(address: SocketAddr) -> Result<(bool, String), Box<dyn Error>> {
+async fn ask(address: SocketAddr) -> Result<(bool, String), error::Source> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut sender, connection) = http1::handshake(stream).await?;
     tokio::spawn(connection);

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::Failure;
 use crate::admin::{Admin, DEFAULT_LISTEN};
 use crate::config::{self, Api, Config, Instance, ProxyUrl};
+use crate::error::SetupError;
 use crate::exposure;
 use crate::fleet;
 use crate::green_api::{GreenApi, Queue};
@@ -41,7 +42,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
         move || prepare(config, &metrics)
     });
     let Some(prepared) = stop.run_until_cancelled(preparing).await else { return Ok(()) };
-    let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.to_string()))??;
+    let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.into()))??;
     listen(admin, asked_for).await?;
     info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let (tell, changes) = mpsc::channel(1);
@@ -53,12 +54,12 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     drop(timeout(CLOSE_TIMEOUT, closing.close()).await);
     info!("stopped");
     outcome.map_err(|end| match end {
-        SinkError::Fenced(_) => Failure::Fenced(end.to_string()),
+        SinkError::Fenced(_) => Failure::Fenced(end.into()),
         SinkError::Refused(_)
         | SinkError::NoRoom(_)
         | SinkError::Renewed
         | SinkError::Reopen(_)
-        | SinkError::Closed(_) => Failure::Failed(end.to_string()),
+        | SinkError::Closed(_) => Failure::Failed(end.into()),
     })
 }
 
@@ -86,16 +87,16 @@ fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
                 running.push(instance);
             }
             Err(error) if error.is_late() => late.push(instance),
-            Err(error) => return Err(unreadable(&instance, &error)),
+            Err(error) => return Err(unreadable(&instance, error)),
         }
     }
     let dead_letters = dead_letter_folder(&config.dead_letter_dir);
     let limit_mib = config.dead_letter_dir_limit_mib;
-    let sink =
-        kind::start(&config.sink, &dead_letters, limit_mib, config.shards, metrics).map_err(Failure::Configuration)?;
+    let sink = kind::start(&config.sink, &dead_letters, limit_mib, config.shards, metrics)
+        .map_err(|error| Failure::Configuration(error.into()))?;
     let make_queue = move |instance: &Instance| {
         of_instances.warn_of(instance);
-        queue(&client, instance).map_err(|failure| failure.to_string())
+        queue(&client, instance).map_err(|failure| failure.to_string().into())
     };
     let watch = Watch::new(running, late, config.instances_dir, Box::new(make_queue));
     Ok(Prepared { queues, sink, watch })
@@ -108,7 +109,7 @@ const POLL_MARGIN: Duration = Duration::from_secs(75);
 pub(super) fn admin_address(config: Option<&config::Admin>) -> Result<Option<config::Admin>, Failure> {
     match env::var("BRIDGE_ADMIN_LISTEN") {
         Ok(text) if !text.is_empty() => {
-            let wrong = |form| Failure::Configuration(format!("BRIDGE_ADMIN_LISTEN {form}"));
+            let wrong = |form| Failure::Configuration(format!("BRIDGE_ADMIN_LISTEN {form}").into());
             Ok(Some(config::Admin { listen: config::listen_address(Some(&text)).map_err(wrong)? }))
         }
         _ => Ok(config.cloned()),
@@ -122,7 +123,9 @@ async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Fa
         Some(config::Admin { listen: None }) => Ok(()),
         Some(config::Admin { listen: Some(address) }) => {
             let opened = admin.start(address).await;
-            opened.map(drop).map_err(|error| Failure::Failed(format!("{}: set `admin.listen`", told(address, error))))
+            opened
+                .map(drop)
+                .map_err(|error| Failure::Failed(format!("{}: set `admin.listen`", told(address, error)).into()))
         }
         None => {
             if let Err(error) = admin.start(DEFAULT_LISTEN).await {
@@ -170,23 +173,24 @@ pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Fa
 }
 
 pub(super) fn queue(client: &GreenApi, instance: &Instance) -> Result<Queue, Failure> {
-    read_token(client, instance).map_err(|error| unreadable(instance, &error))
+    read_token(client, instance).map_err(|error| unreadable(instance, error))
 }
 
 fn read_token(client: &GreenApi, instance: &Instance) -> Result<Queue, UnreadableSecret> {
     Queue::new(client.clone(), instance.id, instance.api_url.url().clone(), instance.token())
 }
 
-fn unreadable(instance: &Instance, error: &UnreadableSecret) -> Failure {
-    Failure::Configuration(format!("instance {}: `api_token_file` {error}", instance.id))
+fn unreadable(instance: &Instance, error: UnreadableSecret) -> Failure {
+    Failure::Configuration(SetupError::new(format!("instance {}: `api_token_file`", instance.id), error).into())
 }
 
 pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {
     let read = |path: &PathBuf| {
-        let unreadable = |error| Failure::Configuration(format!("api.ca_file {}: {error}", path.display()));
+        let unreadable =
+            |error| Failure::Configuration(SetupError::new(format!("api.ca_file {}", path.display()), error).into());
         input_file::read(path).map_err(unreadable)
     };
     let certificates = api.ca_file.as_ref().map(read).transpose()?;
     GreenApi::new(api.receive_timeout(), api.proxy.as_ref().map(ProxyUrl::url), certificates.as_deref())
-        .map_err(|error| Failure::Configuration(format!("api: {error}: check `api.ca_file` and `api.proxy`")))
+        .map_err(|error| Failure::Configuration(SetupError::new("check `api.ca_file` and `api.proxy`", error).into()))
 }

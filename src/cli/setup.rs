@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{Failure, run, source};
+use crate::error::Chain;
 use crate::green_api::settings::{WEBHOOK_URL, required_changes};
 use crate::green_api::{Problem, Queue};
 
@@ -29,15 +30,20 @@ impl Setup {
         for queue in run::queues(&config.api, &config.instances)? {
             if let Err(problem) = make_ready(&queue, &config.api.webhooks, self.apply).await {
                 eprintln!(
-                    "instance {}: {problem}\n  {}: {}",
+                    "instance {}: {}\n  {}: {}",
                     queue.instance(),
+                    Chain(&problem),
                     problem.condition,
                     problem.condition.advice()
                 );
                 failed += 1;
             }
         }
-        if failed > 0 { Err(Failure::Failed(format!("{failed} instance(s) could not be made ready"))) } else { Ok(()) }
+        if failed > 0 {
+            Err(Failure::Failed(format!("{failed} instance(s) could not be made ready").into()))
+        } else {
+            Ok(())
+        }
     }
 }
 

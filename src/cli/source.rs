@@ -9,6 +9,7 @@ use tracing::warn;
 use super::{Failure, Source};
 use crate::address::has_password;
 use crate::config::{ApiUrl, Config, Instance};
+use crate::error::SetupError;
 use crate::sink::kind::{self, Options};
 use crate::sink::stdout;
 
@@ -16,7 +17,7 @@ impl Source {
     /// The config that was asked for.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         let config = self.read()?;
-        kind::supported(&config.sink).map_err(Failure::Configuration)?;
+        kind::supported(&config.sink).map_err(|error| Failure::Configuration(error.into()))?;
         Ok(config)
     }
 
@@ -39,8 +40,8 @@ impl Source {
         let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
             return Err(Failure::Usage("nothing named: a config with --config FILE, or a sink with --sink URL".into()));
         };
-        let sink = Options::from_url(&sink).map_err(|forms| Failure::Usage(format!("--sink: {forms}")))?;
-        kind::supported(&sink).map_err(Failure::Configuration)?;
+        let sink = Options::from_url(&sink).map_err(|form| Failure::Usage(SetupError::new("--sink", form).into()))?;
+        kind::supported(&sink).map_err(|error| Failure::Configuration(error.into()))?;
         Ok(sink)
     }
 }
@@ -61,14 +62,15 @@ pub(super) fn from_file(path: &Path) -> Result<Config, Failure> {
 }
 
 fn from_environment(sink: Options) -> Result<Config, Failure> {
-    let missing = |name: &str| Failure::Configuration(format!("without a config file the variable {name} is needed"));
+    let missing =
+        |name: &str| Failure::Configuration(format!("without a config file the variable {name} is needed").into());
     let id = variable("GREEN_API_ID_INSTANCE").ok_or_else(|| missing("GREEN_API_ID_INSTANCE"))?;
     let url = variable("GREEN_API_URL").ok_or_else(|| missing("GREEN_API_URL"))?;
     let (token, token_file) = (variable("GREEN_API_TOKEN"), variable("GREEN_API_TOKEN_FILE"));
     if token.is_some() == token_file.is_some() {
         return Err(Failure::Configuration("exactly one of GREEN_API_TOKEN and GREEN_API_TOKEN_FILE is needed".into()));
     }
-    let wrong = |name: &str, why: &str| Failure::Configuration(format!("{name} {why}"));
+    let wrong = |name: &str, why: &str| Failure::Configuration(format!("{name} {why}").into());
     let instance = Instance {
         id: id.parse().map_err(|_number| wrong("GREEN_API_ID_INSTANCE", "must be a whole number"))?,
         api_url: ApiUrl::try_from(url).map_err(|why| wrong("GREEN_API_URL", why))?,

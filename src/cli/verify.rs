@@ -38,7 +38,7 @@ impl Verify {
         };
         let folder = run::dead_letter_folder(&dead_letters);
         let report = tokio::task::block_in_place(|| kind::verify(&sink, &folder, &instances, self.drain));
-        let report = report.map_err(Failure::Failed)?;
+        let report = report.map_err(|error| Failure::Failed(error.into()))?;
         self.show(&report)?;
         if report.ok { Ok(()) } else { Err(Failure::Failed("something is lost, doubled or reordered".into())) }
     }
@@ -46,7 +46,7 @@ impl Verify {
     fn show(&self, report: &Report) -> Result<(), Failure> {
         if self.json {
             let json = serde_json::to_string(report);
-            println!("{}", json.map_err(|error| Failure::Failed(error.to_string()))?);
+            println!("{}", json.map_err(|error| Failure::Failed(error.into()))?);
             return Ok(());
         }
         eprintln!(

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use super::fault::Fault;
 use super::generate::{Generate, generate};
 use super::queue::{Notification, Settings};
-use super::{Server, Slot};
+use super::{Refused, Server, Slot};
 
 pub(super) const HELP: &str = include_str!("help.txt");
 const LARGEST_BODY: usize = 64 * 1024 * 1024;
@@ -127,7 +127,7 @@ async fn generate_some(
 ) -> Result<Response, Refusal> {
     find(&server, &id)?;
     let wanted: Generate = parse(body)?;
-    let queued = generate(&server, &id, &wanted).map_err(Refusal::bad)?;
+    let queued = generate(&server, &id, &wanted).map_err(|Refused(reason)| Refusal::bad(reason))?;
     Ok(answer(&json!({"queued": queued})))
 }
 
@@ -138,7 +138,7 @@ async fn add_fault(
 ) -> Result<Response, Refusal> {
     let slot = find(&server, &id)?;
     let fault: Fault = parse(body)?;
-    fault.check().map_err(Refusal::bad)?;
+    fault.check().map_err(|Refused(reason)| Refusal::bad(reason))?;
     slot.lock().add_fault(fault);
     Ok(answer(&json!({"added": true})))
 }
@@ -200,7 +200,7 @@ pub(super) fn fits_a_path(text: &str) -> bool {
 }
 
 fn find<'server>(server: &'server Server, id: &str) -> Result<&'server Slot, Refusal> {
-    server.slot(id).map_err(|reason| Refusal(StatusCode::NOT_FOUND, reason))
+    server.slot(id).map_err(|Refused(reason)| Refusal(StatusCode::NOT_FOUND, reason))
 }
 
 fn complete(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {

@@ -3,6 +3,8 @@
 use axum::http::{HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::Refused;
+
 /// A method of the Green API that the emulator knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,17 +130,17 @@ impl Fault {
     }
 
     /// What could not be carried out when the fault strikes is refused when it is made.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), Refused> {
         if self.times == 0 {
-            return Err("`times` must be at least 1".to_owned());
+            return Err(Refused("`times` must be at least 1".to_owned()));
         }
         if let FaultKind::Answer { status, content_type, .. } = &self.kind {
             // A 1xx is not an answer, it announces one.
             if !(200..=599).contains(status) || StatusCode::from_u16(*status).is_err() {
-                return Err(format!("`status` must be 200 to 599, not {status}"));
+                return Err(Refused(format!("`status` must be 200 to 599, not {status}")));
             }
             if content_type.as_ref().is_some_and(|value| HeaderValue::from_str(value).is_err()) {
-                return Err("`content_type` must be a header value of visible ASCII".to_owned());
+                return Err(Refused("`content_type` must be a header value of visible ASCII".to_owned()));
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::queue::Notification;
-use super::{Server, now_ms};
+use super::{Refused, Server, now_ms};
 
 /// A longer run at once would hold everything in memory twice and the lock for seconds.
 const MOST_AT_ONCE: u64 = 1_000_000;
@@ -31,15 +31,15 @@ impl Generate {
 }
 
 /// Queues what is asked for and returns how many notifications wait now; with a rate the rest follows in the background.
-pub(super) fn generate(server: &Arc<Server>, id: &str, wanted: &Generate) -> Result<usize, String> {
+pub(super) fn generate(server: &Arc<Server>, id: &str, wanted: &Generate) -> Result<usize, Refused> {
     let count = wanted.count;
     if count > MOST_AT_ONCE {
-        return Err(format!("`count` must be at most {MOST_AT_ONCE}, not {count}"));
+        return Err(Refused(format!("`count` must be at most {MOST_AT_ONCE}, not {count}")));
     }
     if let Some(per_second) = wanted.per_second
         && !(0.001..=1_000_000.0).contains(&per_second)
     {
-        return Err(format!("`per_second` must be 0.001 to 1000000, not {per_second}"));
+        return Err(Refused(format!("`per_second` must be 0.001 to 1000000, not {per_second}")));
     }
     let slot = server.slot(id)?;
     let first = slot.lock().reserve_numbers(count);

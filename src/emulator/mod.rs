@@ -222,6 +222,11 @@ pub fn notifications() -> impl Iterator<Item = &'static str> + Clone {
     include_str!("notifications.jsonl").lines()
 }
 
+/// What was asked of the emulator cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
 /// What the handlers share.
 struct Server {
     slots: BTreeMap<String, Slot>,
@@ -240,10 +245,10 @@ impl Server {
         self.slots.values().for_each(|slot| slot.arrived.notify_waiters());
     }
 
-    fn slot(&self, instance: &str) -> Result<&Slot, String> {
+    fn slot(&self, instance: &str) -> Result<&Slot, Refused> {
         self.slots.get(instance).ok_or_else(|| {
             let known: Vec<_> = self.slots.keys().map(String::as_str).collect();
-            format!("there is no instance {instance}; the emulator has {}", known.join(", "))
+            Refused(format!("there is no instance {instance}; the emulator has {}", known.join(", ")))
         })
     }
 }

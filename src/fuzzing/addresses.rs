@@ -67,7 +67,7 @@ fn check_kafka_servers(data: &[u8]) {
             assert_eq!(format!("{}/{topic}", kafka.bootstrap_servers.join(",")), text, "every part of it is used");
         }
         Ok(other) => panic!("{text:?}: {other:?}"),
-        Err(told) => assert!(!told.contains(SECRET), "{told}"),
+        Err(told) => assert!(!told.to_string().contains(SECRET), "{told}"),
     }
     let bootstrap_servers = vec![text.to_owned()];
     if !is_accepted(Options::Kafka(kafka::Options { bootstrap_servers, ..kafka::Options::default() })) {

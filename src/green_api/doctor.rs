@@ -4,6 +4,7 @@ use super::settings::{WEBHOOK_URL, required_changes};
 use super::{Problem, Queue};
 use crate::account::AccountState;
 use crate::doctor::Check;
+use crate::error::{Chain, SetupError};
 
 /// Asks Green API about an instance: `getStateInstance` and `getSettings`, once each, never
 /// `receiveNotification`. `kinds` are the notification switches that should be on.
@@ -33,7 +34,7 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
                 if off.is_empty() {
                     Ok("all wanted kinds are on".into())
                 } else {
-                    Err(format!("off: {}: switch them on with `green-api-bridge setup --apply`", off.join(", ")))
+                    Err(format!("off: {}: switch them on with `green-api-bridge setup --apply`", off.join(", ")).into())
                 },
             ));
         }
@@ -41,11 +42,11 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
     checks
 }
 
-fn told(problem: &Problem) -> String {
-    format!("{problem}: {}: {}", problem.condition, problem.condition.advice())
+fn told(problem: &Problem) -> SetupError {
+    format!("{}: {}: {}", Chain(problem), problem.condition, problem.condition.advice()).into()
 }
 
-fn judged(name: &str) -> Result<String, String> {
+fn judged(name: &str) -> Result<String, SetupError> {
     let state = AccountState::named(name);
     // The server's own word, but only if it is one: an answer must not get into a log unseen.
     let name = if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) { name } else { "unknown" };
@@ -59,5 +60,5 @@ fn judged(name: &str) -> Result<String, String> {
         AccountState::Blocked => format!("{name}: WhatsApp has banned the account"),
         AccountState::Other => format!("{name}: not a state that is known to receive"),
     };
-    if state.receives() { Ok(found) } else { Err(found) }
+    if state.receives() { Ok(found) } else { Err(found.into()) }
 }

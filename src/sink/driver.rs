@@ -6,6 +6,7 @@ use super::Sink;
 use super::dead_letter::Folder;
 use crate::config::Found;
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::verify::Audit;
 
@@ -39,7 +40,7 @@ pub(crate) trait Kind {
     ///
     /// # Errors
     /// When this build lacks it.
-    fn driver(&self) -> Result<&dyn Driver, String>;
+    fn driver(&self) -> Result<&dyn Driver, SetupError>;
 }
 
 /// The working part of a kind of sink, which a build may lack. What blocks may block.
@@ -48,12 +49,12 @@ pub(crate) trait Driver: Sync {
     ///
     /// # Errors
     /// Names what it cannot do.
-    fn supported(&self) -> Result<(), String> {
+    fn supported(&self) -> Result<(), SetupError> {
         Ok(())
     }
 
     /// As [`start`](super::kind::start).
-    fn start(&self, dead_letters: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String>;
+    fn start(&self, dead_letters: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError>;
 
     /// As [`examine`](super::kind::examine).
     fn examine(&self, shards: u16) -> Vec<Check>;
@@ -63,5 +64,5 @@ pub(crate) trait Driver: Sync {
     ///
     /// # Errors
     /// What cannot be read, and so what to change.
-    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, String>;
+    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, SetupError>;
 }

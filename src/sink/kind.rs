@@ -1,6 +1,7 @@
 //! The kinds of sinks that are built in, and the only place that tells them apart. One more is a folder of its own and,
 //! here, a variant, an arm of the `match`, and a line for its URL.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use super::dead_letter::{self, Folder};
 use super::driver::Kind;
 use super::{Sink, amqp, file, kafka, stdout};
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::verify::{Audit, Report};
@@ -45,20 +47,29 @@ impl Options {
     ///
     /// # Errors
     /// The known forms. `text` itself is not repeated: it may hold a password.
-    pub fn from_url(text: &str) -> Result<Self, String> {
+    pub fn from_url(text: &str) -> Result<Self, UnknownForm> {
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let parsed = match scheme {
             "kafka" => kafka::Options::from_url(rest).map(Self::Kafka),
             "amqp" | "amqps" => amqp::Options::from_url(text).map(Self::Amqp),
             "file" => file::Options::from_url(rest).map(Self::File),
             "stdout" if text.contains(':') => stdout::Options::from_url(rest).map(Self::Stdout),
-            _ => Err(String::new()),
+            _ => Err(""),
         };
-        let forms = [stdout::FORM, file::FORM, kafka::FORM, amqp::FORM].join(" | ");
-        parsed.map_err(|problem| match &*problem {
-            "" => format!("expected {forms}"),
-            problem => format!("expected {forms}; it {problem}"),
-        })
+        parsed.map_err(UnknownForm)
+    }
+}
+
+/// A URL that names no sink; what is wrong with it, if that is more than its form.
+#[derive(Debug)]
+pub struct UnknownForm(&'static str);
+
+impl std::error::Error for UnknownForm {}
+
+impl fmt::Display for UnknownForm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "expected {}", [stdout::FORM, file::FORM, kafka::FORM, amqp::FORM].join(" | "))?;
+        if self.0.is_empty() { Ok(()) } else { write!(formatter, "; it {}", self.0) }
     }
 }
 
@@ -66,7 +77,7 @@ impl Options {
 ///
 /// # Errors
 /// Names what it lacks.
-pub fn supported(options: &Options) -> Result<(), String> {
+pub fn supported(options: &Options) -> Result<(), SetupError> {
     options.kind().driver()?.supported()
 }
 
@@ -95,7 +106,7 @@ pub fn start(
     limit_mib: u64,
     shards: u16,
     metrics: &Metrics,
-) -> Result<Arc<dyn Sink>, String> {
+) -> Result<Arc<dyn Sink>, SetupError> {
     options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards, metrics)
 }
 
@@ -108,7 +119,8 @@ pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
     };
     // The clients of Kafka and of files block.
     let examined = tokio::task::spawn_blocking(blocking).await;
-    examined.unwrap_or_else(|panic| vec![Check::of_sink("doctor", Err(format!("it ended unexpectedly: {panic}")))])
+    examined
+        .unwrap_or_else(|panic| vec![Check::of_sink("doctor", Err(SetupError::new("it ended unexpectedly", panic)))])
 }
 
 /// Reads back what was published by this config, dead letters included, and holds it against the
@@ -117,14 +129,19 @@ pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
 ///
 /// # Errors
 /// What cannot be read, and so what to change.
-pub fn verify(options: &Options, dead_letters: &Path, instances: &[InstanceId], drain: bool) -> Result<Report, String> {
+pub fn verify(
+    options: &Options,
+    dead_letters: &Path,
+    instances: &[InstanceId],
+    drain: bool,
+) -> Result<Report, SetupError> {
     let mut audit = Audit::default();
     for instance in instances {
         audit.expect(*instance);
     }
     let from_the_beginning = options.kind().driver()?.audit(drain, &mut audit)?;
     dead_letter::audit(dead_letters, &mut audit)
-        .map_err(|error| format!("dead_letter_dir {}: {error}", dead_letters.display()))?;
+        .map_err(|error| SetupError::new(format!("dead_letter_dir {}", dead_letters.display()), error))?;
     Ok(audit.report(from_the_beginning))
 }
 

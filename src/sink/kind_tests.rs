@@ -38,7 +38,7 @@ fn anything_else_is_told_the_forms_and_not_repeated() {
         "amqp://u:secret@host/a/../b?exchange=e",
         "amqp://u:sec ret@host/v",
     ] {
-        let error = Options::from_url(odd).expect_err(odd);
+        let error = Options::from_url(odd).expect_err(odd).to_string();
         assert!(error.starts_with("expected stdout:") && !error.contains("secret"), "{odd}: {error}");
     }
 }

@@ -15,6 +15,7 @@ use super::dead_letter::Folder;
 pub use super::shard::Shard;
 use super::{DeadLetter, Pending, Reason, SinkError, Stored};
 use crate::doubt::Memory;
+use crate::error::{Chain, SetupError};
 use crate::notification::{InstanceId, Notification};
 
 /// Takes the ownerships of a sink, one after the other, and keeps what outlives them: a closure, or a
@@ -87,6 +88,13 @@ pub enum SessionError {
     Fenced(String),
     /// Nobody reads any more: never to be tried again.
     Closed(String),
+}
+
+/// What is wrong with the config now may be right when it is tried again: files change.
+impl From<SetupError> for SessionError {
+    fn from(error: SetupError) -> Self {
+        Self::Unavailable(Chain(&error).to_string())
+    }
 }
 
 impl fmt::Display for SessionError {

@@ -13,6 +13,7 @@ pub use self::options::{Argument, OnUnroutable, Options, QueueType};
 use super::driver::{Driver, Kind};
 use crate::address::has_password;
 use crate::config::Found;
+use crate::error::SetupError;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";
@@ -39,12 +40,12 @@ impl Kind for Options {
     }
 
     #[cfg(feature = "amqp")]
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Ok(self)
     }
 
     #[cfg(not(feature = "amqp"))]
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Err("sink.amqp: this build lacks the feature `amqp`".into())
     }
 }

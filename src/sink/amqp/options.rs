@@ -125,14 +125,14 @@ pub enum OnUnroutable {
 
 impl Options {
     /// `exchange` and `queue` of the query are the bridge's; all other parameters are the AMQP client's.
-    pub(in crate::sink) fn from_url(text: &str) -> Result<Self, String> {
+    pub(in crate::sink) fn from_url(text: &str) -> Result<Self, &'static str> {
         let (address, fragment) = text.split_at(text.find('#').unwrap_or(text.len()));
         let (address, query) = address.split_once('?').unwrap_or((address, ""));
         let mut amqp = Self::default();
         let (mut seen, mut rest) = (Vec::new(), url::form_urlencoded::Serializer::new(String::new()));
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             if seen.contains(&name) {
-                return Err("has a name twice in its query".into());
+                return Err("has a name twice in its query");
             }
             match &*name {
                 "exchange" => amqp.exchange = value.into_owned(),

@@ -13,6 +13,7 @@ use super::dead_letter::Folder;
 use super::driver::{Driver, Kind};
 use super::worker::Worker;
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::input_file;
 use crate::metrics::Metrics;
 use crate::verify::Audit;
@@ -46,8 +47,8 @@ impl Default for Options {
 }
 
 impl Options {
-    pub(super) fn from_url(path: &str) -> Result<Self, String> {
-        if path.is_empty() { Err(String::new()) } else { Ok(Self { path: path.into() }) }
+    pub(super) fn from_url(path: &str) -> Result<Self, &'static str> {
+        if path.is_empty() { Err("") } else { Ok(Self { path: path.into() }) }
     }
 }
 
@@ -60,34 +61,34 @@ impl Kind for Options {
         "exactly once"
     }
 
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Ok(self)
     }
 }
 
 impl Driver for Options {
     /// One bridge locks the file. `Ok` from a publish means fsynced.
-    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError> {
         // One that does not answer is the sink's to wait for.
         input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();
         let worker = Worker::start(metrics, move |_shard| session::LinesFile::acquire(&path));
-        Ok(Arc::new(worker.map_err(|error| format!("the sink's thread cannot be started: {error}"))?))
+        Ok(Arc::new(worker.map_err(|error| SetupError::new("the sink's thread cannot be started", error))?))
     }
 
     fn examine(&self, _shards: u16) -> Vec<Check> {
         vec![Check::of_sink("file", examine(&self.path))]
     }
 
-    fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, String> {
+    fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
         let read = read_back::audit(&self.path, audit);
-        read.map(|()| true).map_err(|error| format!("sink.file.path {}: {error}", self.path.display()))
+        read.map(|()| true).map_err(|error| SetupError::new(format!("sink.file.path {}", self.path.display()), error))
     }
 }
 
 /// Whether the file, or else its folder, can be written. Neither locks nor creates it.
-fn examine(path: &Path) -> Result<String, String> {
-    let context = |error: io::Error| format!("sink.file.path {}: {error}", path.display());
+fn examine(path: &Path) -> Result<String, SetupError> {
+    let context = |error: io::Error| SetupError::new(format!("sink.file.path {}", path.display()), error);
     session::require_regular(path)?;
     if path.exists() {
         session::appending().open(path).map_err(context)?;
@@ -98,6 +99,6 @@ fn examine(path: &Path) -> Result<String, String> {
     if metadata.is_dir() && !metadata.permissions().readonly() {
         Ok("it will be created; exactly once".into())
     } else {
-        Err(format!("sink.file.path {}: its folder cannot be written", path.display()))
+        Err(format!("sink.file.path {}: its folder cannot be written", path.display()).into())
     }
 }

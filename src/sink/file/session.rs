@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::read_back::{self, Remembered};
 use crate::doubt::Memory;
+use crate::error::SetupError;
 use crate::fault;
 use crate::input_file;
 use crate::notification::InstanceId;
@@ -50,7 +51,7 @@ impl LinesFile {
             |error: &io::Error| SessionError::Unavailable(format!("sink.file.path {}: {error}", path.display()));
         for _ in 0..ATTEMPTS {
             // Others are not even opened: that may block, or have an effect.
-            require_regular(path).map_err(SessionError::Unavailable)?;
+            require_regular(path)?;
             let mut file = open(path).map_err(|error| context(&error))?;
             match file.try_lock() {
                 Ok(()) => {}
@@ -76,14 +77,15 @@ impl LinesFile {
 }
 
 /// A path where a file can be: a regular one, or nothing yet.
-pub(super) fn require_regular(path: &Path) -> Result<(), String> {
+pub(super) fn require_regular(path: &Path) -> Result<(), SetupError> {
     match path.metadata() {
         Ok(found) if !found.is_file() => {
-            Err(format!("sink.file.path {}: it is no regular file: name one, or use the sink `stdout`", path.display()))
+            Err(format!("sink.file.path {}: it is no regular file: name one, or use the sink `stdout`", path.display())
+                .into())
         }
         // No file is made where a link leads.
         Err(_) if path.is_symlink() => {
-            Err(format!("sink.file.path {}: it is a link that leads to no file: name one", path.display()))
+            Err(format!("sink.file.path {}: it is a link that leads to no file: name one", path.display()).into())
         }
         _ => Ok(()),
     }

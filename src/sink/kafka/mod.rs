@@ -13,6 +13,7 @@ pub(crate) use self::broker::assert_reads_its_own;
 pub use self::options::{CreateTopics, Key, Options};
 use super::driver::{Driver, Kind};
 use crate::config::Found;
+use crate::error::SetupError;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";
@@ -53,12 +54,12 @@ impl Kind for Options {
     }
 
     #[cfg(feature = "kafka")]
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Ok(self)
     }
 
     #[cfg(not(feature = "kafka"))]
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Err("sink.kafka: this build lacks the feature `kafka`".into())
     }
 }

@@ -78,11 +78,11 @@ impl Default for CreateTopics {
 
 impl Options {
     /// From what stands behind `kafka:` in a sink's URL.
-    pub(in crate::sink) fn from_url(rest: &str) -> Result<Self, String> {
+    pub(in crate::sink) fn from_url(rest: &str) -> Result<Self, &'static str> {
         let parts = rest.strip_prefix("//").and_then(|rest| rest.split_once('/'));
-        let (servers, topic) = parts.ok_or_else(String::new)?;
+        let (servers, topic) = parts.ok_or("")?;
         if topic.is_empty() || servers.split(',').any(str::is_empty) {
-            return Err(String::new());
+            return Err("");
         }
         let bootstrap_servers = servers.split(',').map(str::to_owned).collect();
         Ok(Self { bootstrap_servers, topic: topic.to_owned(), ..Self::default() })

@@ -19,6 +19,7 @@ use super::session::{Action, Job, Session, SessionError};
 use super::worker::Worker;
 use crate::doctor::Check;
 use crate::doubt::Memory;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::verify::Audit;
@@ -33,8 +34,8 @@ pub(super) const FORM: &str = "stdout:";
 pub struct Options {}
 
 impl Options {
-    pub(super) fn from_url(rest: &str) -> Result<Self, String> {
-        if rest.is_empty() { Ok(Self {}) } else { Err(String::new()) }
+    pub(super) fn from_url(rest: &str) -> Result<Self, &'static str> {
+        if rest.is_empty() { Ok(Self {}) } else { Err("") }
     }
 }
 
@@ -47,13 +48,13 @@ impl Kind for Options {
         "at least once, possible duplicates marked; no memory over a restart"
     }
 
-    fn driver(&self) -> Result<&dyn Driver, String> {
+    fn driver(&self) -> Result<&dyn Driver, SetupError> {
         Ok(self)
     }
 }
 
 impl Driver for Options {
-    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError> {
         Ok(Arc::new(into_writer(metrics, io::stdout)?))
     }
 
@@ -61,14 +62,14 @@ impl Driver for Options {
         vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
     }
 
-    fn audit(&self, _drain: bool, _audit: &mut Audit) -> Result<bool, String> {
+    fn audit(&self, _drain: bool, _audit: &mut Audit) -> Result<bool, SetupError> {
         Err("sink.stdout keeps nothing that could be verified".into())
     }
 }
 
-fn into_writer<W: Write>(metrics: &Metrics, writer: impl Fn() -> W + Send + 'static) -> Result<Worker, String> {
+fn into_writer<W: Write>(metrics: &Metrics, writer: impl Fn() -> W + Send + 'static) -> Result<Worker, SetupError> {
     let acquire = move |_shard| Ok(Stdout { writer: writer(), epoch: unix_milliseconds(), sequences: HashMap::new() });
-    Worker::start(metrics, acquire).map_err(|error| format!("the sink's thread cannot be started: {error}"))
+    Worker::start(metrics, acquire).map_err(|error| SetupError::new("the sink's thread cannot be started", error))
 }
 
 const STDOUT: &str = "stdout";

@@ -22,6 +22,7 @@ use super::alarm::{ANSWER_TIMEOUT, Alarms};
 use super::errors::{is_soft, unavailable};
 use super::topology::{self, ReportedQueues};
 use crate::address;
+use crate::error::SetupError;
 use crate::input_file;
 use crate::metrics::Metrics;
 use crate::sink::amqp::options::Options;
@@ -45,13 +46,14 @@ pub(super) struct Secrets {
 
 impl Secrets {
     /// Reads the files, which may have changed since the last session.
-    pub(super) fn read(config: &Options) -> Result<Self, String> {
-        let unreadable =
-            |key: &str, path: &Path, error: &io::Error| format!("sink.amqp.{key} {}: {error}", path.display());
+    pub(super) fn read(config: &Options) -> Result<Self, SetupError> {
+        let unreadable = |key: &str, path: &Path, error: io::Error| {
+            SetupError::new(format!("sink.amqp.{key} {}", path.display()), error)
+        };
         let secret =
-            |key: &str, path: &Path| input_file::read_secret_text(path).map_err(|error| unreadable(key, path, &error));
+            |key: &str, path: &Path| input_file::read_secret_text(path).map_err(|error| unreadable(key, path, error));
         let certificates =
-            |path: &Path| input_file::read_text(path).map_err(|error| unreadable("ca_file", path, &error));
+            |path: &Path| input_file::read_text(path).map_err(|error| unreadable("ca_file", path, error));
         let uris = match &config.uri_file {
             Some(path) => vec![SecretString::from(secret("uri_file", path)?.trim())],
             None => config.uri.clone(),
@@ -65,7 +67,7 @@ impl Secrets {
             None => None,
             Some(path) => {
                 let der = input_file::read_secret(path);
-                let der = der.map_err(|error| unreadable("client_identity_file", path, &error))?;
+                let der = der.map_err(|error| unreadable("client_identity_file", path, error))?;
                 let password = match &config.client_identity_password_file {
                     None => String::new(),
                     Some(path) => secret("client_identity_password_file", path)?.trim().to_owned(),
@@ -120,7 +122,7 @@ impl Nodes {
         &mut self,
         prepare: &impl AsyncFn(&Connection, &Options) -> Result<T, SessionError>,
     ) -> Result<(Link, T), SessionError> {
-        let secrets = Secrets::read(&self.config).map_err(SessionError::Unavailable)?;
+        let secrets = Secrets::read(&self.config)?;
         let mut causes = Vec::new();
         for _ in &secrets.uris {
             let index = self.next % secrets.uris.len();

@@ -2,6 +2,7 @@
 
 use super::connection::{self, Examined, Secrets};
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::sink::amqp::options::Options;
 use crate::sink::session::SessionError;
 
@@ -16,7 +17,7 @@ pub(super) fn examine(config: &Options) -> Vec<Check> {
     for (place, examined) in connection::examine(&secrets, &looking) {
         let (topology, rejected) = match examined {
             Examined::Unreachable(failure) => {
-                checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}"))));
+                checks.push(Check::of_sink("broker", Err(format!("{place}: {failure}").into())));
                 continue;
             }
             Examined::Lacks(failure) => (Err(failure), None),
@@ -33,10 +34,10 @@ pub(super) fn examine(config: &Options) -> Vec<Check> {
     checks
 }
 
-fn judged(topology: Result<(), SessionError>, declare: bool) -> Result<String, String> {
+fn judged(topology: Result<(), SessionError>, declare: bool) -> Result<String, SetupError> {
     match topology {
         Ok(()) => Ok("exchange and queues exist".into()),
         Err(SessionError::Unavailable(missing)) if declare => Ok(format!("to be declared: {missing}")),
-        Err(failure) => Err(failure.to_string()),
+        Err(failure) => Err(failure.to_string().into()),
     }
 }

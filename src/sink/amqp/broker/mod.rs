@@ -14,6 +14,7 @@ use self::replica::{HeldShard, Replica};
 use self::topology::ReportedQueues;
 use crate::doctor::Check;
 use crate::doubt::Memory;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::notification::{InstanceId, Notification};
 use crate::sink::amqp::options::{OnUnroutable, Options};
@@ -57,7 +58,7 @@ const FULL: &str = "a queue refused it, as a full one does with `reject-publish`
 impl Driver for Options {
     /// `Ok` from a publish means confirmed and routed. The sink remembers nothing, so the first notification of an instance in
     /// each session is marked as a possible duplicate.
-    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError> {
         connection::Secrets::read(self)?;
         let reported = ReportedQueues::default();
         let replica = (shards > 1).then(|| Arc::new(Replica::new(reported.clone(), shards, metrics.clone())));
@@ -70,7 +71,7 @@ impl Driver for Options {
             replica: replica.clone(),
         };
         let worker = Worker::start_each(metrics, (0..shards).map(acquisition))
-            .map_err(|error| format!("the sink's threads cannot be started: {error}"))?;
+            .map_err(|error| SetupError::new("the sink's threads cannot be started", error))?;
         Ok(match replica {
             None => Arc::new(worker),
             Some(replica) => Arc::new(Shared::new(worker, replica)),
@@ -81,7 +82,7 @@ impl Driver for Options {
         doctor::examine(self)
     }
 
-    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, String> {
+    fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
         published::audit(self, drain, audit)
     }
 }

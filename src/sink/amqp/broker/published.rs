@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 use super::connection::{Link, Nodes};
 use super::errors::{is_soft, unavailable};
 use super::topology::ReportedQueues;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::sink::amqp::options::{OnUnroutable, Options, QueueType};
 use crate::sink::session::SessionError;
@@ -32,7 +33,7 @@ const LARGEST_CHUNK: i64 = 1 << 16;
 ///
 /// # Errors
 /// Names what cannot be read, or not without `drain`.
-pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<bool, String> {
+pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
     let Some(queue) = &config.queue else {
         return Err("sink.amqp.queue is null: name the queue that is to be verified".into());
     };
@@ -40,9 +41,10 @@ pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<
     if !is_stream && !drain {
         return Err(format!(
             "sink.amqp.queue {queue}: a {kind} queue is read only by consuming it: add --drain, and every message is gone"
-        ));
+        )
+        .into());
     }
-    let text = |failure: SessionError| failure.to_string();
+    let text = |failure: SessionError| SetupError::from(failure.to_string());
     let (link, channel) =
         Nodes::new(config.clone(), ReportedQueues::default(), Metrics::new("amqp")).connect(&channel).map_err(text)?;
     let mut reader = Reader { link, channel, audit };
@@ -58,7 +60,8 @@ pub(super) fn audit(config: &Options, drain: bool, audit: &mut Audit) -> Result<
                 return Err(format!(
                     "sink.amqp.dead_letter_queue {letters}: {waiting} dead letters are read only by consuming them: \
                      add --drain, and they are gone"
-                ));
+                )
+                .into());
             }
         }
     }

@@ -15,6 +15,7 @@ use rdkafka::{ClientConfig, Statistics};
 use secrecy::ExposeSecret;
 use tracing::debug;
 
+use crate::error::SetupError;
 use crate::input_file;
 use crate::sink::kafka::options::Options;
 
@@ -54,17 +55,19 @@ fn look_at(name: &str, path: &Path) -> io::Result<()> {
 }
 
 /// The properties of all clients of this sink.
-pub(super) fn configure(config: &Options) -> Result<ClientConfig, String> {
+pub(super) fn configure(config: &Options) -> Result<ClientConfig, SetupError> {
     let mut client = without_files(config)?;
     for (name, path) in &config.properties_files {
-        let value = input_file::read_secret_text(path)
-            .map_err(|error| format!("sink.kafka.properties_files {name}: {}: {error}", path.display()))?;
+        let value = input_file::read_secret_text(path).map_err(|error| {
+            SetupError::new(format!("sink.kafka.properties_files {name}: {}", path.display()), error)
+        })?;
         client.set(name, value.trim());
     }
     let encrypts = client.get("security.protocol").is_some_and(|protocol| protocol.to_uppercase().ends_with("SSL"));
     let named = READ_BY_THE_CLIENT.iter().filter_map(|name| Some((name, client.get(name)?)));
     for (name, path) in named.filter(|(_, path)| encrypts && !path.is_empty()) {
-        look_at(name, Path::new(path)).map_err(|error| format!("sink.kafka.properties {name}: {path}: {error}"))?;
+        look_at(name, Path::new(path))
+            .map_err(|error| SetupError::new(format!("sink.kafka.properties {name}: {path}"), error))?;
     }
     // Unusable properties are found here, before anything is started. Nothing connects yet.
     let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
@@ -73,7 +76,7 @@ pub(super) fn configure(config: &Options) -> Result<ClientConfig, String> {
 }
 
 /// What the config itself says, with names, values and this build's abilities checked.
-pub(super) fn without_files(config: &Options) -> Result<ClientConfig, String> {
+pub(super) fn without_files(config: &Options) -> Result<ClientConfig, SetupError> {
     let mut client = ClientConfig::new();
     for (name, value) in DEFAULTS {
         client.set(name, value);
@@ -87,7 +90,7 @@ pub(super) fn without_files(config: &Options) -> Result<ClientConfig, String> {
         .set("transactional.id", &config.transactional_id)
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
-    let told = |why: String| format!("sink.kafka.properties: {why}");
+    let told = |why: String| SetupError::from(format!("sink.kafka.properties: {why}"));
     let known = |name: &str| {
         let mut alone = ClientConfig::new();
         alone.set(name, "");
@@ -168,6 +171,12 @@ impl ProducerContext for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Chain;
+
+    #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
+    fn told(error: SetupError) -> String {
+        Chain(&error).to_string()
+    }
 
     #[test]
     fn unusable_properties_are_named_without_their_value() {
@@ -175,7 +184,7 @@ mod tests {
             let mut config = Options::default();
             let value = secrecy::SecretString::from(value);
             config.properties.insert(name.into(), value);
-            configure(&config).map(drop)
+            configure(&config).map(drop).map_err(told)
         };
         assert_eq!(with("acks", "all"), Ok(()));
         let unknown = with("sasl.pasword", "s3cret").unwrap_err();
@@ -185,10 +194,10 @@ mod tests {
         let mut config = Options::default();
         config.properties_files.insert("sasl.password".into(), "/nowhere/password".into());
         assert!(without_files(&config).is_ok(), "validate reads no secret");
-        let missing = configure(&config).map(drop).unwrap_err();
+        let missing = configure(&config).map(drop).map_err(told).unwrap_err();
         assert!(missing.contains("/nowhere/password"), "{missing}");
         config.properties_files.insert("sasl.pasword".into(), "/nowhere/password".into());
-        let unknown = without_files(&config).map(drop).unwrap_err();
+        let unknown = without_files(&config).map(drop).map_err(told).unwrap_err();
         assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
         for (name, value, told) in
             [("sasl.mechanism", "GSSAPI", "Kerberos"), ("sasl.oauthbearer.method", "oidc", "OIDC")]

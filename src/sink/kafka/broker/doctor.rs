@@ -14,6 +14,7 @@ use super::client::{self, Quiet};
 use super::ledger::is_of_group;
 use super::rights::{Right, grant};
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::sink::kafka::options::Options;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,7 +28,7 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     };
     let mut checks = vec![Check::of_sink("config", Ok("secrets can be read, properties are usable".into()))];
     match metadata(&client) {
-        Err(why) => checks.push(Check::of_sink("broker", Err(format!("sink.kafka.bootstrap_servers: {why}")))),
+        Err(why) => checks.push(Check::of_sink("broker", Err(SetupError::new("sink.kafka.bootstrap_servers", why)))),
         Ok(metadata) => {
             let count = metadata.brokers().len();
             checks.push(Check::of_sink("broker", Ok(format!("logged in; {count} broker(s)"))));
@@ -51,15 +52,15 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     checks
 }
 
-fn metadata(client: &ClientConfig) -> Result<Metadata, String> {
+fn metadata(client: &ClientConfig) -> Result<Metadata, SetupError> {
     let producer = without_transactions(client)?;
-    producer.client().fetch_metadata(None, PATIENCE).map_err(|error| error.to_string())
+    producer.client().fetch_metadata(None, PATIENCE).map_err(|error| error.to_string().into())
 }
 
-fn without_transactions(client: &ClientConfig) -> Result<BaseProducer<Quiet>, String> {
+fn without_transactions(client: &ClientConfig) -> Result<BaseProducer<Quiet>, SetupError> {
     let mut client = client.clone();
     client.remove("transactional.id");
-    client.create_with_context(Quiet).map_err(|error| error.to_string())
+    client.create_with_context(Quiet).map_err(|error| error.to_string().into())
 }
 
 /// `shards` for the ledger, which has a partition for each.
@@ -70,7 +71,7 @@ fn topic(
     key: &str,
     name: &str,
     shards: Option<u16>,
-) -> Result<String, String> {
+) -> Result<String, SetupError> {
     if name.contains('{') {
         return Ok(format!("{name}: depends on the notification, so it is looked for when one comes"));
     }
@@ -83,7 +84,8 @@ fn topic(
                 return Err(format!(
                     "{name}: it has {partitions} partition(s), and `shards` is {shards}: set `shards: {partitions}`; or, to raise \
                      it, stop all replicas, give the topic {shards} partitions, and start all"
-                ));
+                )
+                .into());
             }
             let advice =
                 if replicas < 3 { "; use 3, and `min.insync.replicas=2`, to survive the loss of a broker" } else { "" };
@@ -91,26 +93,30 @@ fn topic(
         }
         // Asked about all topics, a broker leaves out those that are none of ours.
         (None, _) if is_forbidden(client, name)? => {
-            Err(format!("{name}: forbidden; an administrator allows it with\n{}", grant(Right::Topics, client, config)))
+            Err(format!("{name}: forbidden; an administrator allows it with\n{}", grant(Right::Topics, client, config))
+                .into())
         }
         (None, Some(_)) => Ok(format!("{name}: will be created")),
         (None, None) => {
-            Err(format!("{name}: it is missing, and `create_topics` is null: create it, or correct `sink.kafka.{key}`"))
+            Err(format!("{name}: it is missing, and `create_topics` is null: create it, or correct `sink.kafka.{key}`")
+                .into())
         }
     }
 }
 
-fn is_forbidden(client: &ClientConfig, topic: &str) -> Result<bool, String> {
+fn is_forbidden(client: &ClientConfig, topic: &str) -> Result<bool, SetupError> {
     let producer = without_transactions(client)?;
-    let metadata =
-        producer.client().fetch_metadata(Some(topic), PATIENCE).map_err(|error| format!("topic {topic}: {error}"))?;
+    let metadata = producer
+        .client()
+        .fetch_metadata(Some(topic), PATIENCE)
+        .map_err(|error| SetupError::new(format!("topic {topic}"), error))?;
     let errors = metadata.topics().iter().filter_map(MetadataTopic::error);
     let forbidden = RDKafkaErrorCode::TopicAuthorizationFailed;
     Ok(errors.map(RDKafkaErrorCode::from).any(|error| error == forbidden))
 }
 
 /// An id beside the bridge's own, those of shards included; with a prefixed grant the same right covers all.
-fn transactions(client: &ClientConfig, config: &Options) -> Result<String, String> {
+fn transactions(client: &ClientConfig, config: &Options) -> Result<String, SetupError> {
     let id = format!("{}-doctor", config.transactional_id);
     let mut with_id = client.clone();
     with_id.set("transactional.id", &id);
@@ -122,11 +128,12 @@ fn transactions(client: &ClientConfig, config: &Options) -> Result<String, Strin
             "transactional id `{id}`: {error}: allow ids that begin with `transactional_id`; an administrator does it \
              with\n{lines}"
         )
+        .into()
     })
 }
 
 /// Whether the group may be described: only a member could try whether it may be joined.
-fn group(client: &ClientConfig, config: &Options) -> Result<String, String> {
+fn group(client: &ClientConfig, config: &Options) -> Result<String, SetupError> {
     let mut client = client.clone();
     client.remove("transactional.id");
     client.set("group.id", &config.transactional_id).set("enable.auto.commit", "false");
@@ -145,16 +152,16 @@ fn group(client: &ClientConfig, config: &Options) -> Result<String, String> {
         }
         if is_of_group(&why) {
             let lines = grant(Right::Group, &client, config);
-            return Err(format!("group `{group}`: forbidden; an administrator allows it with\n{lines}"));
+            return Err(format!("group `{group}`: forbidden; an administrator allows it with\n{lines}").into());
         }
         if begun.elapsed() > PATIENCE {
-            return Err(format!("group `{group}`: {why}"));
+            return Err(SetupError::new(format!("group `{group}`"), why));
         }
     }
 }
 
 /// How long a replica may be silent, against what brokers take; `None` when they do not tell, for want of a right.
-fn session_timeout(client: &ClientConfig, metadata: &Metadata) -> Option<Result<String, String>> {
+fn session_timeout(client: &ClientConfig, metadata: &Metadata) -> Option<Result<String, SetupError>> {
     let mut admin = client.clone();
     admin.remove("transactional.id");
     let admin: AdminClient<Quiet> = admin.create_with_context(Quiet).ok()?;
@@ -169,6 +176,6 @@ fn session_timeout(client: &ClientConfig, metadata: &Metadata) -> Option<Result<
     Some(if (least..=most).contains(&ours) {
         Ok(told)
     } else {
-        Err(format!("{told}: set it in `sink.kafka.properties`"))
+        Err(format!("{told}: set it in `sink.kafka.properties`").into())
     })
 }

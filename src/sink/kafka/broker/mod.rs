@@ -17,6 +17,7 @@ use self::session::Kafka;
 use self::topic_memory::TopicMemory;
 use self::topics::Topics;
 use crate::doctor::Check;
+use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use crate::sink::assignment::Opened;
@@ -52,14 +53,14 @@ mod unusable;
 pub(crate) use self::entries::assert_reads_its_own;
 
 impl Driver for Options {
-    fn supported(&self) -> Result<(), String> {
+    fn supported(&self) -> Result<(), SetupError> {
         client::without_files(self).map(drop)
     }
 
     /// `Ok` from a publish means committed.
-    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, String> {
+    fn start(&self, folder: Folder, shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError> {
         let client = client::configure(self)?;
-        let no_thread = |error: std::io::Error| format!("the sink's threads cannot be started: {error}");
+        let no_thread = |error: std::io::Error| SetupError::new("the sink's threads cannot be started", error);
         let group = (shards > 1).then(|| Arc::new(Group::new(&client, self, shards)));
         let acquisition = |_shard| Acquisition {
             config: self.clone(),
@@ -84,7 +85,7 @@ impl Driver for Options {
         doctor::examine(self, shards)
     }
 
-    fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, String> {
+    fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
         published::audit(self, audit)
     }
 }
@@ -120,7 +121,7 @@ impl Acquire for Acquisition {
         }
         let mut opened = self.opened(shard)?;
         // Read anew, because the files of `properties_files` may have changed.
-        let mut client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
+        let mut client = client::configure(&self.config)?;
         let transactional_id = raise::transactional_id(&self.config, shard, self.shards);
         client.set("transactional.id", &transactional_id);
         let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
@@ -169,7 +170,7 @@ impl Acquisition {
         let Some(group) = &self.group else { return Ok(None) };
         // One of them sees to it that there is what the group is about, and says what is wrong otherwise.
         if shard.index() == 0 && !group.has_joined() {
-            let client = client::configure(&self.config).map_err(SessionError::Unavailable)?;
+            let client = client::configure(&self.config)?;
             let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
             topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
             raise::ensure_division(&client, &self.config, self.shards, self.owner)?;

@@ -12,6 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{self, Quiet};
 use super::entries::Entry;
 use super::ledger::{Ledger, is_of_group};
+use crate::error::SetupError;
 use crate::notification::InstanceId;
 use crate::sink::kafka::options::Options;
 use crate::sink::kafka::template::{self, Types};
@@ -27,17 +28,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// What cannot be read.
-pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String> {
-    let told = |failure: SessionError| failure.to_string();
+pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, SetupError> {
+    let told = |failure: SessionError| SetupError::from(failure.to_string());
     let client = client::configure(config)?;
     let ledger = |shard| Ledger::new(&client, config, &config.transactional_id, Shard::new(shard));
     let consumer = || ledger(0).consumer("read_committed").map_err(told);
-    let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| format!("sink.kafka: {error}"))?;
+    let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| SetupError::new("sink.kafka", error))?;
     let of_ledger = metadata.topics().iter().find(|topic| topic.name() == config.ledger_topic);
     let shards = of_ledger.map_or(0, |topic| u16::try_from(topic.partitions().len()).unwrap_or(u16::MAX));
     let topics: Vec<_> = metadata.topics().iter().filter(|topic| is_ours(topic.name(), config)).collect();
     if topics.is_empty() {
-        return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic));
+        return Err(format!("sink.kafka.topic {}: there is no such topic", config.topic).into());
     }
     let remembered = || {
         let mut all = HashMap::<InstanceId, Entry>::new();
@@ -48,7 +49,7 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, String>
                 *known = if entry.sequence > known.sequence { entry } else { *known };
             }
         }
-        Ok::<_, String>(all)
+        Ok::<_, SetupError>(all)
     };
     // What the ledger remembers before must be in the topics; whoever moved on meanwhile is still at work.
     let before = remembered()?;

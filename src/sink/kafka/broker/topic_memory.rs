@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tracing::warn;
 
 use super::entries::Entries;
+use crate::error::SetupError;
 use crate::notification::InstanceId;
 
 #[derive(Debug, Default)]
@@ -102,11 +103,11 @@ impl TopicMemory {
     }
 
     /// Without a right that the bridge can do without, what it would notice is the operator's to look after.
-    pub(super) fn tell_of_settings(&mut self, ledger: &str, why: &str) {
+    pub(super) fn tell_of_settings(&mut self, ledger: &str, why: &SetupError) {
         if !std::mem::replace(&mut self.settings_told, true) {
             warn!(
                 ledger,
-                why,
+                %why,
                 "whether the ledger_topic is compacted cannot be checked: grant DESCRIBE_CONFIGS on the topics, or see to it \
                  that its cleanup.policy is compact"
             );

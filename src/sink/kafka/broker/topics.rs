@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::client::Quiet;
 use super::topic_memory::TopicMemory;
 use super::unreachable;
+use crate::error::SetupError;
 use crate::sink::kafka::options::{CreateTopics, Options};
 use crate::sink::session::SessionError;
 
@@ -136,7 +137,7 @@ impl Topics {
 
     /// The value of a topic's setting; or why the broker does not tell, which needs a permission of
     /// its own.
-    pub(super) fn setting(&self, topic: &str, name: &str) -> Result<String, String> {
+    pub(super) fn setting(&self, topic: &str, name: &str) -> Result<String, SetupError> {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let asked = [ResourceSpecifier::Topic(topic)];
         let described = self.runtime.block_on(self.admin.describe_configs(&asked, &options));
