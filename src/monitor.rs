@@ -23,10 +23,10 @@ const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 const AT_RISK_SECS: u64 = 18 * 60 * 60;
 /// So many deletes of ours in a row show that nobody else is reading.
 const UNDISTURBED: u32 = 20;
-/// How old the heads are is looked at this often: bodies' times may go back and forth.
-const LOOK: Duration = Duration::from_secs(1);
-/// An idle queue is asked this often how many notifications it holds.
-const COUNT: Duration = Duration::from_secs(600);
+/// How often the age of the head is checked, because the times in bodies may go back and forth.
+const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often an idle queue is asked how many notifications it holds.
+const COUNT_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What is known of how an instance is doing, and what follows from it.
 pub(crate) struct Monitor {
@@ -35,7 +35,7 @@ pub(crate) struct Monitor {
     metrics: Recorder,
     backoff: Backoff,
     repeats: Repeats,
-    looked: Option<Instant>,
+    age_checked: Option<Instant>,
     counted: Option<Instant>,
     /// Whether something waited when the queue was last asked.
     hinted: bool,
@@ -58,7 +58,7 @@ impl Monitor {
             metrics,
             backoff: Backoff::new(),
             repeats: Repeats::default(),
-            looked: None,
+            age_checked: None,
             counted: None,
             hinted: false,
             waiting_since: None,
@@ -90,11 +90,11 @@ impl Monitor {
             self.metrics.redelivered.increase();
         }
         let is_at_risk = self.conditions.contains(Condition::RetentionAtRisk);
-        if is_at_risk || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-            self.looked = Some(Instant::now());
+        if is_at_risk || self.age_checked.is_none_or(|checked| checked.elapsed() >= AGE_CHECK_INTERVAL) {
+            self.age_checked = Some(Instant::now());
             self.waiting_since = Some(facts.unix_seconds);
             self.hinted = false;
-            self.look_at_retention(now());
+            self.check_retention(now());
         }
         if let Some(state) = facts.state.as_deref().map(AccountState::named) {
             self.metrics.set_state(Some(state));
@@ -130,7 +130,7 @@ impl Monitor {
     /// Whether to ask how many notifications wait: now and then, because an empty answer has come
     /// with a full queue.
     pub(crate) fn take_count_turn(&mut self) -> bool {
-        let is_due = self.counted.is_none_or(|counted| counted.elapsed() >= COUNT);
+        let is_due = self.counted.is_none_or(|counted| counted.elapsed() >= COUNT_INTERVAL);
         if is_due {
             self.counted = Some(Instant::now());
         }
@@ -289,10 +289,10 @@ impl Monitor {
 
     fn may_wait(&mut self, now: u64) {
         self.waiting_since.get_or_insert(now);
-        self.look_at_retention(now);
+        self.check_retention(now);
     }
 
-    fn look_at_retention(&mut self, now: u64) {
+    fn check_retention(&mut self, now: u64) {
         if self.waiting_since.is_some_and(|since| now.saturating_sub(since) > AT_RISK_SECS) {
             self.conditions.enter(Condition::RetentionAtRisk, &"the oldest notification is older than 18 hours");
         } else {

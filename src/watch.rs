@@ -21,7 +21,7 @@ use crate::green_api::Queue;
 use crate::input_file;
 use crate::notification::InstanceId;
 
-const LOOK: Duration = Duration::from_secs(2);
+const SCAN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes the queue of an instance, or says what is wrong.
 pub type MakeQueue = Box<dyn FnMut(&Instance) -> Result<Queue, error::Source> + Send>;
@@ -57,8 +57,8 @@ struct Stamps(HashMap<PathBuf, Option<Stamp>>);
 
 impl Stamps {
     fn of(paths: Vec<PathBuf>) -> Self {
-        let looked = input_file::each(paths.clone(), Stamp::of);
-        let answered = paths.into_iter().zip(looked).filter_map(|(path, stamp)| match stamp {
+        let stamps = input_file::each(paths.clone(), Stamp::of);
+        let answered = paths.into_iter().zip(stamps).filter_map(|(path, stamp)| match stamp {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
             // None: there is none, or it cannot be read.
             stamp => Some((path, stamp.ok())),
@@ -94,7 +94,7 @@ struct Seen {
 
 impl Token {
     /// The instance runs with what is in the file from now on, if that has changed.
-    fn look(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &mut MakeQueue) -> Option<Change> {
+    fn check(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &mut MakeQueue) -> Option<Change> {
         let now = stamps.token(instance);
         if now.is_none() || now == self.stamp {
             return None;
@@ -159,13 +159,13 @@ impl Watch {
     /// Tells every change, for ever. May be dropped.
     pub async fn run(mut self, changes: mpsc::Sender<Change>) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(SCAN_INTERVAL).await;
             // Files may be slow to answer, and thousands of them.
-            let looked = tokio::task::spawn_blocking(move || {
-                let found = self.look();
+            let scanned = tokio::task::spawn_blocking(move || {
+                let found = self.scan();
                 (self, found)
             });
-            let Ok((watch, found)) = looked.await else {
+            let Ok((watch, found)) = scanned.await else {
                 error!("files of instances are no longer watched: this is a defect, please report it");
                 return;
             };
@@ -178,7 +178,7 @@ impl Watch {
         }
     }
 
-    fn look(&mut self) -> Vec<Change> {
+    fn scan(&mut self) -> Vec<Change> {
         let listed = self.folder.as_deref().map(|folder| (folder, instance_files(folder)));
         let paths = match listed {
             None => Some(Vec::new()),
@@ -195,7 +195,7 @@ impl Watch {
         let stamps = Stamps::of(tokens.chain(paths.iter().flatten().cloned()).collect());
         let mut changes = Vec::new();
         for (instance, token) in &mut self.fixed {
-            changes.extend(token.look(instance, &stamps, &mut self.make_queue));
+            changes.extend(token.check(instance, &stamps, &mut self.make_queue));
         }
         let Some(paths) = paths else { return changes };
         let gone: Vec<PathBuf> = self.files.keys().filter(|file| paths.binary_search(file).is_err()).cloned().collect();
@@ -208,20 +208,20 @@ impl Watch {
         }
         for path in &paths {
             if let Some(stamp) = stamps.0.get(path) {
-                changes.extend(self.look_at(path, *stamp, &stamps));
+                changes.extend(self.check_file(path, *stamp, &stamps));
             }
         }
         changes
     }
 
-    fn look_at(&mut self, path: &Path, stamp: Option<Stamp>, stamps: &Stamps) -> Vec<Change> {
+    fn check_file(&mut self, path: &Path, stamp: Option<Stamp>, stamps: &Stamps) -> Vec<Change> {
         let is_free = |id: InstanceId| !self.is_taken(id, path);
         let is_known = |seen: &Seen| seen.stamp == stamp && !seen.waits_for.is_some_and(is_free);
         if self.files.get(path).is_some_and(is_known) {
             let Some(Seen { token, instance: Some(instance), .. }) = self.files.get_mut(path) else {
                 return Vec::new();
             };
-            return token.look(instance, stamps, &mut self.make_queue).into_iter().collect();
+            return token.check(instance, stamps, &mut self.make_queue).into_iter().collect();
         }
         let before = self.files.remove(path);
         let (seen, changes) = self.read(path, stamp, before);

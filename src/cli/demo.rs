@@ -24,10 +24,10 @@ const INSTANCE: &str = "1101000001";
 const TOKEN: &str = "demo-token";
 /// The worker is killed after this one is stored.
 const CRASH_AT: usize = 5;
-/// How often the demo looks at what the worker did.
-const GLANCE: Duration = Duration::from_millis(20);
-/// How long nothing may happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the demo checks what the worker has done.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long nothing may happen before the demo fails.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// See it work: an emulated queue, the real bridge into a file, a crash between store and delete, and
 /// nothing lost or doubled.
@@ -164,11 +164,11 @@ impl Stage {
                     let log = fs::read_to_string(self.folder.join("worker.log")).unwrap_or_default();
                     return Err(format!("the worker ended ({status}):\n{log}").into());
                 }
-                sleep(GLANCE).await;
+                sleep(CHECK_INTERVAL).await;
             }
             Ok(())
         };
-        timeout(PATIENCE, news).await.map_err(|_late| "nothing happened for 30 s")?
+        timeout(STALL_TIMEOUT, news).await.map_err(|_late| "nothing happened for 30 s")?
     }
 
     /// Shows the lines that are new in the file.

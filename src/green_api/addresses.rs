@@ -11,7 +11,7 @@ use tokio::time::timeout;
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long the system may take when there is a last answer: one that is cut off from its resolver takes longer than
 /// a connection may.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the system, one question per name at a time. When the system does not know any more, the
 /// last answer goes on to be used.
@@ -38,7 +38,7 @@ impl Resolve for Addresses {
                 // The port is the URL's.
                 let asking = tokio::net::lookup_host((name.as_str(), 0));
                 let answer = match *known {
-                    Some(_) => timeout(PATIENCE, asking).await.unwrap_or_else(|late| Err(late.into())),
+                    Some(_) => timeout(RESOLVE_TIMEOUT, asking).await.unwrap_or_else(|late| Err(late.into())),
                     None => asking.await,
                 };
                 match (answer, &mut *known) {

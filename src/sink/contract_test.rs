@@ -16,7 +16,7 @@ use crate::doubt::Memory;
 use crate::notification::{Answer, Fingerprint, InstanceId, Notification};
 
 /// Longer than any sink takes for anything.
-const PATIENCE: Duration = Duration::from_secs(120);
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A later owner that is not in by then waits until the earlier one is gone.
 const TAKE_OVER: Duration = Duration::from_secs(5);
@@ -375,7 +375,7 @@ async fn publish(lane: &mut dyn Lane, instance: InstanceId, body: &[u8], marked:
 }
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+    timeout(STEP_TIMEOUT, future).await.unwrap_or_else(|_| panic!("{what}: not within {STEP_TIMEOUT:?}"))
 }
 
 /// As it comes out of a queue, under a receipt that depends on the body.
