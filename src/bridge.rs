@@ -152,7 +152,7 @@ impl<'a> Bridge<'a> {
             Err(SinkError::Reopen(cause)) => {
                 self.monitor.discarded();
                 self.metrics.publish_unknown.increase();
-                warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "not stored, opening the sink again");
+                warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "publish outcome unknown; reopening the sink");
                 drop(head);
                 sleep_unless(self.stop, self.monitor.pause()).await;
                 Ok(Published::LaneLost)

@@ -44,9 +44,9 @@ enum Command {
     Validate(Source),
     /// Make the instances ready for the queue: no webhookUrl, the wanted kinds switched on.
     Setup(setup::Setup),
-    /// Look at everything that the bridge needs, and touch nothing.
+    /// Check connectivity, credentials and settings without changing anything.
     Doctor(doctor::Doctor),
-    /// Read what was published and say what of it is lost, doubled or reordered.
+    /// Audit published messages for loss, duplicates and reordering.
     Verify(verify::Verify),
     /// Ask a running bridge whether it is ready: exit code 0 or 1. For container health checks.
     Health(ready::Ready),

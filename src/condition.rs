@@ -217,7 +217,7 @@ impl Conditions {
         if self.contains(condition) {
             self.entered.remove(condition);
             let instance = self.instance.map(tracing::field::display);
-            info!(instance, %condition, "condition is over");
+            info!(instance, %condition, "condition cleared");
         }
     }
 

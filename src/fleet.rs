@@ -79,7 +79,7 @@ pub async fn run(
         }
     };
     if tokio::time::timeout(GRACE, ended).await.is_err() {
-        warn!("not everything came to its end in 4 s: what is cut off is safe, and in doubt at the next start");
+        warn!("shutdown timed out after 4 s; unfinished notifications will be re-checked at the next start");
     }
     end
 }

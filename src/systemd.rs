@@ -35,6 +35,6 @@ pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &Cancella
 
 fn tell(state: &NotifyState) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        warn!(%error, "systemd cannot be told how the bridge is: look at NOTIFY_SOCKET");
+        warn!(%error, "failed to notify systemd; check NOTIFY_SOCKET");
     }
 }

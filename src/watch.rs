@@ -109,7 +109,7 @@ impl Token {
             Err(error) => {
                 let cause = Chain(&*error).to_string();
                 if self.trouble.as_ref() != Some(&cause) {
-                    warn!(instance = %id, cause, "it goes on as it was");
+                    warn!(instance = %id, cause, "cannot apply the change; keeping the running instance");
                 }
                 self.trouble = Some(cause);
                 None
@@ -123,7 +123,7 @@ impl Seen {
     /// the token's file.
     fn wrong(self, cause: String) -> Self {
         if self.trouble.as_ref() != Some(&cause) {
-            warn!(cause, "a file of instances_dir is wrong: what ran goes on as it was");
+            warn!(cause, "a file of instances_dir is invalid; keeping the running instance");
         }
         Self { stamp: None, waits_for: None, trouble: Some(cause), ..self }
     }

@@ -38,7 +38,7 @@ impl Source {
     /// The sink that was asked for without a config file, whose instance does not matter.
     pub(super) fn sink_alone(&self) -> Result<Options, Failure> {
         let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
-            return Err(Failure::Usage("nothing named: a config with --config FILE, or a sink with --sink URL".into()));
+            return Err(Failure::Usage("no configuration: pass --config FILE or --sink URL".into()));
         };
         let sink = Options::from_url(&sink).map_err(|form| Failure::Usage(SetupError::new("--sink", form).into()))?;
         kind::supported(&sink).map_err(|error| Failure::Configuration(error.into()))?;

@@ -108,9 +108,9 @@ async fn a_limit_on_the_size_of_files_is_a_condition_until_it_is_raised_and_leav
     worker.wait_for_log(r#""condition":"sink_unavailable""#);
     let unfinished = scene.count(EventKind::Deleted);
     assert!((1..100).contains(&unfinished), "{unfinished}");
-    eventually("it is tried again", || worker.log().matches("opening the sink again").count() >= 3);
+    eventually("it is tried again", || worker.log().matches("reopening the sink").count() >= 3);
     let log = worker.log();
-    assert!(!log.contains("condition is over"), "nothing was stored since: {log}");
+    assert!(!log.contains("condition cleared"), "nothing was stored since: {log}");
     assert_eq!(log.matches(r#""condition":"sink_unavailable""#).count(), 1, "{log}");
     assert_eq!(scene.bodies(), bodies[..unfinished], "whole lines, and none that is not stored");
     worker.kill();

@@ -85,7 +85,7 @@ async fn a_token_file_that_becomes_a_pipe_stops_its_instance_alone() {
     replace(&scene.path("token"), make_pipe);
     scene.emulator.set_token(&one, "another");
     bridge.wait_for_log("the token cannot be read again");
-    bridge.wait_for_log("it goes on as it was");
+    bridge.wait_for_log("cannot apply the change; keeping the running instance");
     scene.emulator.push(&other, "2");
     stored(&scene, &other, 2);
     replace(&scene.path("token"), |path| fs::write(path, "another").unwrap());
@@ -127,10 +127,10 @@ async fn an_instance_waits_for_its_token_file_to_come() {
     let bridge = watch(&scene);
     bridge.wait_for_log("there is no instance to run yet");
     write_instance(&scene, "one.yaml", &scene.instances[0], "api_token_file: token");
-    bridge.wait_for_log("a file of instances_dir is wrong");
+    bridge.wait_for_log("a file of instances_dir is invalid");
     fs::write(scene.path("token"), TOKEN).unwrap();
     scene.drained();
-    assert_eq!(bridge.log().matches("a file of instances_dir is wrong").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches("a file of instances_dir is invalid").count(), 1, "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

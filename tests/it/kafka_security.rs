@@ -99,7 +99,7 @@ async fn a_refused_password_is_told_waited_out_and_never_shown() {
     assert!(bridge.log().contains("Authentication failed"), "{}", bridge.log());
     fs::write(&file, "test-password").unwrap();
     scene.drained();
-    bridge.wait_for_log("condition is over");
+    bridge.wait_for_log("condition cleared");
     for canary in ["passw0rd-canary", "m3ssage-canary", "test-password", TOKEN] {
         assert!(!bridge.log().contains(canary), "{canary}: {}", bridge.log());
     }

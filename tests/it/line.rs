@@ -142,7 +142,7 @@ async fn a_wrong_token_is_told_once_and_the_bridge_goes_on_when_the_file_is_corr
     fs::write(scene.path("token"), format!("{TOKEN}\n")).unwrap();
     scene.drained();
     // Whoever comes first to the corrected file: the bridge itself, or the watch, which starts another for its instance.
-    let is_corrected = |log: &str| log.contains("condition is over") || log.contains("its token file has changed");
+    let is_corrected = |log: &str| log.contains("condition cleared") || log.contains("its token file has changed");
     eventually("the right token is used", || is_corrected(&worker.log()));
     let log = worker.log();
     let entered = log.lines().filter(|line| line.contains(r#""condition":"token_refused""#) && line.contains("WARN"));
@@ -264,7 +264,7 @@ async fn a_second_bridge_waits_for_the_file() {
     let second = Worker::start(&mut scene.command("file:out.jsonl"), &scene.path("second-log"));
     second.wait_for_log("waiting_for_ownership");
     first.kill();
-    second.wait_for_log("condition is over");
+    second.wait_for_log("condition cleared");
     scene.push(["2"]);
     scene.drained();
     assert_eq!(scene.bodies(), ["1", "2"]);

@@ -183,7 +183,7 @@ async fn refused_credentials_are_waited_out_and_no_secret_is_logged() {
     assert!(bridge.log().contains("ACCESS_REFUSED"), "{}", bridge.log());
     std::fs::write(&file, &names.uri).unwrap();
     scene.drained();
-    bridge.wait_for_log("condition is over");
+    bridge.wait_for_log("condition cleared");
     for canary in ["passw0rd-canary", "m3ssage-canary", "guest:guest", TOKEN] {
         assert!(!bridge.log().contains(canary), "{canary}: {}", bridge.log());
     }

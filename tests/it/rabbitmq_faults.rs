@@ -86,7 +86,7 @@ async fn each_fault_of_a_broker_under_load_is_survived_and_costs_at_most_marked_
         mend(&broker);
         give();
         scene.drained();
-        bridge.wait_for_log("condition is over");
+        bridge.wait_for_log("condition cleared");
         print!("{name}, {:?}: ", begun.elapsed());
         assert_kept(&scene, &names.read(INSTANCES * given), &plenty[..given], marks_due(&scene, &bridge.log()));
     }
@@ -104,7 +104,7 @@ async fn a_broker_that_takes_long_is_told_before_it_is_given_up() {
     bridge.wait_for_log("no answer for more than 10 s");
     broker.resume();
     scene.drained();
-    bridge.wait_for_log("condition is over");
+    bridge.wait_for_log("condition cleared");
     assert_eq!(bridge.log().matches("owning the AMQP sink").count(), 1, "it is no reason to connect anew");
     assert_kept(&scene, &names.read(INSTANCES * 10), &numbered(10), marks_due(&scene, &bridge.log()));
 }

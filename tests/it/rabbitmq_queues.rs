@@ -142,7 +142,7 @@ pub fn marks_due(scene: &Scene, log: &str) -> usize {
             None => scene.instances.len(),
             Some(shard) => scene.instances.iter().filter(|id| shard_of(id) == shard).count(),
         }),
-        "not stored, opening the sink again" => Some(1),
+        "publish outcome unknown; reopening the sink" => Some(1),
         _ => usize::try_from(line["unconfirmed"].as_u64()?).ok(),
     };
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(of_line).sum()
