@@ -115,13 +115,18 @@ impl Fleet {
         self.spawn(member, after);
     }
 
+    /// One that comes later, and has a line in the log of its own.
+    fn add(&mut self, queue: Queue) {
+        info!(instance = %queue.instance(), "starting");
+        self.start(queue, Duration::ZERO);
+    }
+
     fn spawn(&mut self, member: Member, after: Duration) {
         let (sink, metrics) = (Arc::clone(&self.sink), self.metrics.clone());
         let (stop, queue) = (member.stop.clone(), member.queue.clone());
         let instance = queue.instance();
         let task = self.tasks.spawn(async move {
             if stop.run_until_cancelled(sleep(after)).await.is_some() {
-                info!(%instance, "starting");
                 Bridge::new(queue, &*sink, &metrics, &stop).run().await?;
             }
             Ok(())
@@ -140,7 +145,7 @@ impl Fleet {
                 member.next = next;
                 member.stop.cancel();
             }
-            (None, Next::Replace(queue)) => self.start(*queue, Duration::ZERO),
+            (None, Next::Replace(queue)) => self.add(*queue),
             (None, Next::Again | Next::Nothing) => {}
         }
     }
@@ -175,7 +180,7 @@ impl Fleet {
             }
             // It was asked to stop, and by nobody else than us.
             Next::Again | Next::Nothing => info!(%instance, "stopped"),
-            Next::Replace(queue) => self.start(*queue, Duration::ZERO),
+            Next::Replace(queue) => self.add(*queue),
         }
         Ok(())
     }
