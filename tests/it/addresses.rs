@@ -75,7 +75,7 @@ async fn nothing_goes_around_a_proxy_that_cannot_be_used() {
     assert_eq!(scene.queued(), 1);
 }
 
-#[cfg(feature = "amqp")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ipv6_address_of_rabbitmq_is_connected_to() {
     use crate::network::Network;

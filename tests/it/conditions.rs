@@ -150,7 +150,7 @@ async fn the_sink_s_own_conditions_are_entered_and_left_once() {
     assert_eq!(second.log().matches("waiting_for_ownership").count(), 2, "{}", second.log());
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_a_condition_until_the_next_one_is_stored_where_it_belongs() {
     let (scene, name) = (Scene::new().await, format!("test-{}", uuid::Uuid::new_v4().simple()));

@@ -10,9 +10,7 @@ use green_api_bridge::emulator;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::kafka_topics::Topics;
-use crate::rabbitmq_queues::Names;
-use crate::scene::{ID, Scene, TOKEN, numbered};
+use crate::scene::{ID, Scene, TOKEN};
 use crate::support::{Worker, command, run};
 
 /// A file of the project.
@@ -70,7 +68,7 @@ fn the_image_s_layer_of_dependencies_is_a_package() {
 }
 
 #[test]
-fn systemd_takes_the_unit() {
+fn the_unit_goes_by_the_exit_codes_and_has_a_folder_of_its_own() {
     let unit = file("deploy/systemd/green-api-bridge.service");
     for line in
         ["Type=notify", "RestartPreventExitStatus=2 78 79", "StateDirectory=green-api-bridge", "NoNewPrivileges=yes"]
@@ -82,11 +80,6 @@ fn systemd_takes_the_unit() {
         section |= line.starts_with('[') && line.ends_with(']');
         assert!(section && (line.starts_with('[') || line.contains('=')), "{line}");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("green-api-bridge.service");
-    fs::write(&path, unit.replace("/usr/local/bin/green-api-bridge", env!("CARGO_BIN_EXE_green-api-bridge"))).unwrap();
-    let (code, _, told) = run(Command::new("systemd-analyze").arg("verify").arg(&path));
-    assert!(code == 0 && told.is_empty(), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,49 +225,38 @@ fn every_kind_of_body_is_as_the_schema_says() {
     }
 }
 
-/// The headers of a message, against those of the document.
-fn assert_headers(message: &str, headers: &Value) {
-    let document = yaml("deploy/asyncapi/asyncapi.yaml");
-    let mut schema = document["components"]["messages"][message]["headers"].clone();
-    schema["additionalProperties"] = false.into();
-    schema["components"] = document["components"].clone();
-    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
-    if let Some(error) = validator.iter_errors(headers).next() {
-        panic!("{error} in {headers}");
+#[test]
+fn the_compose_file_holds_together() {
+    let compose = yaml("docker-compose.yml");
+    let (services, volumes) = (compose["services"].as_object().unwrap(), compose["volumes"].as_object().unwrap());
+    for (name, service) in services {
+        let profile = &service["profiles"][0];
+        assert!(["kafka", "rabbitmq", "observe"].iter().any(|known| profile == known), "{name}");
+        let image = service["image"].as_str().unwrap();
+        match image.rsplit_once(':') {
+            Some((_, tag)) => assert!(tag.matches('.').count() == 2, "{image} is not pinned"),
+            None => assert_eq!(service["build"]["dockerfile"], "deploy/Dockerfile", "{name}"),
+        }
+        // Only where it runs.
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume.as_str().unwrap().split(':').next().unwrap();
+            let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists();
+            assert!(if source.starts_with("./") { exists } else { volumes.contains_key(source) }, "{volume}");
+        }
+        for (other, wanted) in service["depends_on"].as_object().into_iter().flatten() {
+            assert_eq!(wanted["condition"], "service_healthy", "{name} waits for {other}");
+            assert!(services[other].get("healthcheck").is_some(), "{name} waits for the health of {other}");
+            assert_eq!(&services[other]["profiles"][0], profile, "{name} and {other} start together");
+        }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_asyncapi_document_describes_what_is_published() {
-    let document = yaml("deploy/asyncapi/asyncapi.yaml");
-    assert_eq!(document["asyncapi"], "3.0.0");
-    for channel in document["channels"].as_object().unwrap().values() {
-        let message = channel["messages"]["notification"]["$ref"].as_str().unwrap();
-        assert!(document.pointer(message.trim_start_matches('#')).is_some(), "{message}");
-    }
-    for message in document["components"]["messages"].as_object().unwrap().values() {
-        assert_eq!(message["payload"]["$ref"], "./notification.schema.json");
-    }
-
-    let (scene, topics, names) = (Scene::new().await, Topics::new(), Names::new());
-    let bodies = numbered(2);
-    scene.push(bodies.iter().map(String::as_str));
-    let bridge = scene.start_with("kafka", &topics.sink(""));
-    scene.drained();
-    bridge.kill();
-    for record in topics.read(2) {
-        assert_headers("kafka", &serde_json::to_value(record.headers).unwrap());
-    }
-    scene.push(bodies.iter().map(String::as_str));
-    let _bridge = scene.start_with("amqp", &names.sink(""));
-    scene.drained();
-    let messages = names.read(2);
-    // The first of a new owner is marked, which is a header of its own.
-    assert_eq!(messages.iter().filter(|message| message.is_marked()).count(), 1);
-    for message in messages {
-        // Its queues of type quorum add a header of their own.
-        let mut headers = message.value["headers"].clone();
-        headers.as_object_mut().unwrap().retain(|name, _| !name.starts_with("x-"));
-        assert_headers("amqp", &headers);
+    // Prometheus asks the bridges by these names and the port they listen on.
+    let prometheus = yaml("deploy/prometheus/prometheus.yml");
+    let targets = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
+    for name in targets["names"].as_array().unwrap() {
+        let listens = &services[name.as_str().unwrap()]["environment"]["BRIDGE_ADMIN_LISTEN"];
+        assert_eq!(listens, &format!("0.0.0.0:{}", targets["port"]));
     }
 }

@@ -1,4 +1,4 @@
-//! The compose file's services and the sample consumers, run against brokers of the tests.
+//! What lies in `deploy/` and the compose file, run by the programs that it is for and against brokers of the tests.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::deploy::{file, yaml};
 use crate::kafka_topics::Topics;
 use crate::rabbitmq_queues::Names;
-use crate::scene::{ID, Scene};
+use crate::scene::{ID, Scene, numbered};
 use crate::support::{Broker, Worker, command, eventually, foreign_client, from_test_run, run};
 
 /// An instance beside [`ID`].
@@ -135,42 +135,6 @@ impl Drop for Consumer {
 }
 
 #[test]
-fn the_compose_file_holds_together() {
-    let compose = yaml("docker-compose.yml");
-    let (services, volumes) = (compose["services"].as_object().unwrap(), compose["volumes"].as_object().unwrap());
-    for (name, service) in services {
-        let profile = &service["profiles"][0];
-        assert!(["kafka", "rabbitmq", "observe"].iter().any(|known| profile == known), "{name}");
-        let image = service["image"].as_str().unwrap();
-        match image.rsplit_once(':') {
-            Some((_, tag)) => assert!(tag.matches('.').count() == 2, "{image} is not pinned"),
-            None => assert_eq!(service["build"]["dockerfile"], "deploy/Dockerfile", "{name}"),
-        }
-        // Only where it runs.
-        for port in service["ports"].as_array().into_iter().flatten() {
-            assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
-        }
-        for volume in service["volumes"].as_array().into_iter().flatten() {
-            let source = volume.as_str().unwrap().split(':').next().unwrap();
-            let exists = Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists();
-            assert!(if source.starts_with("./") { exists } else { volumes.contains_key(source) }, "{volume}");
-        }
-        for (other, wanted) in service["depends_on"].as_object().into_iter().flatten() {
-            assert_eq!(wanted["condition"], "service_healthy", "{name} waits for {other}");
-            assert!(services[other].get("healthcheck").is_some(), "{name} waits for the health of {other}");
-            assert_eq!(&services[other]["profiles"][0], profile, "{name} and {other} start together");
-        }
-    }
-    // Prometheus asks the bridges by these names and the port they listen on.
-    let prometheus = yaml("deploy/prometheus/prometheus.yml");
-    let targets = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
-    for name in targets["names"].as_array().unwrap() {
-        let listens = &services[name.as_str().unwrap()]["environment"]["BRIDGE_ADMIN_LISTEN"];
-        assert_eq!(listens, &format!("0.0.0.0:{}", targets["port"]));
-    }
-}
-
-#[test]
 fn compose_takes_the_file() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let profiles = ["kafka", "rabbitmq", "observe"].map(|profile| ["--profile", profile]).concat();
@@ -259,5 +223,62 @@ async fn the_consumers_of_rabbitmq_drop_what_they_have_seen() {
         let kinds = || consumer.lines().into_iter().filter(|line| line[0] == ID).map(|[_, _, kind]| kind);
         eventually("the second is read", || kinds().any(|kind| kind == "second"));
         assert_eq!(kinds().collect::<Vec<_>>(), ["first", "second"]);
+    }
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    let unit = file("deploy/systemd/green-api-bridge.service");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("green-api-bridge.service");
+    fs::write(&path, unit.replace("/usr/local/bin/green-api-bridge", env!("CARGO_BIN_EXE_green-api-bridge"))).unwrap();
+    let (code, _, told) = run(Command::new("systemd-analyze").arg("verify").arg(&path));
+    assert!(code == 0 && told.is_empty(), "{told}");
+}
+
+/// The headers of a message, against those of the document.
+fn assert_headers(message: &str, headers: &Value) {
+    let document = yaml("deploy/asyncapi/asyncapi.yaml");
+    let mut schema = document["components"]["messages"][message]["headers"].clone();
+    schema["additionalProperties"] = false.into();
+    schema["components"] = document["components"].clone();
+    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("a schema");
+    if let Some(error) = validator.iter_errors(headers).next() {
+        panic!("{error} in {headers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_asyncapi_document_describes_what_is_published() {
+    let document = yaml("deploy/asyncapi/asyncapi.yaml");
+    assert_eq!(document["asyncapi"], "3.0.0");
+    for channel in document["channels"].as_object().unwrap().values() {
+        let message = channel["messages"]["notification"]["$ref"].as_str().unwrap();
+        assert!(document.pointer(message.trim_start_matches('#')).is_some(), "{message}");
+    }
+    for message in document["components"]["messages"].as_object().unwrap().values() {
+        assert_eq!(message["payload"]["$ref"], "./notification.schema.json");
+    }
+
+    let (scene, topics, names) = (Scene::new().await, Topics::new(), Names::new());
+    let bodies = numbered(2);
+    scene.push(bodies.iter().map(String::as_str));
+    let bridge = scene.start_with("kafka", &topics.sink(""));
+    scene.drained();
+    bridge.kill();
+    for record in topics.read(2) {
+        assert_headers("kafka", &serde_json::to_value(record.headers).unwrap());
+    }
+    scene.push(bodies.iter().map(String::as_str));
+    let _bridge = scene.start_with("amqp", &names.sink(""));
+    scene.drained();
+    let messages = names.read(2);
+    // The first of a new owner is marked, which is a header of its own.
+    assert_eq!(messages.iter().filter(|message| message.is_marked()).count(), 1);
+    for message in messages {
+        // Its queues of type quorum add a header of their own.
+        let mut headers = message.value["headers"].clone();
+        headers.as_object_mut().unwrap().retain(|name, _| !name.starts_with("x-"));
+        assert_headers("amqp", &headers);
     }
 }

@@ -21,7 +21,7 @@ fn doctor(scene: &Scene, sink: &str) -> (i32, bool, Vec<String>) {
 }
 
 /// The failed checks of this config's sink, and what they say.
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 pub fn failed_of_sink(scene: &Scene, sink: &str) -> Vec<(String, String)> {
     let mut command = crate::support::command();
     command.args(["doctor", "--json", "--config"]).arg(scene.config("doctor", sink));
@@ -75,7 +75,7 @@ async fn what_is_wrong_with_an_instance_is_named_and_nothing_is_received() {
     assert!(!scene.path("out.jsonl").exists());
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     let scene = Scene::new().await;
@@ -92,7 +92,7 @@ async fn kafka_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     assert_eq!(doctor(&scene, &sink("127.0.0.1:1")), (1, false, vec!["broker".to_owned()]));
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     let (scene, topics) = (Scene::new().await, crate::kafka_topics::Topics::new());
@@ -122,7 +122,7 @@ async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     assert_eq!((owned(), log.matches("shards revoked").count()), (2, 0), "{log}");
 }
 
-#[cfg(feature = "amqp")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     let scene = Scene::new().await;

@@ -40,7 +40,6 @@ pub fn assert_exactly_once(scene: &Scene, topics: &Topics, bodies: &[String]) {
     }
 }
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_each_step_of_a_notification_nothing_is_lost_doubled_or_reordered() {
     let (mut random, begun) = (seeded(), Instant::now());
@@ -84,7 +83,6 @@ async fn killed_at_random_with_fifty_instances_nothing_is_lost_doubled_or_reorde
     println!("{kills} kills, {} notifications, {:?}: 0 lost, 0 doubled", 50 * bodies.len(), begun.elapsed());
 }
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_stopped_in_mid_transaction_ends_with_79_and_nothing_of_it_is_seen() {
     use nix::sys::signal::Signal;
@@ -128,7 +126,6 @@ async fn more_instances_need_no_more_threads_and_share_their_transactions() {
     assert!(threads.iter().all(|many| many.abs_diff(threads[0]) <= 2), "{threads:?}");
 }
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_slept_past_its_transaction_timeout_without_a_rival_goes_on() {
     use nix::sys::signal::Signal;

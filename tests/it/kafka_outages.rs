@@ -86,7 +86,6 @@ async fn a_broker_that_falls_silent_costs_nothing() {
     suffers(&[Outage::Frozen, Outage::Silent].repeat(times(1, 5))).await;
 }
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
     use nix::sys::signal::Signal;

@@ -113,7 +113,6 @@ async fn a_topic_made_anew_with_fewer_partitions_holds_nobody_up() {
 
 /// The transaction's end is all that the new topic knows of the producer, whose next record then is out of sequence: its
 /// client gives up and leaves a transaction open.
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_within_a_transaction_holds_nobody_up() {
     use nix::sys::signal::Signal;

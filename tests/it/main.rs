@@ -1,7 +1,10 @@
-//! Integration tests, a module a subject.
+//! Integration tests, one module per subject.
+//!
+//! What needs more than this crate (a broker, a browser, a client in another language) is behind the feature `broker-tests`,
+//! which `tests/run` switches on when it has started all of that. Those tests fail, and never skip, where it is missing.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told, in helpers too")]
 #![cfg_attr(
-    not(all(feature = "kafka", feature = "amqp", feature = "emulator", feature = "fault-hooks")),
+    not(feature = "broker-tests"),
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
 )]
 
@@ -15,10 +18,10 @@ mod admin;
 #[cfg(feature = "emulator")]
 mod admin_port;
 /// The alerts, in a real Prometheus.
-#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod alerts;
 /// Tokens, passwords, phone numbers and texts, looked for wherever an operator looks.
-#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod canaries;
 /// Replicas on clusters of three brokers.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
@@ -35,8 +38,8 @@ mod contract;
 /// What operators deploy with is true.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod deploy;
-/// Compose's services and the sample consumers, at work.
-#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+/// Compose's services, the unit and the sample consumers, at work.
+#[cfg(feature = "broker-tests")]
 mod deploy_run;
 /// What `doctor` finds, and that it touches nothing.
 #[cfg(feature = "emulator")]
@@ -54,37 +57,37 @@ mod file;
 #[cfg(feature = "emulator")]
 mod fleet;
 /// Bad instances beside good ones.
-#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod hostile;
 /// Paths that lead to no file, and file systems that hang.
 #[cfg(feature = "emulator")]
 mod input_files;
 /// Into a real Kafka, read by somebody else's client.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka;
 /// Kafka and the bridge under kills.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_kills;
 /// What stands in the ledger, whoever wrote it.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_ledger;
 /// Kafka out of reach, in each way.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_outages;
 /// What Kafka does not take.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_poison;
 /// TLS, logins and permissions.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_security;
 /// Topics as operators make them.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_settings;
 /// Replicas that share the instances.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_shards;
 /// Topics of a test's own.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka_topics;
 /// From the emulator into a file: order, crashes, bad answers, secrets.
 #[cfg(feature = "emulator")]
@@ -98,55 +101,58 @@ mod odd_answers;
 #[cfg(feature = "emulator")]
 mod overlap;
 /// The admin port's page, in a real browser.
-#[cfg(feature = "emulator")]
+#[cfg(feature = "broker-tests")]
 mod page;
 /// Into a real RabbitMQ, read by somebody else's client.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq;
 /// What RabbitMQ closes a channel over.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_channels;
 /// What downstream services make of it, in Python and JavaScript.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_consumers;
 /// RabbitMQ, its operator and the network at their worst.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_faults;
 /// The bridge killed on its way into RabbitMQ.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_kills;
 /// Who may publish into RabbitMQ, and when.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_owners;
 /// Queues of a test's own.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_queues;
 /// What consumers of RabbitMQ fail on.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_rejected;
 /// Replicas that share the instances through RabbitMQ.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_shards;
 /// Certificates of RabbitMQ and for it.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_tls;
 /// Exchanges and queues that are missing, different, deleted or full.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_topology;
 /// `verify` of RabbitMQ's queues and streams.
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod rabbitmq_verify;
 /// The README stays true.
 #[cfg(feature = "emulator")]
 mod readme;
 /// A sink of somebody else's: the example, into a real Redis.
-#[cfg(feature = "emulator")]
+#[cfg(feature = "broker-tests")]
 mod redis;
+/// Redis and the bridge under kills.
+#[cfg(feature = "broker-tests")]
+mod redis_kills;
 /// Notifications that come again although their deletes were confirmed.
 #[cfg(feature = "emulator")]
 mod repeats;
 /// Several bridges with one config.
-#[cfg(all(any(feature = "kafka", feature = "amqp"), feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod replicas;
 /// An emulated instance and the bridge under test.
 #[cfg(feature = "emulator")]
@@ -155,7 +161,7 @@ mod scene;
 #[cfg(feature = "emulator")]
 mod secrets;
 /// Every bad answer, at random, into a real Kafka.
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod storm;
 /// Processes and patience.
 mod support;

@@ -6,10 +6,8 @@ use crate::scene::{Scene, numbered};
 use crate::support::{eventually, seeded, times};
 
 /// Each step of a notification's way, in order; see src/fault.rs.
-#[cfg(feature = "fault-hooks")]
 pub const STEPS: [&str; 4] = ["before_publish", "published", "stored", "deleted"];
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_each_step_of_a_notification_nothing_is_lost_or_doubled_without_a_mark() {
     let (mut random, begun) = (seeded(), Instant::now());

@@ -12,7 +12,6 @@ fn due(scene: &Scene, bridges: &[&Worker]) -> usize {
     bridges.iter().map(|bridge| marks_due(scene, &bridge.log())).sum()
 }
 
-#[cfg(feature = "fault-hooks")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zombie_publishes_nothing_once_another_bridge_owns_the_sink() {
     let bodies = numbered(60);

@@ -52,7 +52,7 @@ fn config(scene: &Scene) -> String {
     here
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_work_on_the_config_shown() {
     crate::support::from_test_run("BRIDGE_TEST_KAFKA");

@@ -1,13 +1,9 @@
 //! A sink of somebody else's, `examples/redis_streams.rs`, into a real Redis.
 
-#[cfg(feature = "fault-hooks")]
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-#[cfg(feature = "fault-hooks")]
-use std::time::Instant;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -27,8 +23,6 @@ use uuid::Uuid;
 use crate::network::{Network, Weather};
 use crate::scene::{ID, Scene, TOKEN, numbered};
 use crate::support::{Broker, Worker, eventually, foreign_client};
-#[cfg(feature = "fault-hooks")]
-use crate::support::{seeded, times};
 
 #[path = "../../examples/redis_streams.rs"]
 #[expect(dead_code, reason = "its `main` is run as a process")]
@@ -38,9 +32,9 @@ const NOTIFICATIONS: &str = "{green-api}:notifications";
 const DEAD_LETTERS: &str = "{green-api}:dead-letters";
 
 /// A Redis of one test's own, and what somebody else's client reads from it.
-struct Redis {
-    broker: Broker,
-    url: String,
+pub struct Redis {
+    pub broker: Broker,
+    pub url: String,
 }
 
 /// An entry as another client sees it.
@@ -66,7 +60,7 @@ impl Entry {
 }
 
 impl Redis {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let broker = Broker::start("redis");
         Self { url: broker.address("BRIDGE_TEST_REDIS"), broker }
     }
@@ -135,7 +129,7 @@ async fn it_keeps_the_contract() {
 }
 
 /// The example as a process, for all instances of the scene.
-fn example(scene: &Scene, url: &str) -> Command {
+pub fn example(scene: &Scene, url: &str) -> Command {
     let deps = std::env::current_exe().unwrap();
     let path: PathBuf = deps.parent().and_then(|deps| deps.parent()).unwrap().join("examples/redis_streams");
     assert!(path.exists(), "{} is missing: run `cargo build --example redis_streams` first", path.display());
@@ -149,12 +143,12 @@ fn example(scene: &Scene, url: &str) -> Command {
     command
 }
 
-fn start_example(scene: &Scene, name: &str, url: &str) -> Worker {
+pub fn start_example(scene: &Scene, name: &str, url: &str) -> Worker {
     Worker::start(&mut example(scene, url), &scene.path(&format!("{name}.log")))
 }
 
 /// What went into each queue came out once and in order: so say the emulator's journal and a client that is not ours.
-fn assert_exactly_once(scene: &Scene, redis: &Redis, bodies: &[String]) {
+pub fn assert_exactly_once(scene: &Scene, redis: &Redis, bodies: &[String]) {
     let digests: Vec<String> = bodies.iter().map(|body| Fingerprint::of(body.as_bytes()).to_string()).collect();
     let entries = redis.read(NOTIFICATIONS, scene.instances.len() * bodies.len());
     for id in &scene.instances {
@@ -355,63 +349,4 @@ async fn weaker_settings_are_told_once() {
     let log = bridge.log();
     assert_eq!(log.matches("may be lost in a crash").count(), 1, "{log}");
     assert!(log.contains(r#""setting":"appendfsync""#) && log.contains(r#""found":"everysec""#), "{log}");
-}
-
-/// What dies, and when.
-#[cfg(feature = "fault-hooks")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Kill {
-    /// The bridge, at a random moment.
-    Bridge,
-    /// The bridge, at this step.
-    Step(&'static str),
-    /// Redis, at a random moment; it is started again.
-    Redis,
-}
-
-#[cfg(feature = "fault-hooks")]
-#[tokio::test(flavor = "multi_thread")]
-async fn bridge_and_redis_are_killed_and_nothing_is_lost_doubled_or_reordered() {
-    // Of each instance, before a kill and after it: more than any step is waited for.
-    const SHARE: usize = 4;
-    let (mut random, begun) = (seeded(), Instant::now());
-    let mut kills = [[Kill::Bridge; 4].as_slice(), &[Kill::Step("stored"); 2], &[Kill::Step("deleted"); 2]].concat();
-    kills.extend([Kill::Redis; 2]);
-    let mut kills = kills.repeat(times(5, 50));
-    random.shuffle(&mut kills);
-    let bodies = numbered(2 * SHARE * kills.len());
-    let (scene, redis) = (Scene::fleet(3, &[]).await, Redis::start());
-    let mut done = BTreeMap::<Kill, usize>::new();
-    let mut shares = bodies.chunks(SHARE);
-    for kill in kills {
-        scene.push_to_all(shares.next().unwrap());
-        let waiting = scene.queued();
-        let mut command = example(&scene, &redis.url);
-        if let Kill::Step(step) = kill {
-            command.env("BRIDGE_FAULT", format!("SIGKILL@{step}#{}", random.u32(1..=5)));
-        }
-        let mut bridge = Worker::start(&mut command, &scene.path("bridge.log"));
-        if let Kill::Step(_) = kill {
-            eventually("it is killed", || bridge.has_ended());
-        } else {
-            let deleted = random.usize(1..3 * SHARE);
-            eventually("it works", || scene.queued() <= waiting - deleted);
-        }
-        if kill == Kill::Redis {
-            redis.broker.kill();
-            redis.broker.start_again();
-        }
-        let waiting = scene.queued() + 3 * SHARE;
-        scene.push_to_all(shares.next().unwrap());
-        if kill == Kill::Redis {
-            eventually("it goes on", || scene.queued() < waiting);
-        }
-        bridge.kill();
-        *done.entry(kill).or_default() += 1;
-    }
-    let _bridge = start_example(&scene, "bridge", &redis.url);
-    scene.drained();
-    assert_exactly_once(&scene, &redis, &bodies);
-    let (kills, count) = (done.values().sum::<usize>(), 3 * bodies.len());
-    println!("{done:?}: {kills} kills, {count} notifications, {:?}: 0 lost, 0 doubled", begun.elapsed());
 }

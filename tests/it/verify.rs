@@ -57,7 +57,7 @@ fn what_cannot_be_verified_says_why() {
     }
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_planted_in_a_topic_is_found() {
     use crate::kafka_topics::Topics;

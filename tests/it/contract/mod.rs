@@ -2,7 +2,7 @@
 
 mod broken;
 
-#[cfg(all(feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod amqp {
     use std::path::Path;
     use std::sync::{Arc, Mutex};
@@ -90,7 +90,7 @@ mod amqp {
     }
 }
 
-#[cfg(all(feature = "kafka", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod kafka {
     use std::sync::Arc;
     use std::time::{Duration, Instant};

@@ -35,6 +35,7 @@ async fn the_token_is_never_shown() {
     assert!(!format!("{:?}", session.emulator.journal(ID)).contains(TOKEN));
 }
 
+#[cfg(feature = "broker-tests")]
 #[tokio::test]
 async fn the_vendor_s_python_client_works_unmodified() {
     let python = std::env::var_os("BRIDGE_TEST_PYTHON")
@@ -55,6 +56,7 @@ async fn the_vendor_s_python_client_works_unmodified() {
     assert_eq!(deleted, 2);
 }
 
+#[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_vendor_s_javascript_client_works_unmodified() {
     let session = Session::start().await;
