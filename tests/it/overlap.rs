@@ -3,7 +3,7 @@ use std::time::Duration;
 use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{eventually, times};
+use crate::support::{ENDS_WITHIN, eventually, times};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_overlapped_receive_brings_again_is_neither_published_nor_deleted() {
@@ -53,7 +53,7 @@ async fn a_head_received_in_overlap_is_not_published_after_the_stop() {
     let worker = scene.start_into_file();
     eventually("the first is deleted", || scene.count(EventKind::Deleted) == 1);
     let (status, took) = worker.stop(nix::sys::signal::Signal::SIGTERM);
-    assert!(status.success() && took < Duration::from_secs(2), "{status:?} {took:?}");
+    assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
     assert_eq!(scene.bodies(), ["1"]);
     assert_eq!(scene.count(EventKind::Deleted), 1);
 }

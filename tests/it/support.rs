@@ -12,6 +12,10 @@ fn patience() -> Duration {
 
 const GLANCE: Duration = Duration::from_millis(10);
 
+/// Within this time a bridge ends when it is asked to. It gives 4 s to what is under way and 5 s to the sink; a poll, which
+/// nobody may wait for, takes 20 s. The rest is for a machine that runs other tests at the same time.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
 /// Waits until `condition` holds, looking often.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
