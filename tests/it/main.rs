@@ -165,6 +165,8 @@ mod secrets;
 mod storm;
 /// Processes and patience.
 mod support;
+/// What is nowhere in the source, or in one place alone.
+mod tidy;
 /// `verify` finds what is wrong, when something is.
 #[cfg(feature = "emulator")]
 mod verify;
