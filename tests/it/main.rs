@@ -35,6 +35,8 @@ mod conditions;
 mod configuration;
 /// Every sink keeps the contract of sinks, and who breaks it is noticed.
 mod contract;
+/// What contributors are told is true.
+mod contributors;
 /// What operators deploy with is true.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod deploy;
