@@ -179,7 +179,7 @@ sink:
 ";
     assert_eq!(
         mistakes(text),
-        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n13:23: `transactional_id` is empty: it names this bridge at the brokers\n10:12: `topic` needs a literal beginning before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: take it out"
+        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n13:23: `transactional_id` is empty: it identifies this bridge to the brokers\n10:12: `topic` must begin with literal text before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: remove it"
     );
 }
 
@@ -325,7 +325,7 @@ fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
         "topic: green-api.dead-letters",
     ] {
         let told = kafka(bad).expect_err(bad);
-        assert!(told.contains("`topic` can become") || told.contains("is `ledger_topic`"), "{bad}: {told}");
+        assert!(told.contains("`topic` can expand to") || told.contains("are the same"), "{bad}: {told}");
     }
     for good in [
         "topic: 'x.{type}', ledger_topic: x.ledger, dead_letter_topic: x.dead",
@@ -337,6 +337,6 @@ fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
     for url in ["kafka://h/green-api-bridge.ledger", "kafka://h/green-api.dead-letters"] {
         let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
         let told = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
-        assert!(told.contains("`topic` can become"), "{told}");
+        assert!(told.contains("`topic` can expand to"), "{told}");
     }
 }

@@ -106,7 +106,7 @@ impl Assignment {
     }
 
     /// Waits until the broker has said which shards are this replica's, if only none.
-    pub(super) fn wait_for_word(&self) {
+    pub(super) fn wait_for_assignment(&self) {
         let waited = self.changed.wait_while(self.lock(), |state| !state.joined && !state.stopped);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }

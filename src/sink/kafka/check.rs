@@ -1,4 +1,4 @@
-//! Mistakes of meaning in the options of Kafka.
+//! Validation of the options of Kafka.
 
 use secrecy::ExposeSecret;
 
@@ -8,7 +8,7 @@ use crate::address;
 use crate::config::Found;
 use crate::sink::cloud_event::check_placeholders;
 
-/// What the sink sets itself: another value would break a promise.
+/// Properties that the sink sets itself: other values would break a promise.
 const RESERVED: [&str; 15] = [
     "bootstrap.servers",
     "metadata.broker.list",
@@ -27,14 +27,14 @@ const RESERVED: [&str; 15] = [
     "delivery.report.only.error",
 ];
 
-/// What is well written and cannot be right.
+/// Adds what parses but cannot work.
 pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
         found.add(&["bootstrap_servers"], "`bootstrap_servers` is empty: name at least one HOST:PORT");
     }
     let protocol = match kafka.properties.get("security.protocol") {
         Some(given) => given.expose_secret(),
-        // What a file says is read at the start.
+        // The file is read at startup.
         None if kafka.properties_files.contains_key("security.protocol") => "",
         None => "PLAINTEXT",
     };
@@ -44,25 +44,25 @@ pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
         }
     }
     if kafka.transactional_id.is_empty() {
-        found.add(&["transactional_id"], "`transactional_id` is empty: it names this bridge at the brokers");
+        found.add(&["transactional_id"], "`transactional_id` is empty: it identifies this bridge to the brokers");
     }
     if kafka.topic.starts_with('{') {
-        found.add(&["topic"], "`topic` needs a literal beginning before a placeholder");
+        found.add(&["topic"], "`topic` must begin with literal text before a placeholder");
     }
-    // What a placeholder can become is legal, and 64 bytes at most.
+    // Values of placeholders are legal and at most 64 bytes long.
     let topic = kafka.topic.replace("{instance}", "").replace("{type}", "");
     let names =
         [("topic", &topic), ("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)];
     for (key, name) in names {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-{}".contains(&byte);
         if (name.is_empty() && key != "topic") || name.len() > 120 || !name.bytes().all(legal) {
-            found.add(&[key], format!("`{key}` must have 1 to 120 letters, digits, `.`, `_` or `-`"));
+            found.add(&[key], format!("`{key}` must consist of 1 to 120 letters, digits, `.`, `_` or `-`"));
         }
     }
     check_placeholders(&kafka.topic, "topic", found);
     for (key, name) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
         if name.contains(['{', '}']) {
-            found.add(&[key], format!("`{key}` knows no placeholders"));
+            found.add(&[key], format!("`{key}` does not support placeholders"));
         }
     }
     check_topics(kafka, found);
@@ -79,12 +79,12 @@ pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
     let in_files = kafka.properties_files.keys().map(|name| ("properties_files", name));
     for (key, name) in given.chain(in_files) {
         if RESERVED.contains(&name.as_str()) {
-            found.add(&[key, name], format!("the property `{name}` is set by the bridge itself: take it out"));
+            found.add(&[key, name], format!("the property `{name}` is set by the bridge itself: remove it"));
         }
     }
 }
 
-/// The properties that switch off that certificates are verified, written as librdkafka reads them.
+/// Properties that disable the verification of certificates, by the values that librdkafka accepts.
 pub(super) fn unverified(kafka: &Options) -> Vec<&str> {
     let switches_off = |name: &str, value: &str| match name {
         "enable.ssl.certificate.verification" => ["false", "f", "0"].contains(&&*value.to_ascii_lowercase()),
@@ -95,14 +95,14 @@ pub(super) fn unverified(kafka: &Options) -> Vec<&str> {
     given.filter(|(name, value)| switches_off(name, value)).map(|(name, _)| name.as_str()).collect()
 }
 
-/// A notification in the ledger would be taken for what was published last.
+/// Notifications must not be published to the ledger or to the dead-letter topic.
 fn check_topics(kafka: &Options, found: &mut Found<'_>) {
     for (key, own) in [("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)] {
         if template::can_become(&kafka.topic, own, Types::Documented) {
-            found.add(&[key], format!("`topic` can become `{key}`: name another, out of reach of notifications"));
+            found.add(&[key], format!("`topic` can expand to `{key}`: choose a name that no notification can produce"));
         }
     }
     if kafka.ledger_topic == kafka.dead_letter_topic {
-        found.add(&["dead_letter_topic"], "`dead_letter_topic` is `ledger_topic`: name another");
+        found.add(&["dead_letter_topic"], "`dead_letter_topic` and `ledger_topic` are the same: use different topics");
     }
 }

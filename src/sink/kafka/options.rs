@@ -1,4 +1,4 @@
-//! What an operator may say of Kafka.
+//! Options of the sink `kafka`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,25 +12,25 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Kafka")]
 pub struct Options {
-    /// `HOST:PORT` of some brokers.
+    /// `HOST:PORT` of one or more brokers.
     pub bootstrap_servers: Vec<String>,
-    /// The topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. A type that is not documented is `other`, none is `unknown`.
+    /// Topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. An undocumented type is `other`, a missing one `unknown`.
     #[schemars(extend("x-types" = crate::kinds::in_topics()))]
     pub topic: String,
-    /// What keeps its order: an instance or each chat of it.
+    /// Scope of ordering: the instance, or each chat.
     pub key: Key,
-    /// Names this bridge at the brokers, and the group of its replicas, which have the same; without `shards` one running bridge per name.
+    /// Transactional id of the bridge and name of its replicas' consumer group; the same for all replicas. Without `shards` only one bridge per id can run.
     pub transactional_id: String,
-    /// The compacted topic that remembers what was published last.
+    /// Compacted topic that records what was published last.
     pub ledger_topic: String,
-    /// The topic of refused notifications.
+    /// Topic of refused notifications.
     pub dead_letter_topic: String,
-    /// How missing topics are created; `null`: they must exist.
+    /// How missing topics are created; `null`: topics must exist.
     pub create_topics: Option<CreateTopics>,
     /// Any property of librdkafka: `security.protocol`, `sasl.*`, `ssl.*` and so on.
     #[schemars(with = "BTreeMap<String, String>", extend("default" = {}))]
     pub properties: BTreeMap<String, SecretString>,
-    /// The same, each with a file that holds its value: passwords.
+    /// The same, each with the path of a file that contains the value: for passwords.
     pub properties_files: BTreeMap<String, PathBuf>,
 }
 
@@ -50,7 +50,7 @@ impl Default for Options {
     }
 }
 
-/// What a record's key is.
+/// The key of a record.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
@@ -64,7 +64,7 @@ pub enum Key {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateTopics {
-    /// Partitions of the topics of notifications and dead letters.
+    /// Number of partitions of the topics of notifications and dead letters.
     pub partitions: i32,
     /// Replication factor; -1 takes the broker's default.
     pub replication: i32,
@@ -77,7 +77,7 @@ impl Default for CreateTopics {
 }
 
 impl Options {
-    /// From what stands behind `kafka:` in a sink's URL.
+    /// Parses the part of a sink URL after `kafka:`.
     pub(in crate::sink) fn from_url(rest: &str) -> Result<Self, &'static str> {
         let parts = rest.strip_prefix("//").and_then(|rest| rest.split_once('/'));
         let (servers, topic) = parts.ok_or("")?;

@@ -1,24 +1,24 @@
-//! What templates of topics can become: nothing that the bridge keeps for itself may be among it.
+//! What topic templates can expand to: they must not reach the bridge's own topics.
 
 use std::collections::BTreeSet;
 
 use crate::kinds;
 use crate::notification::InstanceId;
 
-/// What may stand for `{type}`.
+/// The possible values of `{type}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Types {
-    /// What the bridge puts there.
+    /// The values that the bridge uses.
     Documented,
-    /// What it once put there as well: whatever a notification said.
+    /// Also those that earlier versions used: any type of a notification.
     #[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has topics"))]
     Any,
 }
 
-/// Whether notifications of any instance could go to the topic of this name.
+/// Whether the template can expand to this name.
 pub(crate) fn can_become(template: &str, name: &str, types: Types) -> bool {
     let mut rest = template;
-    // How much of the name may be used up.
+    // The possible numbers of characters consumed so far.
     let mut used = BTreeSet::from([0]);
     while !rest.is_empty() && !used.is_empty() {
         let from = |place: usize| &name[place..];
@@ -30,7 +30,7 @@ pub(crate) fn can_become(template: &str, name: &str, types: Types) -> bool {
                 used.into_iter().flat_map(|place| kinds_at(from(place), types).map(move |end| place + end)).collect();
             rest = behind;
         } else {
-            // A brace is never first here but in a template that is refused for it.
+            // Only an invalid template has another brace here.
             let brace = rest.char_indices().skip(1).find(|(_, letter)| *letter == '{');
             let end = brace.map_or(rest.len(), |(end, _)| end);
             let (literal, behind) = rest.split_at(end);
@@ -45,14 +45,14 @@ pub(crate) fn can_become(template: &str, name: &str, types: Types) -> bool {
     used.contains(&name.len())
 }
 
-/// Where an instance's number that stands first may end.
+/// The possible ends of an instance id at the beginning.
 fn instances(text: &str) -> impl Iterator<Item = usize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let is_one = |number: &str| number.parse().is_ok_and(|id: InstanceId| id.to_string() == number);
     (1..=digits).filter(move |end| is_one(&text[..*end]))
 }
 
-/// Where a kind that stands first may end.
+/// The possible ends of a type at the beginning.
 fn kinds_at(text: &str, types: Types) -> impl Iterator<Item = usize> {
     let documented = kinds::in_topics().into_iter().filter(|kind| text.starts_with(kind)).map(str::len);
     let usable = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);

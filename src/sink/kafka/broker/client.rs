@@ -1,4 +1,4 @@
-//! From the config to librdkafka's properties.
+//! librdkafka's properties from the config.
 
 use std::fs;
 use std::io;
@@ -19,35 +19,35 @@ use crate::error::SetupError;
 use crate::input_file;
 use crate::sink::kafka::options::Options;
 
-/// The largest record; the topics that the bridge creates take as much. A body may well be larger
-/// than Kafka's usual megabyte: thumbnails and contact lists travel inside.
+/// The largest record; topics created by the bridge accept as much. Bodies may exceed Kafka's default of one megabyte, because
+/// they contain thumbnails and contact lists.
 pub(super) const LARGEST_RECORD: &str = "16777216";
 
-/// What fits a bridge; an operator's `properties` go before these.
+/// Defaults of the bridge; the operator's `properties` take precedence.
 const DEFAULTS: [(&str, &str); 9] = [
-    // A lone notification is not delayed.
+    // Do not delay a single notification.
     ("linger.ms", "0"),
     ("compression.type", "lz4"),
     ("message.max.bytes", LARGEST_RECORD),
-    // An open transaction holds up every `read_committed` reader.
+    // An open transaction blocks every `read_committed` consumer.
     ("transaction.timeout.ms", "30000"),
     ("message.timeout.ms", "25000"),
     ("socket.timeout.ms", "10000"),
     ("socket.keepalive.enable", "true"),
     ("reconnect.backoff.max.ms", "2000"),
-    // OpenSSL is built in and does not know where this machine keeps its certificates.
+    // The built-in OpenSSL does not know where this machine keeps its certificates.
     ("ssl.ca.location", "probe"),
 ];
 
-/// Properties that name files which the client opens by itself, on the threads that call it.
+/// Properties that name files which the client opens itself, on the calling thread.
 const READ_BY_THE_CLIENT: [&str; 5] =
     ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"];
 
-/// Whether the client can read what a property names, without hanging in it.
-fn look_at(name: &str, path: &Path) -> io::Result<()> {
+/// Checks that the client can read the file that a property names without blocking.
+fn check_readable(name: &str, path: &Path) -> io::Result<()> {
     match name {
         "ssl.ca.location" if path == Path::new("probe") => Ok(()),
-        // A folder is one of certificates.
+        // A folder contains certificates.
         "ssl.ca.location" if input_file::beside(path, |path| Ok(fs::metadata(path)?.is_dir()))? => Ok(()),
         "ssl.key.location" | "ssl.keystore.location" => input_file::read_secret(path).map(drop),
         _ => input_file::read(path).map(drop),
@@ -66,16 +66,16 @@ pub(super) fn configure(config: &Options) -> Result<ClientConfig, SetupError> {
     let encrypts = client.get("security.protocol").is_some_and(|protocol| protocol.to_uppercase().ends_with("SSL"));
     let named = READ_BY_THE_CLIENT.iter().filter_map(|name| Some((name, client.get(name)?)));
     for (name, path) in named.filter(|(_, path)| encrypts && !path.is_empty()) {
-        look_at(name, Path::new(path))
+        check_readable(name, Path::new(path))
             .map_err(|error| SetupError::new(format!("sink.kafka.properties {name}: {path}"), error))?;
     }
-    // Unusable properties are found here, before anything is started. Nothing connects yet.
+    // Finds unusable properties before anything is started. Does not connect.
     let tried = client.create_with_context::<_, BaseProducer<Quiet>>(Quiet);
     tried.map_err(|error| format!("sink.kafka.properties: {}", without_value(&error)))?;
     Ok(client)
 }
 
-/// What the config itself says, with names, values and this build's abilities checked.
+/// The properties of the config, with names, values and the features of this build checked.
 pub(super) fn without_files(config: &Options) -> Result<ClientConfig, SetupError> {
     let mut client = ClientConfig::new();
     for (name, value) in DEFAULTS {
@@ -90,54 +90,54 @@ pub(super) fn without_files(config: &Options) -> Result<ClientConfig, SetupError
         .set("transactional.id", &config.transactional_id)
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
-    let told = |why: String| SetupError::from(format!("sink.kafka.properties: {why}"));
+    let error = |why: String| SetupError::from(format!("sink.kafka.properties: {why}"));
     let known = |name: &str| {
         let mut alone = ClientConfig::new();
         alone.set(name, "");
         match alone.create_native_config() {
-            // Of a file's value only the name is known yet.
+            // The value is in a file: only the name is known yet.
             Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
-                Err(told(format!("{name}: there is no such property")))
+                Err(error(format!("{name}: there is no such property")))
             }
             _ => Ok(()),
         }
     };
     config.properties_files.keys().try_for_each(|name| known(name))?;
-    client.create_native_config().map_err(|error| told(without_value(&error)))?;
+    client.create_native_config().map_err(|cause| error(without_value(&cause)))?;
     let logs_in = client.get("security.protocol").is_some_and(|protocol| protocol.to_uppercase().starts_with("SASL"));
     let mechanism = client.get("sasl.mechanism").or(client.get("sasl.mechanisms"));
     if mechanism.unwrap_or(if logs_in { "GSSAPI" } else { "" }).eq_ignore_ascii_case("GSSAPI") {
-        return Err(told(
+        return Err(error(
             "sasl.mechanism: this build has no Kerberos (GSSAPI): use SCRAM-SHA-512, PLAIN or a client certificate"
                 .into(),
         ));
     }
     if client.get("sasl.oauthbearer.method").is_some_and(|method| method.eq_ignore_ascii_case("oidc")) {
-        return Err(told(
+        return Err(error(
             "sasl.oauthbearer.method: this build has no OIDC: use SCRAM-SHA-512, PLAIN or a client certificate".into(),
         ));
     }
     Ok(client)
 }
 
-/// How often the client looks for changes of topics.
+/// How often the client refreshes topic metadata.
 pub(super) fn metadata_refresh(client: &ClientConfig) -> Duration {
     let milliseconds = client.get("topic.metadata.refresh.interval.ms").and_then(|text| text.parse().ok());
     Duration::from_millis(milliseconds.unwrap_or(300_000))
 }
 
-/// When the group takes a replica for dead.
+/// When the group considers a replica dead.
 pub(super) fn session_timeout(client: &ClientConfig) -> Duration {
     let milliseconds = client.get("session.timeout.ms").and_then(|text| text.parse().ok());
     Duration::from_millis(milliseconds.unwrap_or(10_000))
 }
 
-/// The largest body that it sends.
+/// The largest body that the client sends.
 pub(super) fn largest_record(client: &ClientConfig) -> usize {
     client.get("message.max.bytes").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// A refused property's value may be a password.
+/// The value of a refused property may be a password.
 fn without_value(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, why, name, _) => format!("{name}: {why}"),
@@ -145,7 +145,7 @@ fn without_value(error: &KafkaError) -> String {
     }
 }
 
-/// A client whose own chatter goes to the debug level: what matters reaches us as an error.
+/// Logs the client's own messages at debug level: what matters is also returned as an error.
 pub(super) struct Quiet;
 
 impl ClientContext for Quiet {

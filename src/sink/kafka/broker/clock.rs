@@ -1,5 +1,5 @@
-//! The bridge's clock and the broker's: the client stamps each record with ours, and a topic may say how far that may be from
-//! its own. A record is never to blame for it.
+//! Clock differences between bridge and broker: the client stamps records with the bridge's clock, and a topic may limit how
+//! far timestamps may deviate from the broker's. A record is never rejected for good because of it.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::session::Kafka;
 use crate::sink::SinkError;
 use crate::sink::session::Job;
 
-/// How long a topic's limits are remembered: thousands of instances may ask for them.
+/// How long the limits of a topic are cached: thousands of instances may need them.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 impl Kafka<'_> {
-    /// It waits, and whoever reads the log learns what to compare.
+    /// The notification waits, and the log says which clocks to compare.
     pub(super) fn wait_for_clock(&mut self, job: Job, route: Route, why: &str) {
         let topic = route.topic(self.config, job.notification()).unwrap_or_default();
         let known = self.clock_limits.get(&topic).filter(|(asked, _)| asked.elapsed() < REMEMBERED);
@@ -30,10 +30,10 @@ impl Kafka<'_> {
     }
 }
 
-/// What follows for the broker's clock from what it refuses.
+/// What a refusal reveals about the broker's clock.
 fn brokers_clock(ours: Timestamp, [before, after]: [Option<i64>; 2]) -> String {
     let shifted = |milliseconds: i64| ours.checked_add(SignedDuration::from_millis(milliseconds)).ok();
-    let told = [
+    let limits = [
         after.and_then(|after| {
             Some(format!("before {:.3} (message.timestamp.after.max.ms={after})", shifted(after.checked_neg()?)?))
         }),
@@ -41,8 +41,8 @@ fn brokers_clock(ours: Timestamp, [before, after]: [Option<i64>; 2]) -> String {
             Some(format!("after {:.3} (message.timestamp.before.max.ms={before})", shifted(before)?))
         }),
     ];
-    let told: Vec<String> = told.into_iter().flatten().collect();
-    if told.is_empty() { String::new() } else { format!(", which must be {}", told.join(" or ")) }
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    if limits.is_empty() { String::new() } else { format!(", which must be {}", limits.join(" or ")) }
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_tells_the_brokers_clock_as_far_as_the_topic_says() {
+    fn a_refusal_reveals_the_brokers_clock_as_far_as_the_limits_are_known() {
         let ours: Timestamp = "2026-11-26T15:00:00Z".parse().unwrap();
         assert_eq!(
             brokers_clock(ours, [Some(i64::MAX), Some(3_600_000)]),

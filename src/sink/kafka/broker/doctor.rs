@@ -1,4 +1,4 @@
-//! Looks at Kafka: login, topics, and the rights to use transactions and, where replicas share, their group.
+//! Examines Kafka: login, topics, and the rights to use transactions and, with `shards` above 1, the consumer group.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,9 @@ use crate::doctor::Check;
 use crate::error::SetupError;
 use crate::sink::kafka::options::Options;
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Never with a transactional id of the bridge: that would fence it. And never as a member of its group: that would take
-/// shards away from those at work.
+/// Never uses a transactional id of the bridge, which would fence it, and never joins its group, which would move shards.
 pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     let client = match client::configure(config) {
         Ok(client) => client,
@@ -54,7 +53,7 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
 
 fn metadata(client: &ClientConfig) -> Result<Metadata, SetupError> {
     let producer = without_transactions(client)?;
-    producer.client().fetch_metadata(None, PATIENCE).map_err(|error| error.to_string().into())
+    producer.client().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| error.to_string().into())
 }
 
 fn without_transactions(client: &ClientConfig) -> Result<BaseProducer<Quiet>, SetupError> {
@@ -63,7 +62,7 @@ fn without_transactions(client: &ClientConfig) -> Result<BaseProducer<Quiet>, Se
     client.create_with_context(Quiet).map_err(|error| error.to_string().into())
 }
 
-/// `shards` for the ledger, which has a partition for each.
+/// With `shards` for the ledger, which has one partition per shard.
 fn topic(
     client: &ClientConfig,
     metadata: &Metadata,
@@ -91,7 +90,7 @@ fn topic(
                 if replicas < 3 { "; use 3, and `min.insync.replicas=2`, to survive the loss of a broker" } else { "" };
             Ok(format!("{name}: {partitions} partition(s), {replicas} replica(s){advice}"))
         }
-        // Asked about all topics, a broker leaves out those that are none of ours.
+        // A request for all topics would omit those that the user may not describe.
         (None, _) if is_forbidden(client, name)? => {
             Err(format!("{name}: forbidden; an administrator allows it with\n{}", grant(Right::Topics, client, config))
                 .into())
@@ -108,20 +107,20 @@ fn is_forbidden(client: &ClientConfig, topic: &str) -> Result<bool, SetupError> 
     let producer = without_transactions(client)?;
     let metadata = producer
         .client()
-        .fetch_metadata(Some(topic), PATIENCE)
+        .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
         .map_err(|error| SetupError::new(format!("topic {topic}"), error))?;
     let errors = metadata.topics().iter().filter_map(MetadataTopic::error);
     let forbidden = RDKafkaErrorCode::TopicAuthorizationFailed;
     Ok(errors.map(RDKafkaErrorCode::from).any(|error| error == forbidden))
 }
 
-/// An id beside the bridge's own, those of shards included; with a prefixed grant the same right covers all.
+/// An id that starts with the bridge's own: a prefixed grant covers it as well as the ids of all shards.
 fn transactions(client: &ClientConfig, config: &Options) -> Result<String, SetupError> {
     let id = format!("{}-doctor", config.transactional_id);
     let mut with_id = client.clone();
     with_id.set("transactional.id", &id);
     let producer: BaseProducer<Quiet> = with_id.create_with_context(Quiet).map_err(|error| error.to_string())?;
-    let found = producer.init_transactions(PATIENCE);
+    let found = producer.init_transactions(REQUEST_TIMEOUT);
     found.map(|()| "allowed: record and ledger entry commit together, exactly once".into()).map_err(|error| {
         let lines = grant(Right::Transactions, client, config);
         format!(
@@ -132,7 +131,7 @@ fn transactions(client: &ClientConfig, config: &Options) -> Result<String, Setup
     })
 }
 
-/// Whether the group may be described: only a member could try whether it may be joined.
+/// Checks whether the group may be described; whether it may be joined only a member could find out.
 fn group(client: &ClientConfig, config: &Options) -> Result<String, SetupError> {
     let mut client = client.clone();
     client.remove("transactional.id");
@@ -146,36 +145,36 @@ fn group(client: &ClientConfig, config: &Options) -> Result<String, SetupError> 
         let Err(mut why) = asked else {
             return Ok(format!("group `{group}`: allowed, as far as can be seen without joining it"));
         };
-        // The client looks for the group by itself, and says here what comes of it.
-        if let Some(Err(told)) = consumer.poll(Duration::ZERO) {
-            why = told;
+        // The client looks up the group coordinator by itself and reports the result here.
+        if let Some(Err(error)) = consumer.poll(Duration::ZERO) {
+            why = error;
         }
         if is_of_group(&why) {
             let lines = grant(Right::Group, &client, config);
             return Err(format!("group `{group}`: forbidden; an administrator allows it with\n{lines}").into());
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > REQUEST_TIMEOUT {
             return Err(SetupError::new(format!("group `{group}`"), why));
         }
     }
 }
 
-/// How long a replica may be silent, against what brokers take; `None` when they do not tell, for want of a right.
+/// Compares `session.timeout.ms` with the brokers' limits; `None` if the right to read those is missing.
 fn session_timeout(client: &ClientConfig, metadata: &Metadata) -> Option<Result<String, SetupError>> {
     let mut admin = client.clone();
     admin.remove("transactional.id");
     let admin: AdminClient<Quiet> = admin.create_with_context(Quiet).ok()?;
     let asked = [ResourceSpecifier::Broker(metadata.brokers().first()?.id())];
-    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let answer = Handle::current().block_on(admin.describe_configs(&asked, &options)).ok()?;
     let settings = answer.into_iter().next()?.ok()?;
     let bound = |name| settings.get(name)?.value.as_ref()?.parse::<u128>().ok();
     let (least, most) = (bound("group.min.session.timeout.ms")?, bound("group.max.session.timeout.ms")?);
     let ours = client::session_timeout(client).as_millis();
-    let told = format!("`session.timeout.ms` is {ours}, and brokers take {least} to {most}");
+    let detail = format!("`session.timeout.ms` is {ours}, and brokers accept {least} to {most}");
     Some(if (least..=most).contains(&ours) {
-        Ok(told)
+        Ok(detail)
     } else {
-        Err(format!("{told}: set it in `sink.kafka.properties`").into())
+        Err(format!("{detail}: set it in `sink.kafka.properties`").into())
     })
 }

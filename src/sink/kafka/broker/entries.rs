@@ -1,5 +1,5 @@
-//! What a record of the ledger says. A notification can never be taken for an entry: it always has
-//! `CloudEvents` headers, and an entry has one of its own or, from an earlier bridge, none at all.
+//! The format of ledger records. A notification can never be mistaken for an entry: it always has `CloudEvents` headers, while
+//! an entry has a header of its own or, if written by an earlier version, none.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -12,13 +12,13 @@ use crate::notification::{Fingerprint, InstanceId};
 /// The header of all records of the ledger.
 const MARK: Header<'_, &str> = Header { key: "green-api-bridge-ledger", value: Some("1") };
 
-/// The keys of sentinels begin so.
+/// Prefix of the keys of sentinels.
 pub(super) const OWNER: &str = "owner:";
 
-/// No entry is longer.
+/// Upper bound for the length of an entry.
 const LARGEST: usize = 4096;
 
-/// No instance comes as far: what says so is no entry.
+/// Upper bound for sequence numbers: anything beyond is not a valid entry.
 const FARTHEST: u64 = i64::MAX as u64;
 
 /// What was published last for an instance.
@@ -40,7 +40,7 @@ impl Entry {
     }
 }
 
-/// The place behind the last one.
+/// The next sequence number.
 pub(super) fn next(last: Option<&Entry>) -> u64 {
     last.map_or(1, |last| last.sequence.saturating_add(1))
 }
@@ -49,22 +49,22 @@ pub(super) fn headers() -> OwnedHeaders {
     OwnedHeaders::new_with_capacity(1).insert(MARK)
 }
 
-/// What the ledger says, as far as it was read.
+/// The contents of the ledger, as far as it was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     pub of: HashMap<InstanceId, Entry>,
-    /// The instances whose last entry cannot be used, and why: what was published last for them is not known.
+    /// Instances whose last entry is unusable, and why: what was published last for them is unknown.
     pub unusable: HashMap<InstanceId, &'static str>,
-    /// How many records of a kind are not the ledger's.
-    pub strange: BTreeMap<&'static str, u64>,
+    /// The number of foreign records by kind.
+    pub foreign: BTreeMap<&'static str, u64>,
 }
 
 impl Entries {
-    /// The next record; of the same key the later one counts.
+    /// Adds the next record; a later record replaces an earlier one with the same key.
     pub(super) fn take(&mut self, record: &impl Message) {
         match read(record) {
             Read::Sentinel => {}
-            Read::Strange(kind) => *self.strange.entry(kind).or_default() += 1,
+            Read::Strange(kind) => *self.foreign.entry(kind).or_default() += 1,
             Read::Forgotten(instance) => {
                 self.of.remove(&instance);
                 self.unusable.remove(&instance);
@@ -84,13 +84,13 @@ impl Entries {
 enum Read {
     Sentinel,
     Entry(InstanceId, Entry),
-    /// Written by an operator: the instance was never published.
+    /// A tombstone written by an operator: nothing was published for the instance.
     Forgotten(InstanceId),
     Unusable(InstanceId, &'static str),
     Strange(&'static str),
 }
 
-/// Whether this is in the form of the ledger, whoever wrote it.
+/// Whether this has the format of the ledger, whoever wrote it.
 pub(super) fn is_of_ledger(record: &impl Message) -> bool {
     let mut names = record.headers().into_iter().flat_map(|headers| headers.iter().map(|header| header.key));
     let count = record.headers().map_or(0, Headers::count);
@@ -121,7 +121,7 @@ fn read(record: &impl Message) -> Read {
     }
 }
 
-/// For [`crate::fuzzing`]: what can be read is written so that it reads the same.
+/// For [`crate::fuzzing`]: an entry that can be read survives a round trip.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn assert_reads_its_own(key: &[u8], value: &[u8]) {
     use rdkafka::message::{OwnedMessage, Timestamp};
@@ -162,7 +162,7 @@ mod tests {
         }
         let instance = "7".parse().unwrap();
         let sequence = entries.of.get(&instance).map(|entry| entry.sequence);
-        (sequence, entries.unusable.contains_key(&instance), entries.strange.values().sum())
+        (sequence, entries.unusable.contains_key(&instance), entries.foreign.values().sum())
     }
 
     fn notification() -> OwnedHeaders {

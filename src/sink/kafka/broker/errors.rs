@@ -1,25 +1,24 @@
-//! Every way in which a transaction can go wrong, and its answer.
+//! Every way in which a transaction can fail, and the reaction to it.
 //!
-//! | what happens | how it shows | what is done |
+//! | cause | symptom | reaction |
 //! |---|---|---|
-//! | the coordinator moves, loads, or is still busy with the last transaction | *retriable*, or repeated by the client itself | the same call again, for at most 40 s |
-//! | a body is larger than the client sends | before it is sent | into the folder; nobody else notices |
-//! | a record is too large for the client with its headers | at once, from `send` | abort; the record alone, then as a dead letter |
-//! | a record is too large for the broker, or refused by it | its delivery; *abortable* | abort; the others without it; it alone, then as a dead letter |
-//! | the broker refuses the time that the client stamps records with | its delivery; *abortable* | abort; the others without it; it waits, and is told with both clocks; never a dead letter |
-//! | a topic is missing or forbidden | its delivery, or all records purged; *abortable* | abort; the others without it, if need be each alone; its instances wait, and try alone. Where the abort is refused too: a new producer, once |
-//! | too few replicas, leader moves, connection lost | repeated by the client until `message.timeout.ms` | nothing; then as an unknown outcome |
-//! | a refused record left a gap in the sequence numbers, or the broker forgot the producer id after 7 idle days | *abortable*, all records purged | abort, with which the client takes a new epoch; the same again |
-//! | the transaction took longer than its timeout | fatal, `_FENCED` or a wrong epoch | the ledger tells that it is no rival: a new producer |
-//! | another bridge took over | fatal, `_FENCED` | the ledger names the rival: stop, exit code 79 |
-//! | the commit is answered with an error, or not at all | anything but success | never guessed: a new producer asks the ledger |
-//! | the commit succeeds after more than one call or 5 s | success | stored; a new producer, because of KAFKA-17754 |
-//! | the transactional id or the cluster is forbidden, the timeout too long for the broker | fatal, from `init_transactions` | told with what to change, tried again |
-//! | the broker refuses the ledger's record | its delivery | told, tried again with a new producer |
+//! | the coordinator moves, loads, or is still completing the last transaction | *retriable*, or retried by the client itself | retry the call for at most 40 s |
+//! | a body is larger than the client sends | before it is sent | write it to the folder; no other notification is affected |
+//! | a record with its headers is too large for the client | at once, from `send` | abort; retry the record alone, then as a dead letter |
+//! | the broker refuses a record, for example as too large | its delivery report; *abortable* | abort; commit the others; retry the record alone, then as a dead letter |
+//! | the broker refuses the timestamp of a record | its delivery report; *abortable* | abort; commit the others; the record waits, and both clocks are reported; never a dead letter |
+//! | a topic is missing or forbidden | delivery report, or all records purged; *abortable* | abort; commit the others, each alone if necessary; instances that need the topic wait and retry alone. If the abort is refused as well: a new producer, once |
+//! | too few in-sync replicas, leader change, connection lost | retried by the client until `message.timeout.ms` | none; after that an unknown outcome |
+//! | a refused record left a gap in the sequence numbers, or the broker expired the producer id after 7 idle days | *abortable*, all records purged | abort, by which the client bumps its epoch; retry |
+//! | the transaction exceeded its timeout | fatal, `_FENCED` or a wrong epoch | a new producer, because the ledger shows no other owner |
+//! | another bridge took over | fatal, `_FENCED` | stop with exit code 79, because the ledger shows another owner |
+//! | the commit fails or is not answered | anything but success | never guess: a new producer, and the ledger decides |
+//! | the commit succeeds after a retry or more than 5 s | success | stored; a new producer, because of KAFKA-17754 |
+//! | the transactional id or the cluster is forbidden, or the timeout too long for the broker | fatal, from `init_transactions` | report what to change; retry |
+//! | the broker refuses the ledger record | its delivery report | report; retry with a new producer |
 //!
-//! A *new producer* means: the old one is dropped, `init_transactions` waits until its transaction
-//! is decided, a sentinel is committed, the ledger is read up to it, and every lane starts from
-//! what the ledger says.
+//! A *new producer* means: the old one is dropped, `init_transactions` waits until its transaction is decided, a sentinel is
+//! committed, the ledger is read up to that sentinel, and every lane starts from the ledger's contents.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,23 +28,23 @@ use tracing::debug;
 
 use crate::sink::Reason;
 
-/// How long a call may go on asking to be repeated. Longer than the transaction's own timeout.
-pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a retriable call is retried. Longer than the transaction timeout.
+pub(super) const RETRY_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What is at fault when a record is refused.
+/// The cause of a refused record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// The record: it will never be taken.
+    /// The record itself: retrying cannot succeed.
     Record(Reason),
     /// Its topic, which is missing or forbidden.
     Topic,
-    /// The bridge's clock or the broker's: the client stamps records with ours.
+    /// The clock of the bridge or of the broker.
     Clock,
-    /// One of the topics of its transaction, maybe its own.
+    /// One of the topics of its transaction, possibly its own.
     SomeTopic,
 }
 
-/// What is at fault; `None` when it is neither the record nor its topic.
+/// The cause; `None` if it is neither the record nor its topic.
 pub(super) fn blame(error: &KafkaError) -> Option<Blame> {
     match error.rdkafka_error_code()? {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize => Some(Blame::Record(Reason::TooLarge)),
@@ -60,7 +59,7 @@ pub(super) fn blame(error: &KafkaError) -> Option<Blame> {
     }
 }
 
-/// The error, and what the operator can do about it.
+/// The error with advice for the operator.
 pub(super) fn explain(error: &KafkaError) -> String {
     let advice = match error.rdkafka_error_code() {
         Some(Code::TransactionalIdAuthorizationFailed) => {
@@ -86,16 +85,16 @@ pub(super) fn explain(error: &KafkaError) -> String {
     format!("{error}: {advice}")
 }
 
-/// Repeats the same call as long as it says that it can be resumed.
+/// Retries a call for as long as its error is retriable.
 pub(super) fn persist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     let begun = Instant::now();
     loop {
         match call() {
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < PATIENCE => {
-                debug!(error = error.string(), "repeating");
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && begun.elapsed() < RETRY_TIMEOUT => {
+                debug!(error = error.string(), "retrying");
                 thread::sleep(Duration::from_millis(100));
             }
-            Err(KafkaError::Flush(error)) if begun.elapsed() < PATIENCE => debug!(%error, "repeating"),
+            Err(KafkaError::Flush(error)) if begun.elapsed() < RETRY_TIMEOUT => debug!(%error, "retrying"),
             other => return other,
         }
     }

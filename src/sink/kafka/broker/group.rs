@@ -1,7 +1,7 @@
-//! Which shards are for this replica to work on: what a consumer group on the ledger topic says.
+//! The consumer group on the ledger topic that assigns shards to replicas.
 //!
-//! It is a hint and no more. Who may write is decided by the transactional id of each shard, so a mistake of the group costs
-//! time, never a duplicate. Nothing is read or committed through it.
+//! It is only a hint: who may write is decided by the transactional id of each shard, so a wrong assignment costs time but never
+//! a duplicate. Nothing is read or committed through the group.
 
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -23,26 +23,26 @@ use crate::sink::kafka::options::Options;
 use crate::sink::session::Shard;
 use crate::sink::shared::Sharing;
 
-/// How often the group is polled; it must be served within `max.poll.interval.ms`.
+/// Timeout of a poll; polls must follow each other within `max.poll.interval.ms`.
 const POLL: Duration = Duration::from_millis(100);
 
-/// A shard that was assigned here and did not open for so long is left to other replicas, and the others with it.
+/// When an assigned shard did not open for this long, all shards are left to other replicas.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Then, or when the group could not be joined, it is joined again after so long.
+/// How long the replica then stays out of the group. Also the pause after a failure to join.
 const REJOIN_PAUSE: Duration = Duration::from_secs(60);
 
-/// The part of a replica in the group.
+/// Membership of this replica.
 pub(super) struct Group {
     client: ClientConfig,
     topic: String,
     assignment: Arc<Assignment>,
-    /// Once it was joined: whether it was left again.
+    /// Set on joining: becomes true when the group was left.
     left: OnceLock<watch::Receiver<bool>>,
 }
 
 impl Group {
-    /// Not joined yet: the group of the bridge's transactional id.
+    /// The group named like the transactional id of the bridge. Does not join it yet.
     pub(super) fn new(client: &ClientConfig, config: &Options, shards: u16) -> Self {
         let mut client = client.clone();
         client.remove("transactional.id");
@@ -66,23 +66,23 @@ impl Group {
         self.left.get().is_some()
     }
 
-    /// Joins it, in the background. The ledger topic is there by now.
+    /// Joins in the background. The ledger topic must exist.
     pub(super) fn join(&self) -> std::io::Result<()> {
         let (sender, left) = watch::channel(false);
         let (client, topic, assignment) = (self.client.clone(), self.topic.clone(), Arc::clone(&self.assignment));
         thread::Builder::new().name("shards".into()).spawn(move || {
             serve(&client, &topic, &assignment);
-            // Nobody may be waiting for it.
+            // Perhaps nobody is waiting for it.
             sender.send(true).ok();
         })?;
-        // It is joined once.
+        // Joined once.
         drop(self.left.set(left));
         Ok(())
     }
 
-    /// The shard, as this replica works on it; waits for the first word of the group.
+    /// Marks the shard as being opened. Waits for the first assignment.
     pub(super) fn open(&self, shard: Shard) -> Opened {
-        self.assignment.wait_for_word();
+        self.assignment.wait_for_assignment();
         self.assignment.open(shard)
     }
 }
@@ -96,13 +96,13 @@ impl Sharing for Group {
     async fn leave(&self) {
         self.assignment.stop();
         if let Some(left) = self.left.get() {
-            // An error says that the thread is gone.
+            // An error means that the thread is gone.
             left.clone().wait_for(|left| *left).await.ok();
         }
     }
 }
 
-/// Is a member, until it is stopped; not while others may do better.
+/// Stays a member until it is stopped, with pauses in which other replicas take over.
 fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
     while !assignment.is_stopped() {
         if let Err(error) = take_part(client, topic, assignment) {
@@ -112,27 +112,27 @@ fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
     }
 }
 
-/// Joins the group and leaves it when it is stopped, or when a shard does not open.
+/// Joins the group; leaves it when it is stopped or when a shard does not open.
 fn take_part(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) -> Result<(), KafkaError> {
     let consumer: BaseConsumer<Member> = client.create_with_context(Member { assignment: Arc::clone(assignment) })?;
     consumer.subscribe(&[topic])?;
     while !assignment.is_stopped() {
         match consumer.poll(POLL) {
-            // A fetch that was under way when its partition was paused.
+            // A record fetched before its partition was paused.
             None | Some(Ok(_)) => {}
-            Some(Err(error)) => debug!(%error, "the consumer group"),
+            Some(Err(error)) => debug!(%error, "consumer group error"),
         }
         if let Some(shard) = assignment.overdue(OPEN_TIMEOUT) {
             warn!(shard, "an assigned shard did not open for 120 s; leaving the consumer group for 60 s");
             break;
         }
     }
-    // Before the group hands them to others.
+    // Before the group assigns the shards to others.
     assignment.end();
     Ok(())
 }
 
-/// The consumer's side.
+/// Callbacks of the consumer.
 struct Member {
     assignment: Arc<Assignment>,
 }
@@ -148,8 +148,8 @@ impl ClientContext for Member {
 }
 
 impl ConsumerContext for Member {
-    /// Nothing is to be fetched: an assigned partition is paused at its end. A lost assignment is not waited for: whoever has
-    /// it now is at work.
+    /// Assigned partitions are paused at their ends, because nothing is to be fetched. A lost assignment is given up without
+    /// waiting: another replica already has it.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let shards: Vec<usize> =
             partitions.elements().iter().filter_map(|element| usize::try_from(element.partition()).ok()).collect();
@@ -174,7 +174,7 @@ impl ConsumerContext for Member {
             consumer.incremental_unassign(partitions)
         };
         if let Err(error) = changed {
-            debug!(%error, "the consumer group did not take an assignment");
+            debug!(%error, "cannot apply the assignment");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! The ledger: a compacted topic that keeps, for every instance, what was published last, and for
-//! every transactional id who owns it.
+//! The ledger: a compacted topic that records what was published last for every instance, and who owns every transactional id.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,17 +19,17 @@ use crate::sink::kafka::options::Options;
 use crate::sink::session::SessionError;
 use crate::sink::shard::Shard;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// Says who owns the transactional id since when.
+/// Records who owns a transactional id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sentinel {
     /// The process.
     pub owner: Uuid,
-    /// How many times it has taken ownership.
+    /// How often the process has taken ownership.
     pub acquisition: u64,
-    /// Into how many shards the instances are divided; an earlier bridge does not say.
+    /// The number of shards; earlier versions did not record it.
     #[serde(default = "one")]
     pub shards: u16,
 }
@@ -39,8 +38,7 @@ fn one() -> u16 {
     1
 }
 
-/// What is known of the instances of one shard. All their entries stand in one partition: so the sentinel, once read, says
-/// that all of them were.
+/// The ledger of one shard. All its entries are in one partition, so having read the sentinel means having read all of them.
 pub(super) struct Ledger {
     client: ClientConfig,
     topic: String,
@@ -80,12 +78,12 @@ impl Ledger {
         Ok(Record { topic, partition: Some(self.partition), key, value: Bytes::from(value), headers })
     }
 
-    /// Everything up to our own sentinel. `read_committed` delivers in order and only what is
-    /// decided, so nothing that stands before it can come later.
+    /// Reads up to our own sentinel. `read_committed` delivers decided records in order, so nothing before the sentinel can still
+    /// appear.
     pub(super) fn read_until(&self, sentinel: &Sentinel) -> Result<Entries, SessionError> {
         let mut entries = Entries::default();
         self.read("read_committed", |record| {
-            // A commit is visible a moment after it was answered.
+            // A commit becomes visible shortly after it was acknowledged.
             let Some(record) = record else { return false };
             entries.take(record);
             self.sentinel_in(record).as_ref() == Some(sentinel)
@@ -93,7 +91,7 @@ impl Ledger {
         Ok(entries)
     }
 
-    /// Everything that is decided by now.
+    /// Reads everything that is decided by now.
     pub(super) fn read_all(&self) -> Result<Entries, SessionError> {
         self.wait_until_decided()?;
         let mut entries = Entries::default();
@@ -106,10 +104,10 @@ impl Ledger {
         Ok(entries)
     }
 
-    /// Whether somebody else took ownership of our transactional id after `owner`.
+    /// Whether another process took ownership of our transactional id after `owner`.
     ///
-    /// As long as the last sentinel is the owner's nobody did, whether it is committed or not. Waiting for the end of what
-    /// is open would be waiting for the timeout of the owner's own transaction, when its producer gave up in the middle of it.
+    /// Nobody did as long as the last sentinel is the owner's, committed or not. Waiting until open transactions are decided
+    /// would mean waiting for the timeout of the owner's own transaction if its producer failed in the middle of it.
     pub(super) fn has_another_owner(&self, owner: Uuid) -> Result<bool, SessionError> {
         if !self.may_have_another_owner(owner)? {
             return Ok(false);
@@ -118,7 +116,7 @@ impl Ledger {
         Ok(self.last_owner("read_committed")?.is_some_and(|last| last != owner))
     }
 
-    /// Whether somebody else took it, or began to.
+    /// Whether another process took ownership, or began to.
     pub(super) fn may_have_another_owner(&self, owner: Uuid) -> Result<bool, SessionError> {
         Ok(self.last_owner("read_uncommitted")?.is_some_and(|last| last != owner))
     }
@@ -127,7 +125,7 @@ impl Ledger {
         Ok(self.last_sentinel(isolation)?.map(|sentinel| sentinel.owner))
     }
 
-    /// The last that stands under our transactional id.
+    /// The last sentinel of our transactional id.
     pub(super) fn last_sentinel(&self, isolation: &str) -> Result<Option<Sentinel>, SessionError> {
         let mut last = None;
         self.read(isolation, |record| {
@@ -137,8 +135,8 @@ impl Ledger {
         Ok(last)
     }
 
-    /// Into how many shards the instances are divided, by the word of whoever owned this one, under its id or that of them all:
-    /// they are never fewer later.
+    /// The number of shards according to the sentinels of this shard, under its own transactional id or the bridge's. It never
+    /// decreases.
     pub(super) fn division(&self, of_all: &str) -> Result<Option<u16>, SessionError> {
         let of_all = format!("{OWNER}{of_all}");
         let mut shards = None;
@@ -151,18 +149,17 @@ impl Ledger {
         Ok(shards)
     }
 
-    /// A sentinel of our transactional id.
+    /// A sentinel record of our transactional id.
     fn sentinel_in(&self, record: &BorrowedMessage<'_>) -> Option<Sentinel> {
         sentinel_of(&self.owner_key, record)
     }
 
-    /// The end of a `read_committed` reader lies before the first open transaction, anybody's:
-    /// a sentinel behind it could not be seen.
+    /// A `read_committed` reader ends before the first open transaction of anybody, so it could miss a sentinel behind that.
     fn wait_until_decided(&self) -> Result<(), SessionError> {
         let written = self.end("read_uncommitted")?;
         let begun = Instant::now();
         while self.end("read_committed")? < written {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > READ_TIMEOUT {
                 return Err(self.unreadable("a transaction of another producer stays open"));
             }
             thread::sleep(Duration::from_millis(100));
@@ -177,7 +174,7 @@ impl Ledger {
         Ok(end)
     }
 
-    /// Hands every record, and `None` at the end, to `enough`, until that says so.
+    /// Passes every record, and `None` at the end, to `enough` until that returns true.
     fn read(
         &self,
         isolation: &str,
@@ -190,7 +187,7 @@ impl Ledger {
             .map_err(|error| self.unreadable(&error))?;
         consumer.assign(&partitions).map_err(|error| self.unreadable(&error))?;
         let mut progress = Instant::now();
-        while progress.elapsed() < PATIENCE {
+        while progress.elapsed() < READ_TIMEOUT {
             let record = match consumer.poll(Duration::from_millis(500)) {
                 None => continue,
                 Some(Err(KafkaError::PartitionEOF(_))) => None,
@@ -208,7 +205,7 @@ impl Ledger {
         Err(self.unreadable("no answer within a minute"))
     }
 
-    /// A reader of any topic, which also tells its ends.
+    /// A consumer for any topic, which also reports the ends of partitions.
     pub(super) fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, SessionError> {
         let mut client = self.client.clone();
         client.set("isolation.level", isolation);
@@ -225,8 +222,7 @@ fn sentinel_of(key: &str, record: &BorrowedMessage<'_>) -> Option<Sentinel> {
     is_one.then(|| serde_json::from_slice(record.payload().unwrap_or_default()).ok()).flatten()
 }
 
-/// librdkafka wants the name of a group and looks for its coordinator, but nothing of it is ever
-/// used: no permission for it is needed.
+/// librdkafka requires a group name and looks up its coordinator, but the group is never used, so no permission is needed.
 pub(super) fn is_of_group(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }

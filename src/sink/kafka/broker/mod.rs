@@ -1,6 +1,5 @@
-//! The sink `kafka`: one transactional producer, owned by one thread. A transaction holds the
-//! records of all instances that wait and, for each, an entry in the ledger: the compacted topic
-//! that remembers what was published last.
+//! The sink `kafka`: one transactional producer per shard, each on a thread of its own. A transaction contains the records of
+//! all waiting instances and a ledger entry for each: the ledger is a compacted topic that records what was published last.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,37 +89,35 @@ impl Driver for Options {
     }
 }
 
-/// Takes ownership, again and again in the life of a process.
+/// Opens sessions, one after the other.
 struct Acquisition {
     config: Options,
     folder: Folder,
-    /// Only the admin client needs it: its answers are futures.
+    /// For the admin client, whose answers are futures.
     runtime: Handle,
     topic_memory: TopicMemory,
     owner: Uuid,
     count: u64,
-    /// Whether a sentinel of ours was ever read back. Before that, another owner in the ledger is
-    /// not a rival who took over but the predecessor.
+    /// Whether a sentinel of ours was ever read back. Before that another owner in the ledger is our predecessor, not a rival.
     owned: bool,
-    /// Into how many the instances are divided, and who says which of them are to be worked on here; `None` if all.
+    /// The number of shards, and the group that assigns them; `None` with `shards: 1`.
     shards: u16,
     group: Option<Arc<Group>>,
-    /// After another replica fenced this one.
+    /// Set when another replica fenced this one.
     not_before: Option<Instant>,
 }
 
 impl Acquire for Acquisition {
     type Session<'a> = Kafka<'a>;
 
-    /// Fences the former owner, proves that the transactional id is ours by committing a sentinel
-    /// into the ledger, and reads the ledger up to that sentinel: what stands before it is decided
-    /// for good.
+    /// Fences the former owner, proves ownership of the transactional id by committing a sentinel to the ledger, and reads the
+    /// ledger up to that sentinel: everything before it is decided.
     fn acquire(&mut self, shard: Shard) -> Result<Kafka<'_>, SessionError> {
         if self.not_before.is_some_and(|then| then > Instant::now()) {
             return Err(SessionError::Elsewhere);
         }
         let mut opened = self.opened(shard)?;
-        // Read anew, because the files of `properties_files` may have changed.
+        // Read again because the files of `properties_files` may have changed.
         let mut client = client::configure(&self.config)?;
         let transactional_id = raise::transactional_id(&self.config, shard, self.shards);
         client.set("transactional.id", &transactional_id);
@@ -128,7 +125,7 @@ impl Acquire for Acquisition {
         let ledger = Ledger::new(&client, &self.config, &transactional_id, shard);
         topics.ensure_ledger(self.shards, &mut self.topic_memory)?;
         if self.owned {
-            self.look_for_a_rival(&ledger)?;
+            self.check_for_rival(&ledger)?;
         }
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count, shards: self.shards };
@@ -142,15 +139,15 @@ impl Acquire for Acquisition {
         if let Some(opened) = &mut opened {
             opened.begin();
         }
-        self.topic_memory.tell_strange(&self.config.ledger_topic, &entries);
+        self.topic_memory.report_foreign(&self.config.ledger_topic, &entries);
         info!(instances = entries.of.len(), transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,
             ledger,
             topics,
             topic_memory: &mut self.topic_memory,
-            looked: None,
-            look: client::metadata_refresh(&client),
+            checked: None,
+            check_interval: client::metadata_refresh(&client),
             config: &self.config,
             opened,
             valid_for: self.group.is_some().then(|| client::session_timeout(&client) / 2),
@@ -165,10 +162,10 @@ impl Acquire for Acquisition {
 }
 
 impl Acquisition {
-    /// The shard, if it is this replica's; `None` where nobody shares.
+    /// The shard if it is assigned to this replica; `None` with `shards: 1`.
     fn opened(&mut self, shard: Shard) -> Result<Option<Opened>, SessionError> {
         let Some(group) = &self.group else { return Ok(None) };
-        // One of them sees to it that there is what the group is about, and says what is wrong otherwise.
+        // Shard 0 creates the ledger topic and reports what is wrong with it, on behalf of all.
         if shard.index() == 0 && !group.has_joined() {
             let client = client::configure(&self.config)?;
             let topics = Topics::new(&client, &self.config, self.runtime.clone())?;
@@ -182,18 +179,18 @@ impl Acquisition {
         if opened.is_held() {
             return Ok(Some(opened));
         }
-        // Whoever has it next is no rival.
+        // The next owner is not a rival.
         self.owned = false;
         Err(SessionError::Elsewhere)
     }
 
-    /// `_FENCED` has two causes: a rival, and our own transaction that took too long. The ledger
-    /// tells them apart, and has to be asked before we fence the rival in turn.
-    fn look_for_a_rival(&mut self, ledger: &Ledger) -> Result<(), SessionError> {
+    /// `_FENCED` has two causes: a rival, or our own transaction exceeding its timeout. The ledger distinguishes them, and has
+    /// to be consulted before we fence the rival in turn.
+    fn check_for_rival(&mut self, ledger: &Ledger) -> Result<(), SessionError> {
         if self.group.is_some() {
             if ledger.may_have_another_owner(self.owner)? {
                 self.owned = false;
-                // Longer than a heartbeat: a replica that was stopped first learns that the shard is no longer its own.
+                // Longer than a heartbeat, so that a replica that was suspended learns of its lost assignment first.
                 self.not_before = Some(Instant::now() + Duration::from_millis(1000 + fastrand::u64(..500)));
                 return Err(SessionError::Elsewhere);
             }

@@ -1,4 +1,4 @@
-//! Which topics there are, and how many of their partitions are used: as far as one is missing, forbidden or made anew.
+//! Topics that are missing, forbidden or recreated, and how many partitions of a topic are used.
 
 use std::time::Instant;
 
@@ -9,34 +9,34 @@ use crate::sink::SinkError;
 use crate::sink::session::{Job, SessionError};
 
 impl Kafka<'_> {
-    /// From time to time, as the client itself refreshes what it knows of topics; and at first, because what ended the
-    /// last ownership may have been a topic made anew.
-    pub(super) fn look_at_partitions(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < self.look) {
+    /// Checks at the interval of the client's metadata refresh, and at first, because a recreated topic may have ended the last
+    /// session.
+    pub(super) fn check_partitions(&mut self) {
+        if self.checked.is_some_and(|checked| checked.elapsed() < self.check_interval) {
             return;
         }
         let known = self.topic_memory.known();
         if !known.is_empty()
             && let Some(there) = self.topics.partitions_of(&known)
         {
-            self.topic_memory.look_again(&there);
+            self.topic_memory.update(&there);
         }
-        self.looked = Some(Instant::now());
+        self.checked = Some(Instant::now());
     }
 
-    /// How many partitions of a topic are used; or why the topic cannot be.
+    /// How many partitions of a topic are used, or why the topic is unusable.
     pub(super) fn used_partitions(&mut self, topic: &str) -> Result<Ensured, SessionError> {
         if let Some(partitions) = self.topic_memory.partitions(topic) {
             return Ok(Ensured::Exists { partitions });
         }
         let ensured = self.topics.ensure(topic)?;
         let Ensured::Exists { partitions: there } = ensured else { return Ok(ensured) };
-        // It may have been missing until now, which the producer keeps in mind.
-        self.producer.look_at(topic);
+        // The producer may have cached that it was missing.
+        self.producer.refresh_metadata(topic);
         Ok(Ensured::Exists { partitions: self.topic_memory.know(topic, there) })
     }
 
-    /// Takes out what goes to a topic that was lately missing or forbidden.
+    /// Removes jobs for topics that were missing or forbidden lately.
     pub(super) fn of_doubtful_topics(&self, jobs: &mut Vec<Job>) -> Vec<Job> {
         if !self.topic_memory.has_doubts() {
             return Vec::new();
@@ -46,7 +46,7 @@ impl Kafka<'_> {
             .collect()
     }
 
-    /// A topic that is missing or forbidden is the operator's to mend: nobody else waits for it.
+    /// A missing or forbidden topic has to be fixed by the operator and delays nobody else.
     pub(super) fn wait_for_topic(&mut self, job: Job, why: &str) {
         if let Some(topic) = Route::Topic.topic(self.config, job.notification()) {
             self.topic_memory.doubt(topic);

@@ -1,4 +1,4 @@
-//! One transactional producer: a transaction from its begin to its known end.
+//! A transactional producer: one transaction from begin to its known outcome.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -13,15 +13,15 @@ use rdkafka::util::Timeout;
 use tracing::debug;
 
 use super::client::Quiet;
-use super::errors::{Blame, PATIENCE, blame, explain, persist};
+use super::errors::{Blame, RETRY_TIMEOUT, blame, explain, persist};
 use super::record::Record;
 use crate::fault;
 use crate::sink::session::SessionError;
 
-/// How often a transaction is made again when its records were purged.
+/// How often a transaction is retried when its records were purged.
 const ATTEMPTS: usize = 3;
 
-/// A commit that takes longer was held up somewhere.
+/// A commit that takes longer counts as delayed.
 const SLOW_COMMIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Producer {
@@ -29,27 +29,26 @@ pub(super) struct Producer {
     deliveries: Receiver<(usize, Option<KafkaError>)>,
 }
 
-/// How a transaction ended.
+/// The outcome of a transaction.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// Everything is durably stored, since a moment that is not before this one.
+    /// Everything is durably stored; the commit was requested at this time.
     Committed(Instant),
-    /// The same, but the commit had to be repeated or took long.
+    /// The same, but the commit was retried or delayed.
     CommittedSlowly(Instant),
-    /// Aborted: nothing is stored, because of these records.
+    /// Aborted because of these records: nothing is stored.
     Refused(Vec<Refusal>),
-    /// One of the topics is forbidden, and the producer is of no further use.
+    /// One of the topics is forbidden, and the producer is unusable.
     Forbidden(String),
-    /// Unknown, or the producer is of no further use: build a new one and ask the ledger.
+    /// Unknown, or the producer is unusable: create a new one and consult the ledger.
     Failed(String),
 }
 
-/// Aborted: the client purged the records unsent, and nothing happened. So it goes after a refused
-/// record: its sequence number is missing at the broker, which only a new epoch fixes. The abort
-/// takes one, and succeeds only while nobody else took over (KIP-360).
+/// Aborted because the client purged the records unsent. This follows a refused record, whose sequence number is missing at
+/// the broker until the epoch is bumped. The abort bumps it, and succeeds only while nobody else took over (KIP-360).
 struct Purged;
 
-/// A record that the client or the broker does not take.
+/// A record that the client or the broker refused.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
     /// Its index in the transaction.
@@ -59,8 +58,7 @@ pub(super) struct Refusal {
 }
 
 impl Producer {
-    /// Fences every earlier producer of the same transactional id and waits until its last
-    /// transaction is decided.
+    /// Fences every earlier producer of the same transactional id and waits until its last transaction is decided.
     pub(super) fn new(config: &ClientConfig) -> Result<Self, SessionError> {
         let unavailable =
             |error: KafkaError| SessionError::Unavailable(format!("init_transactions: {}", explain(&error)));
@@ -71,21 +69,20 @@ impl Producer {
         Ok(Self { client, deliveries })
     }
 
-    /// Learns anew what the broker knows of a topic: the client would keep in mind for five minutes that it was missing, or had
-    /// more partitions.
-    pub(super) fn look_at(&self, topic: &str) {
-        if let Err(error) = self.client.client().fetch_metadata(Some(topic), PATIENCE) {
-            debug!(topic, %error, "the producer cannot look at the topic");
+    /// Refreshes the metadata of a topic: otherwise the client would cache for five minutes that it was missing or had more
+    /// partitions.
+    pub(super) fn refresh_metadata(&self, topic: &str) {
+        if let Err(error) = self.client.client().fetch_metadata(Some(topic), RETRY_TIMEOUT) {
+            debug!(topic, %error, "cannot refresh the metadata of the topic");
         }
     }
 
-    /// Produces all records in one transaction. Every delivery is awaited and looked at before the
-    /// commit: a commit alone succeeds also for what was never sent. `before` is delivered before
-    /// the others are sent.
+    /// Produces all records in one transaction. Every delivery report is awaited and checked before the commit, because a
+    /// commit succeeds even if records were never sent. `before` is delivered before the others are sent.
     pub(super) fn attempt(&self, records: &[&Record], before: Option<&Record>) -> Attempt {
         for _ in 0..ATTEMPTS {
             match self.attempt_once(records, before) {
-                Err(Purged) => debug!("repeating the transaction"),
+                Err(Purged) => debug!("retrying the transaction"),
                 Ok(attempt) => return attempt,
             }
         }
@@ -98,7 +95,7 @@ impl Producer {
             return Ok(Attempt::Failed(format!("begin_transaction: {}", explain(&error))));
         }
         if let Some(before) = before {
-            match self.send(0, before).map(|()| self.deliveries.recv_timeout(PATIENCE)) {
+            match self.send(0, before).map(|()| self.deliveries.recv_timeout(RETRY_TIMEOUT)) {
                 Ok(Ok((_, None))) => {}
                 Err(error) | Ok(Ok((_, Some(error)))) => return Ok(Attempt::Failed(explain(&error))),
                 Ok(Err(_late)) => return Ok(Attempt::Failed("a delivery was not reported".into())),
@@ -114,7 +111,7 @@ impl Producer {
         }
         fault::reached("produced");
         for _ in 0..sent {
-            match self.deliveries.recv_timeout(PATIENCE) {
+            match self.deliveries.recv_timeout(RETRY_TIMEOUT) {
                 Ok((_, None)) => {}
                 Ok((index, Some(error))) => refused.push((index, error)),
                 Err(_late) => return Ok(Attempt::Failed("a delivery was not reported".into())),
@@ -130,7 +127,7 @@ impl Producer {
             .payload(record.value.as_ref())
             .headers(record.headers.clone());
         base.partition = record.partition;
-        // A full queue empties while the deliveries are awaited, by the client's own thread.
+        // A full queue drains on the client's own thread while delivery reports are awaited.
         loop {
             match self.client.send(base) {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
@@ -143,8 +140,7 @@ impl Producer {
     }
 
     fn commit(&self) -> Attempt {
-        // rust-rdkafka flushes first, in slices of 100 ms as long as a delivery's event is not
-        // freed yet: that is a matter of microseconds.
+        // rust-rdkafka flushes first, in slices of 100 ms until all delivery events are freed, which takes microseconds.
         while self.client.in_flight_count() > 0 {
             thread::yield_now();
         }
@@ -157,12 +153,12 @@ impl Producer {
         match committed {
             Ok(()) if calls > 1 || begun.elapsed() >= SLOW_COMMIT => Attempt::CommittedSlowly(begun),
             Ok(()) => Attempt::Committed(begun),
-            // Never guessed: the broker may have applied what the client reports as failed.
+            // Never guess: the broker may have applied what the client reports as failed.
             Err(error) => Attempt::Failed(format!("commit_transaction: {}", explain(&error))),
         }
     }
 
-    /// Before a commit was asked for, an abort that succeeds leaves nothing behind.
+    /// Aborts. Before a commit was requested, a successful abort leaves nothing behind.
     fn abort(&self, records: usize, refused: Vec<(usize, KafkaError)>) -> Result<Attempt, Purged> {
         let first = refused.first().map(|(_, error)| explain(error)).unwrap_or_default();
         if let Some((_, why)) = self.client.client().fatal_error() {
@@ -176,7 +172,7 @@ impl Producer {
         let mut bad: Vec<Refusal> = refused.into_iter().filter_map(refusal).collect();
         let mut forbidden = None;
         if all_purged {
-            // What failed does not begin another, and says why: one topic of several, but not which.
+            // A failed producer cannot begin another transaction, and its error does not name the topic.
             let failed = self.client.begin_transaction();
             forbidden = failed.err().filter(|why| blame(why) == Some(Blame::Topic)).map(|why| explain(&why));
             if let Some(why) = &forbidden {
@@ -195,7 +191,7 @@ impl Producer {
     }
 }
 
-/// Sends every delivery report to the thread that waits for it.
+/// Passes every delivery report to the waiting thread.
 struct Deliveries(Sender<(usize, Option<KafkaError>)>);
 
 impl ClientContext for Deliveries {
@@ -213,7 +209,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         let error = result.as_ref().err().map(|(error, _)| error.clone());
-        // Nobody waits any more when the producer is being dropped.
+        // Nobody is waiting while the producer is being dropped.
         drop(self.0.send((index, error)));
     }
 }

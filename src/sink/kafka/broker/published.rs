@@ -20,20 +20,21 @@ use crate::sink::session::SessionError;
 use crate::sink::shard::Shard;
 use crate::verify::{Audit, Lane, Published};
 
-const REQUEST: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Reads the ledger, and every topic of notifications and dead letters up to its end, as a
-/// `read_committed` consumer. Tells whether the topics still have their beginning.
+/// Reads the ledger, and all topics of notifications and dead letters up to their ends, as a `read_committed` consumer. Returns
+/// whether the topics still have their beginnings.
 ///
 /// # Errors
-/// What cannot be read.
+/// Names what cannot be read.
 pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, SetupError> {
-    let told = |failure: SessionError| SetupError::from(failure.to_string());
+    let text = |failure: SessionError| SetupError::from(failure.to_string());
     let client = client::configure(config)?;
     let ledger = |shard| Ledger::new(&client, config, &config.transactional_id, Shard::new(shard));
-    let consumer = || ledger(0).consumer("read_committed").map_err(told);
-    let metadata = consumer()?.fetch_metadata(None, REQUEST).map_err(|error| SetupError::new("sink.kafka", error))?;
+    let consumer = || ledger(0).consumer("read_committed").map_err(text);
+    let metadata =
+        consumer()?.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| SetupError::new("sink.kafka", error))?;
     let of_ledger = metadata.topics().iter().find(|topic| topic.name() == config.ledger_topic);
     let shards = of_ledger.map_or(0, |topic| u16::try_from(topic.partitions().len()).unwrap_or(u16::MAX));
     let topics: Vec<_> = metadata.topics().iter().filter(|topic| is_ours(topic.name(), config)).collect();
@@ -43,15 +44,15 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, SetupEr
     let remembered = || {
         let mut all = HashMap::<InstanceId, Entry>::new();
         for shard in 0..shards {
-            for (instance, entry) in ledger(shard).read_all().map_err(told)?.of {
-                // Of one whose shard has changed the former entry stays behind.
+            for (instance, entry) in ledger(shard).read_all().map_err(text)?.of {
+                // An instance whose shard has changed leaves an older entry behind.
                 let known = all.entry(instance).or_insert(entry);
                 *known = if entry.sequence > known.sequence { entry } else { *known };
             }
         }
         Ok::<_, SetupError>(all)
     };
-    // What the ledger remembers before must be in the topics; whoever moved on meanwhile is still at work.
+    // What the ledger records before must be in the topics; instances whose entry changes meanwhile are being worked on.
     let before = remembered()?;
     let (mut lanes, mut from_the_beginning) = (0, true);
     for topic in topics {
@@ -68,13 +69,13 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, SetupEr
     Ok(from_the_beginning)
 }
 
-/// Also the topics of kinds that are not documented, which an earlier bridge wrote to.
+/// Includes topics of undocumented types, to which earlier versions wrote.
 fn is_ours(topic: &str, config: &Options) -> bool {
     let fits = template::can_become(&config.topic, topic, Types::Any) && topic != config.ledger_topic;
     fits || topic == config.dead_letter_topic
 }
 
-/// Each partition up to its first end, as the lanes from `lane` on.
+/// Reads each partition up to its current end, as the lanes from `lane` on.
 fn read(
     consumer: &BaseConsumer<Quiet>,
     topic: &str,
@@ -85,7 +86,7 @@ fn read(
     let mut list = TopicPartitionList::new();
     let mut from_the_beginning = true;
     for (partition, lane) in partitions.iter().zip(lane..) {
-        let (low, _) = consumer.fetch_watermarks(topic, *partition, REQUEST)?;
+        let (low, _) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT)?;
         if low > 0 {
             from_the_beginning = false;
             audit.cut(lane);
@@ -97,7 +98,7 @@ fn read(
     let mut progress = Instant::now();
     while !unfinished.is_empty() {
         match consumer.poll(Duration::from_millis(500)) {
-            None if progress.elapsed() > PATIENCE => {
+            None if progress.elapsed() > READ_TIMEOUT => {
                 return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
             }
             None => continue,

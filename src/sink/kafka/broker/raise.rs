@@ -1,8 +1,8 @@
-//! Raising `shards`: what the former shards remember is copied to where the instances belong now.
+//! Raising `shards`: copies the ledger entries of the former shards to the shards to which their instances belong now.
 //!
-//! It happens once, in one transaction that also says into how many shards the instances are divided from then on. Whoever does
-//! it has fenced all former owners, and everybody else who is about to do it: all of them begin with the producer of the first
-//! former shard, and that one commits.
+//! This happens once, in a single transaction that also records the new number of shards. The replica that does it has fenced
+//! all former owners, and all replicas that attempt the same: each begins with the producer of the first former shard, and that
+//! producer commits.
 
 use std::collections::HashMap;
 use std::thread::sleep;
@@ -21,16 +21,16 @@ use crate::sink::kafka::options::Options;
 use crate::sink::session::SessionError;
 use crate::sink::shard::Shard;
 
-/// How long another replica that has begun may take before it counts as dead.
-const ANOTHER: Duration = Duration::from_secs(10);
+/// How long another replica may take to finish raising before it counts as dead.
+const RAISE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The transactional id of a shard. A lone bridge has that of them all.
+/// The transactional id of a shard; with `shards: 1` that of the bridge.
 pub(super) fn transactional_id(config: &Options, shard: Shard, shards: u16) -> String {
     let id = &config.transactional_id;
     if shards == 1 { id.clone() } else { format!("{id}-{}", shard.index()) }
 }
 
-/// Sees to it that the ledger is divided into so many shards. `owner` is who does it.
+/// Ensures that the ledger has this number of shards. `owner` identifies this process.
 pub(super) fn ensure_division(
     client: &ClientConfig,
     config: &Options,
@@ -57,7 +57,7 @@ struct Raise<'a> {
 }
 
 impl Raise<'_> {
-    /// The ledger of a shard, as one of so many.
+    /// The ledger of a shard, one of `shards`.
     fn ledger(&self, shard: Shard, shards: u16) -> Ledger {
         Ledger::new(self.client, self.config, &transactional_id(self.config, shard, shards), shard)
     }
@@ -67,9 +67,9 @@ impl Raise<'_> {
     }
 
     fn from(&self, former: u16) -> Result<(), SessionError> {
-        // Under a key of its own, so that it does not pass for the sentinel of an owner.
+        // Under a key of its own, so that it is not mistaken for the sentinel of an owner.
         let key = format!("{}/raising", self.config.transactional_id);
-        // Of this attempt: what was written after the barrier of an earlier one must be read as well.
+        // Unique to this attempt: entries written after the barrier of an earlier attempt must be read as well.
         let barrier = Sentinel { owner: self.owner, acquisition: fastrand::u64(..), shards: former };
         let begun = Ledger::new(self.client, self.config, &key, Shard::new(0)).last_sentinel("read_uncommitted")?;
         if begun.is_some_and(|begun| begun.owner != self.owner && begun.shards == former) && self.was_raised()? {
@@ -85,7 +85,7 @@ impl Raise<'_> {
             if let Err(failure) = commit(&producer, &[ledger.sentinel(&barrier)?]) {
                 return if self.was_raised()? { Ok(()) } else { Err(failure) };
             }
-            // All that a former owner stored stands before it.
+            // Everything that a former owner stored precedes it.
             let entries = ledger.read_until(&barrier)?;
             let is_here = |instance: &InstanceId| Shard::of(*instance, former) == shard;
             if let Some((instance, why)) = entries.unusable.iter().find(|(instance, _)| is_here(instance)) {
@@ -97,13 +97,13 @@ impl Raise<'_> {
                 )));
             }
             for (instance, entry) in entries.of {
-                // Where an instance was before an earlier raise, an older entry stays behind.
+                // An earlier raise leaves older entries behind.
                 let last = known.entry(instance).or_insert(entry);
                 *last = if entry.sequence > last.sequence { entry } else { *last };
             }
             first.get_or_insert(producer);
         }
-        // Another replica may have done it before this one fenced it.
+        // Another replica may have finished before this one fenced it.
         if self.division()? == Some(self.shards) {
             return Ok(());
         }
@@ -123,11 +123,11 @@ impl Raise<'_> {
         Ok(records)
     }
 
-    /// Whether another replica comes to the end of it.
+    /// Waits for another replica to finish; returns whether it did.
     fn was_raised(&self) -> Result<bool, SessionError> {
         let begun = Instant::now();
         while self.division()? != Some(self.shards) {
-            if begun.elapsed() > ANOTHER {
+            if begun.elapsed() > RAISE_TIMEOUT {
                 return Ok(false);
             }
             sleep(Duration::from_millis(500));
@@ -136,7 +136,7 @@ impl Raise<'_> {
     }
 }
 
-/// Commits these records of the ledger by themselves.
+/// Commits these ledger records in a transaction of their own.
 pub(super) fn commit(producer: &Producer, records: &[Record]) -> Result<(), SessionError> {
     match producer.attempt(&records.iter().collect::<Vec<_>>(), None) {
         Attempt::Committed(_) | Attempt::CommittedSlowly(_) => Ok(()),

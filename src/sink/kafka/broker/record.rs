@@ -1,4 +1,4 @@
-//! From a notification to a record: topic, key, headers, value.
+//! Conversion of notifications to records: topic, key, headers, value.
 
 use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -10,14 +10,14 @@ use crate::sink::kafka::options::{Key, Options};
 /// A record to produce.
 pub(super) struct Record {
     pub topic: String,
-    /// None: the partitioner chooses by the key.
+    /// `None`: chosen by the partitioner from the key.
     pub partition: Option<i32>,
     pub key: String,
     pub value: Bytes,
     pub headers: OwnedHeaders,
 }
 
-/// The record of a notification for this topic, its body shared.
+/// The record of a notification for this topic. Shares the body.
 pub(super) fn of(notification: &Notification, topic: String, place: &Place, config: &Options) -> Record {
     let mut headers = OwnedHeaders::new_with_capacity(12);
     for (name, value) in cloud_event::attributes(notification, place) {

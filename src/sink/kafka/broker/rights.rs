@@ -1,21 +1,21 @@
-//! What a bridge has to be allowed, as the lines that allow it.
+//! The permissions that a bridge needs, as the commands that grant them.
 
 use rdkafka::ClientConfig;
 
 use crate::sink::kafka::options::Options;
 
-/// Something that a right is about.
+/// A resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
     /// All transactional ids of the bridge.
     Transactions,
-    /// The group by which replicas share.
+    /// The consumer group by which replicas share.
     Group,
     /// Its topics.
     Topics,
 }
 
-/// The commands that grant it to the user that logs in; what they name are names of the config.
+/// The commands that grant the permissions on it to the user of the config.
 pub(super) fn grant(right: Right, client: &ClientConfig, config: &Options) -> String {
     let servers = client.get("bootstrap.servers").unwrap_or_default();
     let user = client.get("sasl.username").unwrap_or("NAME");
@@ -37,7 +37,7 @@ pub(super) fn grant(right: Right, client: &ClientConfig, config: &Options) -> St
             let read = format!("{begin} --operation Read --topic {ledger}");
             match rest {
                 None => format!("{begin} {what} --topic {topic} --topic {ledger} --topic {dead}\n{read}"),
-                // Whatever the placeholder becomes.
+                // Covers every value of the placeholder.
                 Some(_) => format!(
                     "{begin} {what} --topic {topic} --resource-pattern-type prefixed\n{begin} {what} --topic {ledger} --topic \
                      {dead}\n{read}"

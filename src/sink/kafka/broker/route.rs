@@ -1,23 +1,23 @@
-//! Where a notification is sent.
+//! The destination of a notification.
 
 use crate::notification::Notification;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Action, Job};
 use crate::sink::{Reason, cloud_event};
 
-/// Where a notification is sent. The ledger moves along whichever it is.
+/// The destination of a notification. The ledger advances in any case.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Route {
-    /// Nowhere: it is stored, and the ownership is to be proved.
+    /// None: it is already stored, and only ownership has to be proven.
     Nowhere,
     Topic,
     DeadLetterTopic(Reason),
-    /// Into the folder.
+    /// The folder.
     Folder(Reason),
 }
 
 impl Route {
-    /// Of one that nothing was tried with.
+    /// The first destination to try.
     pub(super) fn of(job: &Job) -> Self {
         match (job.action(), job.kept) {
             (Action::Prove, _) => Self::Nowhere,
@@ -27,7 +27,7 @@ impl Route {
         }
     }
 
-    /// Why it is sent as a dead letter, and which key of the config names where to.
+    /// If it is sent as a dead letter: the reason, and the config key of the destination.
     pub(super) fn dead_letter(self) -> Option<(Reason, &'static str)> {
         match self {
             Self::Nowhere | Self::Topic => None,
@@ -36,7 +36,7 @@ impl Route {
         }
     }
 
-    /// The topic of its record, if there is one.
+    /// The topic of its record, if any.
     pub(super) fn topic(self, config: &Options, notification: &Notification) -> Option<String> {
         match self {
             Self::Nowhere | Self::Folder(_) => None,

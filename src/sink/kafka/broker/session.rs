@@ -1,4 +1,4 @@
-//! Storing groups of notifications in transactions, under one ownership.
+//! A session: stores groups of notifications in transactions.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,27 +24,27 @@ use crate::sink::session::{Job, Session, SessionError};
 use crate::sink::shard::partition_of;
 use crate::sink::{DeadLetter, Reason, SinkError};
 
-/// The sink under one ownership.
+/// A session.
 pub(super) struct Kafka<'a> {
     pub(super) producer: Producer,
     pub(super) ledger: Ledger,
     pub(super) topics: Topics,
     pub(super) topic_memory: &'a mut TopicMemory,
-    /// When the topics were last looked at, if since the ownership was taken, and how often that is done.
-    pub(super) looked: Option<Instant>,
-    pub(super) look: Duration,
+    /// When the topics were last checked in this session, and the interval between checks.
+    pub(super) checked: Option<Instant>,
+    pub(super) check_interval: Duration,
     pub(super) config: &'a Options,
-    /// Of a shard that replicas share: whether it is still this one's, and how long a commit proves it.
+    /// With `shards` above 1: the assignment, and how long a commit proves ownership.
     pub(super) opened: Option<Opened>,
     pub(super) valid_for: Option<Duration>,
     /// The largest body that the client sends.
     pub(super) largest: usize,
     pub(super) folder: &'a Folder,
     pub(super) sentinel: Sentinel,
-    /// How far from the broker's clock ours may be, as far as a topic was asked.
+    /// Limits of timestamps by topic, as far as they were requested.
     pub(super) clock_limits: HashMap<String, (Instant, [Option<i64>; 2])>,
     pub(super) entries: Entries,
-    /// When entries that cannot be used were last read again.
+    /// When unusable entries were last read again.
     pub(super) reread: Instant,
 }
 
@@ -61,11 +61,11 @@ impl Session for Kafka<'_> {
         self.topics.reach()
     }
 
-    /// All in one transaction. When records are refused it is aborted, the others are stored
-    /// without them, and each of them by itself: one bad record stops nobody else.
+    /// Stores all in one transaction. If records are refused it is aborted, the others are stored without them, and each
+    /// refused one is retried by itself: a bad record delays nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         self.require_assignment().inspect_err(|_| jobs.drain(..).for_each(|job| job.fail(SinkError::Renewed)))?;
-        self.look_at_partitions();
+        self.check_partitions();
         self.refuse_unusable(jobs);
         self.keep_too_large(jobs);
         let mut suspects = self.of_doubtful_topics(jobs);
@@ -82,8 +82,7 @@ impl Session for Kafka<'_> {
 }
 
 impl Kafka<'_> {
-    /// All of them but those that become suspects on the way. When it fails, the unanswered stay in
-    /// `jobs`.
+    /// Stores all jobs except those that become suspects on the way. On failure unanswered ones stay in `jobs`.
     fn store_together(&mut self, jobs: &mut Vec<Job>, suspects: &mut Vec<Job>) -> Result<(), SessionError> {
         while !jobs.is_empty() {
             for Refused { job, route, blame, why } in self.commit(jobs, Route::of)? {
@@ -97,10 +96,9 @@ impl Kafka<'_> {
         Ok(())
     }
 
-    /// A whole group is refused for one bad record in it, so a suspect may be good. A bad one goes
-    /// to the dead-letter topic, in the transaction that moves the ledger; when it is too bad for the
-    /// topic, to the folder, and it comes again to have the ledger moved. Back into `unanswered` when
-    /// nothing can be stored at all.
+    /// A group may be refused because of one bad record, so a suspect may be good. A bad record goes to the dead-letter topic in
+    /// the transaction that advances the ledger; if that topic refuses it as well it is written to the folder, after which it
+    /// is submitted again to advance the ledger. Moved back to `unanswered` when nothing can be stored at all.
     fn store_alone(&mut self, job: Job, unanswered: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut route = Route::of(&job);
         let mut single = vec![job];
@@ -114,7 +112,7 @@ impl Kafka<'_> {
                     single.push(job);
                     continue;
                 }
-                // Of a dead letter neither.
+                // Refused as a dead letter as well.
                 (_, Blame::Clock) => self.wait_for_clock(job, route, &why),
                 (Route::Nowhere | Route::Topic, _) => self.wait_for_topic(job, &why),
                 (Route::DeadLetterTopic(reason) | Route::Folder(reason), _) => {
@@ -129,8 +127,8 @@ impl Kafka<'_> {
         }
     }
 
-    /// Takes out what the client sends to no topic: trying would cost the others an aborted transaction, for each topic
-    /// that it could go to.
+    /// Removes bodies that the client would not send to any topic: trying would cost the others an aborted transaction for each
+    /// possible topic.
     fn keep_too_large(&mut self, jobs: &mut Vec<Job>) {
         let is_too_large = |job: &mut Job| {
             let is_new = matches!(Route::of(job), Route::Topic | Route::DeadLetterTopic(_));
@@ -155,7 +153,7 @@ impl Kafka<'_> {
         Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }
     }
 
-    /// Commits the jobs and answers them; or takes out those that were refused, and nothing is stored.
+    /// Commits and answers the jobs; or stores nothing and removes the refused ones.
     fn commit(&mut self, jobs: &mut Vec<Job>, route: impl Fn(&Job) -> Route) -> Result<Vec<Refused>, SessionError> {
         let prepare = |job| {
             let route = route(&job);
@@ -198,16 +196,16 @@ impl Kafka<'_> {
             }
         }
         if of_ledger.is_empty() {
-            // Only proofs: committing anything proves the ownership.
+            // Proofs only: any commit proves ownership.
             of_ledger.push(self.ledger.sentinel(&self.sentinel)?);
         }
         let published = group.iter().filter_map(|prepared| prepared.record.as_ref());
         let records: Vec<&Record> = published.chain(&of_ledger).collect();
-        // A transaction to which nothing but a forbidden topic was added cannot be aborted.
+        // A transaction that contains only a forbidden topic cannot be aborted.
         let doubtful = records.iter().any(|record| self.topic_memory.is_doubtful(&record.topic));
         let before = if doubtful { Some(self.ledger.sentinel(&self.sentinel)?) } else { None };
         match self.producer.attempt(&records, before.as_ref()) {
-            // Whoever fenced it has the shard.
+            // The shard now belongs to whoever fenced it.
             Attempt::Forbidden(_) | Attempt::Failed(_) if self.require_assignment().is_err() => {
                 Err(SessionError::Elsewhere)
             }
@@ -217,8 +215,8 @@ impl Kafka<'_> {
             }
             Attempt::CommittedSlowly(since) => {
                 self.committed(group, since);
-                // A commit request that got stuck in the network could end a later transaction of
-                // the same producer (KAFKA-17754); of a new one it cannot.
+                // A delayed commit request could complete a later transaction of the same producer
+                // (KAFKA-17754), but not one of a new producer.
                 Err(SessionError::Renew("a commit was retried or exceeded 5 s: recreating the producer".into()))
             }
             Attempt::Refused(refusals) => {
@@ -241,7 +239,7 @@ impl Kafka<'_> {
         }
     }
 
-    /// Answers all of the group.
+    /// Answers all jobs of the group.
     fn committed(&mut self, group: &mut Vec<Prepared>, since: Instant) {
         debug!(notifications = group.len(), "committed");
         fault::reached("committed");
@@ -267,8 +265,7 @@ impl Kafka<'_> {
     }
 }
 
-/// A job of a transaction, with what is stored for it: nothing for a proof, no record for what went
-/// into the folder.
+/// A job of a transaction and what is stored for it: nothing for a proof, no record for a dead letter in the folder.
 struct Prepared {
     job: Job,
     route: Route,
@@ -277,7 +274,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Of the ledger.
+    /// The ledger entry.
     fn entry(&self) -> Option<Entry> {
         let sequence = self.place.as_ref()?.sequence;
         Some(Entry { sequence, fingerprint: self.job.notification().fingerprint() })
@@ -292,7 +289,7 @@ struct Refused {
     why: String,
 }
 
-/// Takes them out of the group, whose records came first in the transaction.
+/// Removes refused jobs from the group, whose records came first in the transaction.
 fn take_refused(group: &mut Vec<Prepared>, refusals: Vec<Refusal>) -> Vec<Refused> {
     let mut refusals: HashMap<usize, Refusal> = refusals.into_iter().map(|refusal| (refusal.record, refusal)).collect();
     let mut index = 0..;

@@ -1,4 +1,4 @@
-//! What a process knows of topics, through all its acquisitions.
+//! What a process remembers about topics across sessions.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,22 +10,21 @@ use crate::notification::InstanceId;
 
 #[derive(Debug, Default)]
 pub(super) struct TopicMemory {
-    /// As long as the process runs: partitions that are added would otherwise move keys, and a reader
-    /// could see a later notification first.
+    /// Partition counts are fixed while the process runs: using added partitions would move keys, and a consumer could see a
+    /// later notification first.
     partitions: HashMap<String, Partitions>,
-    /// Those that were found as they should be: thousands of topics need not be looked at again for
-    /// every new producer.
+    /// Topics that were verified: thousands of them need not be checked again for every new producer.
     known: HashSet<String>,
-    /// Those that were lately missing or forbidden: who needs them is stored alone.
+    /// Topics that were missing or forbidden lately: jobs that need them are stored alone.
     doubtful: HashSet<String>,
-    /// What was told of the ledger: strange records by kind, and instances without a usable entry.
-    strange: BTreeMap<&'static str, u64>,
+    /// What was reported about the ledger: foreign records by kind, and instances without a usable entry.
+    foreign: BTreeMap<&'static str, u64>,
     unusable: HashSet<InstanceId>,
-    /// Whether it was told that settings cannot be read.
+    /// Whether it was reported that settings cannot be read.
     settings_told: bool,
 }
 
-/// How many partitions of a topic are used, and how many it had when it was last looked at.
+/// How many partitions of a topic are used, and how many it had when it was last checked.
 #[derive(Clone, Copy, Debug)]
 struct Partitions {
     used: i32,
@@ -33,8 +32,7 @@ struct Partitions {
 }
 
 impl TopicMemory {
-    /// The topic is as it should be and has `there` partitions: how many of them are to be used. Says
-    /// so when that differs.
+    /// Records that the topic is usable and has `there` partitions. Returns how many of them to use, and logs a difference.
     pub(super) fn know(&mut self, topic: &str, there: i32) -> i32 {
         self.known.insert(topic.to_owned());
         let partitions = self.partitions.entry(topic.to_owned()).or_insert(Partitions { used: there, there });
@@ -42,19 +40,19 @@ impl TopicMemory {
         partitions.used
     }
 
-    /// How many partitions are used, of a topic that is known to be as it should be.
+    /// How many partitions of a verified topic are used.
     pub(super) fn partitions(&self, topic: &str) -> Option<i32> {
         let partitions = self.known.contains(topic).then(|| self.partitions.get(topic))?;
         partitions.map(|partitions| partitions.used)
     }
 
-    /// All that are.
+    /// All verified topics.
     pub(super) fn known(&self) -> Vec<&str> {
         self.known.iter().map(String::as_str).collect()
     }
 
-    /// How many partitions each known topic has now; one that is not there is known no longer.
-    pub(super) fn look_again(&mut self, there: &HashMap<String, i32>) {
+    /// Updates the partition counts of known topics; a topic that is gone is forgotten.
+    pub(super) fn update(&mut self, there: &HashMap<String, i32>) {
         self.known.retain(|topic| {
             let Some(there) = there.get(topic) else { return false };
             if let Some(partitions) = self.partitions.get_mut(topic) {
@@ -64,13 +62,13 @@ impl TopicMemory {
         });
     }
 
-    /// The topic was found missing or forbidden, or is one of several of which one is.
+    /// Records that the topic is missing or forbidden, or one of several of which one is.
     pub(super) fn doubt(&mut self, topic: String) {
         self.known.remove(&topic);
         self.doubtful.insert(topic);
     }
 
-    /// Something was stored in the topic.
+    /// Records that something was stored in the topic.
     pub(super) fn trust(&mut self, topic: &str) {
         self.doubtful.remove(topic);
     }
@@ -79,15 +77,15 @@ impl TopicMemory {
         self.doubtful.contains(topic)
     }
 
-    /// Whether any topic is in doubt.
+    /// Whether any topic may be missing or forbidden.
     pub(super) fn has_doubts(&self) -> bool {
         !self.doubtful.is_empty()
     }
 
-    /// What in the ledger is none of its entries is told once, without its value.
-    pub(super) fn tell_strange(&mut self, ledger: &str, entries: &Entries) {
-        for (kind, count) in &entries.strange {
-            if self.strange.insert(kind, *count) != Some(*count) {
+    /// Reports foreign records in the ledger once, without their values.
+    pub(super) fn report_foreign(&mut self, ledger: &str, entries: &Entries) {
+        for (kind, count) in &entries.foreign {
+            if self.foreign.insert(kind, *count) != Some(*count) {
                 warn!(
                     ledger,
                     count, kind, "records of the ledger_topic are no entries: keep others from writing to it"
@@ -102,8 +100,8 @@ impl TopicMemory {
         self.unusable.retain(|instance| entries.unusable.contains_key(instance));
     }
 
-    /// Without a right that the bridge can do without, what it would notice is the operator's to look after.
-    pub(super) fn tell_of_settings(&mut self, ledger: &str, why: &SetupError) {
+    /// Reports once that an optional permission is missing, so that the operator has to watch the settings.
+    pub(super) fn report_unreadable_settings(&mut self, ledger: &str, why: &SetupError) {
         if !std::mem::replace(&mut self.settings_told, true) {
             warn!(
                 ledger,
@@ -148,7 +146,7 @@ mod tests {
         let mut topics = TopicMemory::default();
         assert_eq!(topics.know("topic", 6), 6);
         for (there, used) in [(12, 6), (12, 6), (6, 6), (3, 3), (6, 3)] {
-            topics.look_again(&HashMap::from([("topic".to_owned(), there)]));
+            topics.update(&HashMap::from([("topic".to_owned(), there)]));
             assert_eq!(topics.partitions("topic"), Some(used), "{there}");
         }
         assert_eq!(topics.know("other", 1), 1);
@@ -158,7 +156,7 @@ mod tests {
     fn a_topic_that_comes_back_is_used_as_before() {
         let mut topics = TopicMemory::default();
         topics.know("topic", 6);
-        topics.look_again(&HashMap::new());
+        topics.update(&HashMap::new());
         assert_eq!(topics.partitions("topic"), None, "it is gone");
         assert_eq!(topics.know("topic", 12), 6);
         topics.doubt("topic".into());

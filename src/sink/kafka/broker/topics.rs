@@ -1,4 +1,4 @@
-//! Topics: created when they are missing and the config says so, otherwise required.
+//! Topics: created if they are missing and the config says so, otherwise required.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::error::SetupError;
 use crate::sink::kafka::options::{CreateTopics, Options};
 use crate::sink::session::SessionError;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What became of a topic that is needed.
+/// The state of a required topic.
 pub(super) enum Ensured {
     Exists {
         partitions: i32,
     },
-    /// It cannot be used, and the operator has to mend that.
+    /// It is unusable until the operator changes something.
     Unusable(String),
 }
 
@@ -51,9 +51,9 @@ impl Topics {
         })
     }
 
-    /// The ledger's topic exists from here on, and forgets nothing. Without it nothing goes.
+    /// Ensures that the ledger topic exists and is compacted. Required by everything else.
     pub(super) fn ensure_ledger(&self, shards: u16, memory: &mut TopicMemory) -> Result<(), SessionError> {
-        // Small segments, so that compaction keeps what has to be read at a start small.
+        // Small segments, so that compaction keeps what has to be read at startup small.
         let settings = [
             ("cleanup.policy", "compact"),
             ("segment.bytes", "16777216"),
@@ -75,26 +75,25 @@ impl Topics {
         match self.setting(topic, "cleanup.policy").as_deref() {
             Ok("compact") => Ok(()),
             Err(why) => {
-                memory.tell_of_settings(topic, why);
+                memory.report_unreadable_settings(topic, why);
                 Ok(())
             }
             Ok(policy) => Err(SessionError::Unavailable(format!(
                 "topic {topic}: its cleanup.policy is {policy}, so it forgets what was published last, and an instance \
                  that was quiet for long could get a notification twice: {}",
-                mend(topic, "compact")
+                advice(topic, "compact")
             ))),
         }
     }
 
-    /// Whether this topic exists from here on, and keeps what is written. Fails when the broker
-    /// does not tell.
+    /// Ensures that the topic exists and is not compacted. Fails if the broker does not answer.
     pub(super) fn ensure(&self, topic: &str) -> Result<Ensured, SessionError> {
         let partitions = self.create.as_ref().map_or(1, |create| create.partitions);
         let ensured = self.exists_or_create(topic, partitions, &[("max.message.bytes", &self.largest_record)])?;
         match self.setting(topic, "cleanup.policy") {
             Ok(policy) if policy.contains("compact") => Ok(Ensured::Unusable(format!(
                 "topic {topic}: it is compacted, so of each key only the last notification would be kept: {}",
-                mend(topic, "delete")
+                advice(topic, "delete")
             ))),
             _ => {
                 self.compare_with_ledger(topic);
@@ -108,17 +107,16 @@ impl Topics {
         self.metadata(&self.ledger).map(drop)
     }
 
-    /// How many partitions those of the topics have that there are now: one request, however many they are. `None` when the
-    /// broker does not tell.
+    /// The partition counts of those topics that exist, in one request. `None` if the broker does not answer.
     pub(super) fn partitions_of(&self, topics: &[&str]) -> Option<HashMap<String, i32>> {
         let only = if let [topic] = topics { Some(*topic) } else { None };
-        let metadata = self.admin.inner().fetch_metadata(only, PATIENCE).ok()?;
+        let metadata = self.admin.inner().fetch_metadata(only, REQUEST_TIMEOUT).ok()?;
         let found = metadata.topics().iter().filter(|found| found.error().is_none());
         let count = |found: &MetadataTopic| i32::try_from(found.partitions().len()).ok();
         Some(found.filter_map(|found| Some((found.name().to_owned(), count(found)?))).collect())
     }
 
-    /// A ledger that is easier lost than what it remembers is a way to duplicates.
+    /// Warns if the ledger is less durable than the topic: losing it would cause duplicates.
     fn compare_with_ledger(&self, topic: &str) {
         let in_sync = |topic: &str| self.setting(topic, "min.insync.replicas").ok()?.parse::<u32>().ok();
         if let (Some(of_topic), Some(of_ledger)) = (in_sync(topic), in_sync(&self.ledger))
@@ -135,23 +133,24 @@ impl Topics {
         }
     }
 
-    /// The value of a topic's setting; or why the broker does not tell, which needs a permission of
-    /// its own.
+    /// The value of a topic setting, or why it cannot be read: that needs a permission of its own.
     pub(super) fn setting(&self, topic: &str, name: &str) -> Result<String, SetupError> {
-        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         let asked = [ResourceSpecifier::Topic(topic)];
         let described = self.runtime.block_on(self.admin.describe_configs(&asked, &options));
         let answer = described.map_err(|error| error.to_string())?.into_iter().next();
         let answer = answer.map(|answer| answer.map_err(|error| error.to_string())).transpose();
-        let answer = answer.inspect_err(|error| debug!(topic, error, "no settings"))?;
+        let answer = answer.inspect_err(|error| debug!(topic, error, "cannot read settings"))?;
         let value = answer.and_then(|settings| settings.get(name)?.value.clone());
         value.ok_or_else(|| "the broker does not tell".into())
     }
 
     fn metadata(&self, topic: &str) -> Result<Metadata, SessionError> {
-        self.admin.inner().fetch_metadata(Some(topic), PATIENCE).map_err(|error| match unreachable::why(&self.client) {
-            None => SessionError::Unavailable(format!("topic {topic}: {error}")),
-            Some(why) => SessionError::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
+        self.admin.inner().fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
+            match unreachable::why(&self.client) {
+                None => SessionError::Unavailable(format!("topic {topic}: {error}")),
+                Some(why) => SessionError::Unavailable(format!("sink.kafka.bootstrap_servers: {why}")),
+            }
         })
     }
 
@@ -175,13 +174,14 @@ impl Topics {
         for (name, value) in settings {
             new = new.set(name, value);
         }
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let options =
+            AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
         let created =
             self.runtime.block_on(self.admin.create_topics([&new], &options)).map_err(|error| unavailable(&error))?;
         for result in created {
             match result {
                 Ok(_) => info!(topic, partitions, "created a topic"),
-                // Somebody else was faster, maybe with other settings.
+                // Somebody else created it meanwhile, perhaps with other settings.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
                     return Ok(Ensured::Exists {
                         partitions: self
@@ -197,7 +197,7 @@ impl Topics {
     }
 }
 
-fn mend(topic: &str, policy: &str) -> String {
+fn advice(topic: &str, policy: &str) -> String {
     format!(
         "set it with kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
          cleanup.policy={policy}, or name another topic"

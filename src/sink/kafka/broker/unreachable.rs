@@ -1,5 +1,5 @@
-//! Why no broker can be reached. A request only times out; that a certificate or a password was
-//! refused is told to whoever listens to the connections.
+//! Why no broker can be reached. Requests merely time out; refused certificates and passwords are reported only as events of
+//! the connections.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerCon
 
 use super::client::Quiet;
 
-const GLANCE: Duration = Duration::from_millis(100);
-const GLANCES: usize = 50;
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+const POLLS: usize = 50;
 
-/// Connects once more, and tells what is heard within 5 seconds. `None` when nothing is.
+/// Connects once more and returns the first event of the connections within 5 s, if any.
 pub(super) fn why(config: &ClientConfig) -> Option<String> {
     let listening: BaseProducer<Listening> = config.create_with_context(Listening(Mutex::new(None))).ok()?;
-    // That it cannot answer is known; it makes the client connect.
-    listening.client().fetch_metadata(None, GLANCE).ok();
-    (0..GLANCES).find_map(|_| {
-        listening.poll(GLANCE);
+    // Expected to fail: it makes the client connect.
+    listening.client().fetch_metadata(None, POLL_TIMEOUT).ok();
+    (0..POLLS).find_map(|_| {
+        listening.poll(POLL_TIMEOUT);
         listening.context().0.lock().ok()?.take()
     })
 }
@@ -34,7 +34,7 @@ impl ClientContext for Listening {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down says less than why each of them is.
+        // "All brokers down" says less than the reason for each of them.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown)
             && let Ok(mut heard) = self.0.lock()
         {

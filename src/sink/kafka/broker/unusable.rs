@@ -1,4 +1,4 @@
-//! Instances whose entry in the ledger cannot be used: they wait, and nobody else.
+//! Instances whose ledger entry is unusable: they wait, and delay nobody else.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use super::session::Kafka;
 use crate::sink::SinkError;
 use crate::sink::session::Job;
 
-/// How often entries that cannot be used are read again.
+/// How often unusable entries are read again.
 const REREAD: Duration = Duration::from_secs(10);
 
 impl Kafka<'_> {
-    /// Nothing may be published for an instance of which is not known what was published last. From time to time the
-    /// ledger is asked again: the operator may have mended it.
+    /// Nothing may be published for an instance while it is unknown what was published last. The ledger is read again from time
+    /// to time because the operator may have fixed the entry.
     pub(super) fn refuse_unusable(&mut self, jobs: &mut Vec<Job>) {
         let is_unusable = |entries: &Entries, job: &Job| entries.unusable.contains_key(&job.notification().instance());
         if self.entries.unusable.is_empty() || !jobs.iter().any(|job| is_unusable(&self.entries, job)) {
@@ -25,14 +25,14 @@ impl Kafka<'_> {
             let read =
                 self.ledger.read_all().inspect_err(|failure| debug!(%failure, "the ledger cannot be read again"));
             if let Ok(read) = read {
-                let is_mended = |job: &mut Job| is_unusable(&self.entries, job) && !is_unusable(&read, job);
-                let mended: Vec<Job> = jobs.extract_if(.., is_mended).collect();
-                for job in mended {
+                let is_fixed = |job: &mut Job| is_unusable(&self.entries, job) && !is_unusable(&read, job);
+                let fixed: Vec<Job> = jobs.extract_if(.., is_fixed).collect();
+                for job in fixed {
                     let instance = job.notification().instance();
                     self.entries.unusable.remove(&instance);
                     self.entries.of.extend(read.of.get(&instance).map(|entry| (instance, *entry)));
-                    // With what is remembered now.
-                    job.fail(SinkError::Reopen("its entry in the ledger_topic was mended".into()));
+                    // With the entry as it is now.
+                    job.fail(SinkError::Reopen("its entry in the ledger_topic was fixed".into()));
                 }
             }
         }
