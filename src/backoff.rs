@@ -1,4 +1,4 @@
-//! How long to wait after a failure.
+//! Pauses after failures.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Growing pauses, from 1 to 60 seconds, spread so that many failing instances do not come back
-/// at the same moment. Made anew after every success.
+/// Exponential backoff from 1 to 60 seconds, with jitter so that many failing instances do not retry at the same moment.
+/// Replaced by a new one after each success.
 #[derive(Debug)]
 pub(crate) struct Backoff(ExponentialBackoff);
 

@@ -1,4 +1,4 @@
-//! The way of a notification, from the head of its queue into the sink and out of the queue.
+//! The path of a notification: received from the head of its queue, published to the sink, deleted from the queue.
 
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ use crate::overlap::{self, Overlap};
 use crate::sink::{Lane, Pending, Sink, SinkError, Stored};
 use crate::unreadable::Unreadable;
 
-/// Two empty answers, or an empty one and the next request, are at least this far apart: a server
-/// may answer empty at once instead of waiting.
-const EMPTY_PACE: Duration = Duration::from_secs(1);
-/// How often a long wait for the sink is reported to the monitor.
+/// The minimum interval between a request that is answered empty and the next one: a server may answer at once instead of
+/// waiting for a notification.
+const EMPTY_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a wait for the sink is reported to the monitor.
 const SINK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One instance: its queue, and what is known of it.
+/// The bridge of one instance.
 pub struct Bridge<'a> {
     queue: Queue,
     sink: &'a dyn Sink,
@@ -37,18 +37,18 @@ pub struct Bridge<'a> {
     overlap: Overlap,
 }
 
-/// What became of a head that was to be published.
+/// The outcome of the publish step.
 enum Published {
-    /// The sink has it, so it can be deleted.
+    /// The sink has stored the head, so it can be deleted.
     Stored(Stored),
-    /// Neither stored nor to be deleted now: the queue is asked again.
+    /// It is neither stored nor to be deleted now: receive again.
     ReceiveAgain,
-    /// The ownership under which it was received has ended: the lane is opened again.
+    /// The ownership under which it was received has ended: reopen the lane.
     LaneLost,
 }
 
 impl<'a> Bridge<'a> {
-    /// The bridge from this queue into this sink, until `stop`.
+    /// A bridge from this queue to this sink that runs until `stop`.
     #[must_use]
     pub fn new(queue: Queue, sink: &'a dyn Sink, metrics: &Metrics, stop: &'a CancellationToken) -> Self {
         let metrics = metrics.of_instance(queue.instance());
@@ -56,10 +56,10 @@ impl<'a> Bridge<'a> {
         Self { queue, sink, stop, metrics, monitor, unreadable: Unreadable::default(), overlap: Overlap::default() }
     }
 
-    /// Carries one notification after the other, until it is told to stop. Then nothing is half done: only a receive or a
-    /// pause is cut short.
+    /// Carries one notification after the other until it is stopped. A stop interrupts only a receive or a pause, never a
+    /// publish or a delete.
     ///
-    /// Dropping it is like a crash: nothing is lost, and the last notification is in doubt.
+    /// Dropping the future is like a crash: nothing is lost, and the last notification is in doubt.
     ///
     /// # Errors
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`]; everything else is retried.
@@ -75,9 +75,9 @@ impl<'a> Bridge<'a> {
         Ok(())
     }
 
-    /// Receive → publish → delete, again and again, until the lane is lost or it is time to stop.
+    /// Receive → publish → delete, in a loop until the lane is lost or the bridge is stopped.
     async fn carry(&mut self, lane: &mut dyn Lane, doubt: &mut Doubt) -> Result<(), SinkError> {
-        // The head that was received beside the delete before it. It never outlives its lane.
+        // A head that was received while the previous delete was unanswered. It never outlives its lane.
         let mut next = None;
         while let Some(head) = self.receive(lane, next.take()).await {
             match self.publish(lane, doubt, head).await? {
@@ -92,14 +92,14 @@ impl<'a> Bridge<'a> {
         Ok(())
     }
 
-    /// A lane of the sink; waits for it. `None` when it is time to stop.
+    /// Waits for a lane of the sink. `None` when the bridge is stopped.
     async fn open(&mut self) -> Option<Result<(Box<dyn Lane>, Memory), SinkError>> {
         let opening = self.stop.run_until_cancelled(self.sink.open(self.queue.instance()));
         monitored(&mut self.monitor, opening).await
     }
 
-    /// The head of the queue, unless there is one in hand; waits for it. `None` when it is time to stop, or the lane has lost
-    /// its ownership: whoever has it now polls this queue.
+    /// Waits for the head of the queue, unless one is in hand. `None` when the bridge is stopped or the lane has lost its
+    /// ownership: the new owner polls this queue.
     async fn receive(&mut self, lane: &mut dyn Lane, in_hand: Option<Notification>) -> Option<Notification> {
         self.queue.renew_connections();
         let head = match in_hand {
@@ -109,7 +109,7 @@ impl<'a> Bridge<'a> {
         head.filter(|_| !self.stop.is_cancelled())
     }
 
-    /// Has the sink store the head; or, of one that it has stored before, prove that it may be deleted.
+    /// Stores the head in the sink or, if it was stored before, proves the ownership that its delete requires.
     async fn publish(
         &mut self,
         lane: &mut dyn Lane,
@@ -133,13 +133,13 @@ impl<'a> Bridge<'a> {
             Ok(stored) => {
                 self.monitor.stored(&head, verdict, &stored);
                 doubt.stored(head.fingerprint(), stored.sequence());
-                // Its body may be large, and the next one wants room.
+                // Frees the body, which may be large, before the next one is received.
                 drop(head);
                 fault::reached("stored");
                 Ok(Published::Stored(stored))
             }
             Err(refusal @ (SinkError::Refused(_) | SinkError::NoRoom(_))) => {
-                // It is received again; until then its body takes no memory.
+                // It will be received again; until then its body takes no memory.
                 drop(head);
                 self.monitor.refused(&refusal);
                 sleep_unless(self.stop, self.monitor.pause()).await;
@@ -161,8 +161,8 @@ impl<'a> Bridge<'a> {
         }
     }
 
-    /// Sends the delete once, and meanwhile the next receive if it may; the head that this brought, if it is to be kept.
-    /// Whatever is not a confirmation leaves the notification in doubt.
+    /// Sends the delete once and, if that is allowed, the next receive meanwhile; returns the head of that receive if it is to
+    /// be kept. Without a confirmation the notification is in doubt.
     async fn delete(&mut self, lane: &mut dyn Lane, doubt: &mut Doubt, stored: Stored) -> Option<Notification> {
         let asked = Instant::now();
         if stored.valid_until().is_some_and(|until| until <= asked) {
@@ -174,7 +174,7 @@ impl<'a> Bridge<'a> {
         let is_first = doubt.may_overlap();
         let overlaps = is_first && self.overlap.is_useful() && !self.monitor.is_slow();
         let (answer, next) = {
-            // Pinned here and handed on by reference: moved, each of them would take its room in the task twice.
+            // Pinned here and passed by reference: futures that are moved take up their size in the task twice.
             let delete = pin!(delete_once(&self.queue, &mut self.monitor, stored, is_first));
             if overlaps {
                 let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &self.metrics)));
@@ -192,7 +192,7 @@ impl<'a> Bridge<'a> {
                 Deleted::Unconfirmed
             }
             Err(problem) => {
-                self.wait_out(&problem).await;
+                self.pause_after(&problem).await;
                 Deleted::Unconfirmed
             }
         };
@@ -205,7 +205,7 @@ impl<'a> Bridge<'a> {
         head
     }
 
-    /// Asks until there is a head. `None` when it is time to stop. Dropping it loses nothing: the queue keeps the head.
+    /// Polls until there is a head. `None` when the bridge is stopped. Cancel safe: the queue keeps the head.
     async fn poll(&mut self) -> Option<Notification> {
         let mut head = None;
         while head.is_none() && !self.stop.is_cancelled() {
@@ -217,7 +217,7 @@ impl<'a> Bridge<'a> {
         head
     }
 
-    /// What an answer brought, after the pause that it asks for.
+    /// Handles the answer to a receive: returns its head, or pauses as the answer requires.
     async fn received(&mut self, asked: Instant, answer: Result<Received, Problem>) -> Option<Notification> {
         match answer {
             Ok(Received::Head(head)) => {
@@ -227,7 +227,7 @@ impl<'a> Bridge<'a> {
             Ok(Received::NoBody(rest, _)) if self.unreadable.is_conclusive(rest.fingerprint()) => return Some(rest),
             Ok(Received::Unreadable(problem)) => {
                 let condition = self.unreadable.unreadable();
-                self.wait_out(&problem.in_condition(condition)).await;
+                self.pause_after(&problem.in_condition(condition)).await;
             }
             Ok(Received::Empty) => {
                 self.unreadable.ended();
@@ -237,14 +237,14 @@ impl<'a> Bridge<'a> {
                     None
                 };
                 self.monitor.empty(waiting);
-                sleep_unless(self.stop, EMPTY_PACE.saturating_sub(asked.elapsed())).await;
+                sleep_unless(self.stop, EMPTY_POLL_INTERVAL.saturating_sub(asked.elapsed())).await;
             }
-            Ok(Received::NoBody(_, problem)) | Err(problem) => self.wait_out(&problem).await,
+            Ok(Received::NoBody(_, problem)) | Err(problem) => self.pause_after(&problem).await,
         }
         None
     }
 
-    async fn wait_out(&mut self, problem: &Problem) {
+    async fn pause_after(&mut self, problem: &Problem) {
         let pause = self.monitor.failed(problem);
         sleep_unless(self.stop, pause).await;
         if problem.condition == Condition::TokenRefused
@@ -255,7 +255,7 @@ impl<'a> Bridge<'a> {
     }
 }
 
-/// Waits for the sink as long as it takes; meanwhile nobody polls the queue, and the monitor is told so.
+/// Waits for the sink as long as it takes, and reports to the monitor that the queue is not polled meanwhile.
 async fn monitored<T>(monitor: &mut Monitor, waiting: impl Future<Output = T>) -> T {
     let mut waiting = pin!(waiting);
     loop {
@@ -266,7 +266,7 @@ async fn monitored<T>(monitor: &mut Monitor, waiting: impl Future<Output = T>) -
     }
 }
 
-/// `None` when the lane loses its ownership first.
+/// `None` if the lane loses its ownership first.
 async fn until_lost<T>(lane: &mut dyn Lane, waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::select! {
         biased;
@@ -275,7 +275,7 @@ async fn until_lost<T>(lane: &mut dyn Lane, waiting: Pin<&mut impl Future<Output
     }
 }
 
-/// Asks once, and counts the answer.
+/// Sends one receive and counts its outcome.
 async fn receive_once(queue: &Queue, metrics: &Recorder) -> Result<Received, Problem> {
     let asked = Instant::now();
     let answer = queue.receive().await;
@@ -288,7 +288,7 @@ async fn receive_once(queue: &Queue, metrics: &Recorder) -> Result<Received, Pro
     answer
 }
 
-/// Deletes once, and reports the answer as soon as it is there: a receive beside it may take long.
+/// Sends one delete and reports its outcome at once, because an overlapped receive may take long.
 async fn delete_once(queue: &Queue, monitor: &mut Monitor, stored: Stored, is_first: bool) -> Result<Deleted, Problem> {
     fault::reached("deleting");
     let answer = queue.delete(stored).await;
@@ -298,6 +298,6 @@ async fn delete_once(queue: &Queue, monitor: &mut Monitor, stored: Stored, is_fi
 }
 
 async fn sleep_unless(stop: &CancellationToken, pause: Duration) {
-    // Either way it is time to go on.
+    // Both outcomes mean the same to the caller.
     let _slept_or_stopped = stop.run_until_cancelled(sleep(pause)).await;
 }

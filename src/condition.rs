@@ -1,5 +1,5 @@
-//! What keeps an instance or a sink from going on, or threatens it: a closed list of names, logged
-//! once when a condition is entered and once when it is left.
+//! Conditions: what stops an instance or a sink, or threatens it. A closed list of names; entering and leaving one is logged
+//! once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use tracing::{info, warn};
 
 use crate::notification::InstanceId;
 
-/// A named reason to wait, or to worry. None of them ends the process: each is left when its cause
-/// is gone.
+/// A named reason why something waits or needs attention. None of them ends the process; each is left when its cause is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Condition {
     /// Green API pushes to a `webhookUrl` instead of queueing.
@@ -27,21 +26,21 @@ pub enum Condition {
     QuotaExceeded,
     /// Too many requests.
     Throttled,
-    /// No usable answer: unreachable, restarting, or an error of the server.
+    /// No usable answer: unreachable, restarting, or a server error.
     UpstreamUnavailable,
-    /// Answers that are no notification, one after the other.
+    /// Several answers in a row that are not notifications.
     UnreadableAnswer,
-    /// What was published and deleted comes again and again.
+    /// The queue keeps returning notifications that were published and deleted.
     StuckHead,
-    /// The sink cannot be reached, or refuses.
+    /// The sink cannot be reached, or refuses notifications.
     SinkUnavailable,
-    /// Another bridge owns the sink; or a shard that should be ours does not open.
+    /// Another bridge owns the sink, or a shard that is assigned to this replica does not open.
     WaitingForOwnership,
     /// The head of the queue vanished without a delete of ours.
     ForeignReader,
-    /// The oldest notification that waits is older than 18 hours, of the 24 that it is kept.
+    /// The oldest waiting notification is older than 18 hours, of the 24 for which it is kept.
     RetentionAtRisk,
-    /// The last notification was kept as a dead letter.
+    /// The last notification became a dead letter.
     DeadLetters,
 }
 
@@ -65,7 +64,7 @@ impl Condition {
         Self::DeadLetters,
     ];
 
-    /// Those that an answer of Green API shows; a better answer ends whichever it was.
+    /// Those derived from an answer of Green API; the next good answer ends them.
     const UPSTREAM: [Self; 9] = [
         Self::WebhookUrlSet,
         Self::TokenRefused,
@@ -146,7 +145,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Conditions that somebody else may read meanwhile.
+/// A set of conditions that others can read while it changes.
 #[derive(Debug, Default)]
 pub(crate) struct ConditionSet(AtomicU16);
 
@@ -163,39 +162,39 @@ impl ConditionSet {
         self.0.fetch_and(!condition.bit(), Ordering::Relaxed);
     }
 
-    /// All that are in it, in the order of the list.
+    /// All conditions in the set, in the order of [`Condition::ALL`].
     pub(crate) fn present(&self) -> Vec<Condition> {
         Condition::ALL.into_iter().filter(|condition| self.contains(*condition)).collect()
     }
 }
 
-/// The conditions that an instance or a part of a sink is in; `default` makes those of a sink.
+/// The conditions of an instance or, by `default`, of a part of a sink.
 #[derive(Debug, Default)]
 pub(crate) struct Conditions {
     instance: Option<InstanceId>,
     entered: Arc<ConditionSet>,
-    /// Of a sink, which is one and not thousands, another cause is news, too.
+    /// Of a sink: there is only one, so a changed cause is logged as well.
     cause: String,
 }
 
 impl Conditions {
-    /// Those of an instance.
+    /// The conditions of an instance.
     pub fn of(instance: InstanceId, entered: Arc<ConditionSet>) -> Self {
         Self { instance: Some(instance), entered, cause: String::new() }
     }
 
-    /// All that it is in.
+    /// All current conditions.
     pub fn present(&self) -> Vec<Condition> {
         self.entered.present()
     }
 
-    /// Whether it is in this condition.
+    /// Whether this condition is entered.
     pub fn contains(&self, condition: Condition) -> bool {
         self.entered.contains(condition)
     }
 
-    /// In `condition` from now on; says so if that is news. Of what Green API answers only the last
-    /// counts: another such condition is left. `cause` must hold no secret.
+    /// Enters `condition`, and logs it if it is new. Only the last of the conditions derived from answers counts: the others
+    /// are left. `cause` must contain no secret.
     pub fn enter(&mut self, condition: Condition, cause: &dyn fmt::Display) {
         if Condition::UPSTREAM.contains(&condition) {
             Condition::UPSTREAM.into_iter().filter(|other| *other != condition).for_each(|other| self.leave(other));
@@ -212,7 +211,7 @@ impl Conditions {
         }
     }
 
-    /// No longer in `condition`; says so if that is news.
+    /// Leaves `condition`, and logs it if it was entered.
     pub fn leave(&mut self, condition: Condition) {
         if self.contains(condition) {
             self.entered.remove(condition);
@@ -221,19 +220,19 @@ impl Conditions {
         }
     }
 
-    /// What a sink is in a condition for; `None` when it is in none.
+    /// The cause of a sink's conditions, if it is in any.
     pub fn cause(&self) -> Option<&str> {
         (!self.present().is_empty()).then_some(&*self.cause)
     }
 
-    /// No longer in any condition that an answer of Green API shows.
+    /// Leaves all conditions derived from answers of Green API.
     pub fn leave_upstream(&mut self) {
         for condition in Condition::UPSTREAM {
             self.leave(condition);
         }
     }
 
-    /// In no condition at all from now on.
+    /// Leaves all conditions.
     pub fn leave_all(&mut self) {
         for condition in Condition::ALL {
             self.leave(condition);

@@ -1,62 +1,61 @@
-//! What is known of the last published notification, and so what to do with the head of the queue.
+//! The state of the last published notification, which decides what to do with the head of the queue.
 //!
-//! The head stays in the queue until it is deleted, so at most one notification of an instance is
-//! in doubt: the last one published. This machine does the thinking, without any I/O; the line in
-//! [`crate::bridge`] tells it what happened.
+//! The head stays in the queue until it is deleted, so at most one notification of an instance is in doubt: the last one
+//! published. This state machine makes all decisions and performs no I/O; [`crate::bridge`] reports to it what happened.
 
 use crate::notification::Fingerprint;
 
 /// What a sink remembers of an instance when its lane is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// It never published for this instance.
+    /// Nothing was ever published for this instance.
     Nothing,
     /// The last notification that it published for this instance.
     Published {
-        /// Its place in the sequence of the instance.
+        /// Its sequence number within the instance.
         sequence: u64,
         /// Its identity.
         fingerprint: Fingerprint,
     },
-    /// It has no memory.
+    /// The sink keeps no memory.
     Unknown,
 }
 
 /// What to do with the head of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Publish it; `marked` when another copy may exist.
+    /// Publish it, `marked` if another copy may exist.
     Publish {
         /// Whether to publish it as a possible duplicate.
         marked: bool,
     },
-    /// It has been published before: prove ownership, delete it, publish nothing.
+    /// It was published before: prove ownership and delete it without publishing.
     DeleteOnly {
-        /// Whether the queue has confirmed its delete before, and hands it out all the same.
+        /// Whether the queue returned it although its delete had been confirmed.
         was_confirmed: bool,
     },
-    /// It may be a read that lags behind the delete, so its receipt may by now be that of another
-    /// notification: neither publish nor delete it, pause, receive again.
+    /// It may be a stale read, and then its receipt may by now belong to another notification: neither publish nor delete it,
+    /// but receive again after a pause.
     ReceiveAgain {
         /// How many times it was received since the last delete: 1 or 2.
         receives: u8,
     },
 }
 
-/// A head that the queue hands out although its delete was confirmed is judged from this receive
-/// on. Reads lag by at most two receives, so this one shows what is really there.
+/// A head whose delete was confirmed is judged from this receive on. At most two receives after a delete are stale, so the
+/// third one shows what is really in the queue.
 const CONCLUSIVE_RECEIVE: u8 = 3;
 
-/// How a delete ended.
+/// The outcome of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Deleted {
-    /// The queue answered that it deleted the notification.
+    /// The queue confirmed it.
     Confirmed,
-    /// Any other answer, or none: the notification may still be there.
+    /// Any other answer, or none: the notification may still be in the queue.
     Unconfirmed,
 }
 
-/// The state of one lane. The rules are those of the contract, "How nothing is lost or doubled".
+/// The state of one lane, by the rules of the contract: "How nothing is lost or doubled".
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Doubt {
     last: Last,
@@ -66,23 +65,23 @@ pub struct Doubt {
 /// The last published notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Last {
-    /// Nobody knows which it was: the first head is published marked.
+    /// It is unknown which one it was: the first head is published as a possible duplicate.
     Unknown,
-    /// Nobody knows which it was, and this first head has been judged: it stays marked however
-    /// often it is tried, because a mark is never taken back; any other head is new.
+    /// It is unknown which one it was, and this first head has been judged. It stays marked on every retry, because a mark is
+    /// never taken back; any other head is new.
     FirstHead(Fingerprint),
-    /// It is gone from the queue, as far as the queue tells. Remembered until the next one is stored,
-    /// because reads may lag: see [`Verdict::ReceiveAgain`].
+    /// It has left the queue, according to the queue. It is remembered until the next one is stored, because reads may be
+    /// stale: see [`Verdict::ReceiveAgain`].
     Clean {
-        /// None when nothing was published that anybody knows of.
+        /// None if no published notification is known.
         last: Option<Fingerprint>,
-        /// How many times a head with its fingerprint was received since the last delete.
+        /// How often a head with this fingerprint was received since the last delete.
         receives: u8,
     },
-    /// Its first delete is unanswered: a head with its fingerprint may be itself, handed out just
-    /// before it was deleted, or a new one of equal bytes.
+    /// Its first delete is unanswered: a head with this fingerprint may be the same notification, returned just before it was
+    /// deleted, or a new one with equal bytes.
     Pending(Fingerprint),
-    /// It may be in the queue still: a head with its fingerprint is a redelivery.
+    /// It may still be in the queue: a head with this fingerprint is a redelivery.
     InDoubt(Fingerprint),
 }
 
@@ -93,7 +92,7 @@ impl Last {
 }
 
 impl Doubt {
-    /// The state of a lane that was just opened for the first time.
+    /// The state of a lane that is opened for the first time.
     #[must_use]
     pub fn new(memory: Memory) -> Self {
         let (last, sequence) = match memory {
@@ -104,10 +103,9 @@ impl Doubt {
         Self { last, sequence }
     }
 
-    /// The lane was opened again. When the sink's last sequence is the one we know, nothing was
-    /// published in between and what we know holds. Not the fingerprint: two notifications may
-    /// have equal bytes, and starting over would take the second for a redelivery of the first.
-    /// A sink that forgot everything teaches nothing either.
+    /// The lane was reopened. If the sink's last sequence number is the known one, nothing was published in between and the
+    /// state is still valid. Comparing fingerprints would be wrong: two notifications may have equal bytes, and the second
+    /// would be taken for a redelivery of the first. A sink that has forgotten everything changes nothing either.
     pub fn reopened(&mut self, memory: Memory) {
         let unchanged = match memory {
             Memory::Nothing => true,
@@ -119,22 +117,22 @@ impl Doubt {
         }
     }
 
-    /// Whether the next receive may run while the delete of the notification last stored is
-    /// unanswered. Only a first delete is overlapped: in doubt nothing is.
+    /// Whether the next receive may run while the delete of the last stored notification is unanswered. Only a first delete is
+    /// overlapped, never one of a notification in doubt.
     #[must_use]
     pub fn may_overlap(&self) -> bool {
         matches!(self.last, Last::Pending(_))
     }
 
-    /// Whether to keep a head from a receive that ran while the delete was unanswered. To be asked
-    /// before [`deleted`](Self::deleted) is told, even if the answer came first: one with the
-    /// fingerprint of the last may have been handed out before that was deleted, or be new. It is
-    /// thrown away, neither published nor deleted, and the next receive tells.
+    /// Judges a head from a receive that ran while the delete was unanswered, and returns whether to keep it. Must be called
+    /// before [`deleted`](Self::deleted), even if the answer to the delete came first. A head with the fingerprint of the last
+    /// notification may have been returned before the delete, or be new: it is discarded, neither published nor deleted, and
+    /// the next receive shows which.
     #[must_use]
     pub fn accept_overlapped(&mut self, head: Fingerprint) -> bool {
         match self.last {
             Last::Pending(last) if last == head => false,
-            // The last is gone, whatever its delete will be answered.
+            // The last one has left the queue, whatever the answer to its delete will be.
             Last::Pending(last) => {
                 self.last = Last::clean(Some(last));
                 true
@@ -143,8 +141,8 @@ impl Doubt {
         }
     }
 
-    /// Judges the head of the queue, once for every receive that brought it. `has_identity` tells
-    /// whether its body identifies itself: then equal bytes are the same notification.
+    /// Judges the head of the queue, once for each receive that returned it. `has_identity` says whether the body identifies
+    /// itself; then equal bytes are the same notification.
     #[must_use]
     pub fn judge(&mut self, head: Fingerprint, has_identity: bool) -> Verdict {
         match self.last {
@@ -156,7 +154,7 @@ impl Doubt {
             }
             Last::Unknown => self.last = Last::FirstHead(head),
             Last::FirstHead(first) if first == head => {}
-            // Another head than the last: the last is gone.
+            // A different head: the last one has left the queue.
             Last::FirstHead(_) => self.last = Last::clean(None),
             Last::Pending(last) | Last::InDoubt(last) => self.last = Last::clean(Some(last)),
             Last::Clean { .. } => {}
@@ -164,7 +162,7 @@ impl Doubt {
         Verdict::Publish { marked: self.last == Last::FirstHead(head) }
     }
 
-    /// A head with the fingerprint of the last, whose delete was confirmed.
+    /// A head with the fingerprint of the last notification, whose delete was confirmed.
     fn judge_confirmed(&mut self, head: Fingerprint, has_identity: bool, receives: u8) -> Verdict {
         self.last = Last::Clean { last: Some(head), receives };
         if receives < CONCLUSIVE_RECEIVE {
@@ -177,8 +175,7 @@ impl Doubt {
         }
     }
 
-    /// The head is stored for good and its delete is about to be sent. `sequence` is its place,
-    /// when the sink remembers one.
+    /// The head is durably stored and its delete is about to be sent. `sequence` is its number, if the sink remembers one.
     pub fn stored(&mut self, head: Fingerprint, sequence: Option<u64>) {
         // A redelivery stays in doubt until its delete is answered.
         if self.last != Last::InDoubt(head) {
@@ -187,7 +184,7 @@ impl Doubt {
         self.sequence = sequence.or(self.sequence);
     }
 
-    /// The delete of the notification last stored was answered, or given up.
+    /// The delete of the last stored notification was answered or given up.
     pub fn deleted(&mut self, answer: Deleted) {
         if let Last::Pending(last) | Last::InDoubt(last) = self.last {
             self.last = match answer {

@@ -1,5 +1,4 @@
-//! All instances of a process, from start to stop: each in a task of its own, so that none of them
-//! disturbs another.
+//! All instances of a process, from start to stop, each in a task of its own so that none disturbs another.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,25 +17,22 @@ use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::sink::{Sink, SinkError};
 
-/// How long a publish or a delete under way may take after the stop was asked for.
+/// How long a publish or a delete in progress may take after a stop was requested.
 const GRACE: Duration = Duration::from_secs(4);
-/// Those that start together start this far apart, so that thousands do not connect, and later poll,
-/// at the same moment.
+/// The interval between the starts of instances, so that thousands do not connect, and later poll, at the same moment.
 const SPACING: Duration = Duration::from_millis(1);
 
 /// A change of the fleet.
 #[derive(Debug)]
 pub enum Change {
-    /// Runs this queue from now on; the bridge of the same instance, if there is one, comes to its
-    /// end first.
+    /// Starts a bridge for this queue, after the one of the same instance, if there is one, has stopped.
     Run(Box<Queue>),
-    /// Runs this instance no longer.
+    /// Stops the bridge of this instance.
     Stop(InstanceId),
 }
 
-/// Runs a bridge for each queue, and for those that `changes` brings, until `stop`; then lets what
-/// is under way come to its end, for at most 4 seconds. What is cut off after that is as safe as in
-/// a crash.
+/// Runs a bridge for each queue and for those from `changes` until `stop`, then waits at most 4 seconds for what is in
+/// progress. What is cut off after that is as safe as in a crash.
 ///
 /// # Errors
 /// The first [`SinkError::Fenced`] or [`SinkError::Closed`]; all bridges have stopped by then.
@@ -96,9 +92,9 @@ struct Fleet {
 struct Member {
     stop: CancellationToken,
     backoff: Backoff,
-    /// Another is made of it after a panic.
+    /// To restart the bridge after a panic.
     queue: Queue,
-    /// What follows when this bridge has come to its end.
+    /// What to do when this bridge has ended.
     next: Next,
 }
 
@@ -115,7 +111,7 @@ impl Fleet {
         self.spawn(member, after);
     }
 
-    /// One that comes later, and has a line in the log of its own.
+    /// Starts one that was added later, which is logged.
     fn add(&mut self, queue: Queue) {
         info!(instance = %queue.instance(), "starting");
         self.start(queue, Duration::ZERO);
@@ -150,7 +146,7 @@ impl Fleet {
         }
     }
 
-    /// One bridge came to its end: as it should, by a panic, or because the sink ends everything.
+    /// A bridge ended: in order, by a panic, or because the sink ends the fleet.
     fn ended(&mut self, ended: Result<(Id, Result<(), SinkError>), JoinError>) -> Result<(), SinkError> {
         let (id, outcome) = match ended {
             Ok((id, outcome)) => (id, Ok(outcome)),
@@ -164,7 +160,7 @@ impl Fleet {
             Ok(outcome) => outcome.map(|()| false)?,
             Err(panic) => {
                 self.metrics.panicked();
-                // What it says may quote a notification.
+                // The text of a panic may quote a notification.
                 let panicked = panic.is_panic();
                 error!(%instance, panicked, "a bridge ended unexpectedly: it is started again; this is a defect, please report it");
                 true
@@ -178,7 +174,7 @@ impl Fleet {
                 let pause = member.backoff.after_failure();
                 self.spawn(member, pause);
             }
-            // It was asked to stop, and by nobody else than us.
+            // It stopped because this fleet stopped it.
             Next::Again | Next::Nothing => info!(%instance, "stopped"),
             Next::Replace(queue) => self.add(*queue),
         }

@@ -1,5 +1,5 @@
-//! What the process does and has done, for whoever asks: counted where it happens, read by the
-//! admin port. Numbers only, no lock on the way of a notification.
+//! What the process has done, counted where it happens and read by the admin port. There is no lock on the path of a
+//! notification.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -18,24 +18,24 @@ mod instance;
 mod shard;
 mod sink;
 
-/// The metrics of one fleet and its sink. Made where both are started and handed to both; cloning shares them.
+/// The metrics of one fleet and its sink, created by whoever starts the two and passed to both. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Process>);
 
 #[derive(Debug)]
 struct Process {
     instances: Mutex<BTreeMap<InstanceId, Weak<InstanceMetrics>>>,
-    /// How long polls of each outcome took, of all instances together.
+    /// The duration of polls by outcome, over all instances.
     poll_seconds: [Histogram; Outcome::ALL.len()],
     sink: SinkMetrics,
     panics: Number,
 }
 
 impl Metrics {
-    /// Of a fleet that has done nothing yet. `sink` is its name in logs and metrics.
+    /// All zero. `sink` is the name of the sink in logs and metrics.
     #[must_use]
     pub fn new(sink: &'static str) -> Self {
-        // Up to the longest that a server may be asked to wait.
+        // Up to the longest `receive_timeout_secs`.
         const ENDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0];
         Self(Arc::new(Process {
             instances: Mutex::default(),
@@ -45,7 +45,7 @@ impl Metrics {
         }))
     }
 
-    /// How many bridges have panicked; each was started again.
+    /// How many bridges have panicked; each was restarted.
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.0.panics.get()
@@ -55,21 +55,21 @@ impl Metrics {
         self.0.panics.increase();
     }
 
-    /// Where the bridge of an instance counts. It can be read as long as somebody holds it.
+    /// Registers an instance, which is listed for as long as its recorder lives.
     pub(crate) fn of_instance(&self, instance: InstanceId) -> Recorder {
         let of = Arc::default();
         self.lock().insert(instance, Arc::downgrade(&of));
         Recorder { of, all: self.clone() }
     }
 
-    /// The instances that run, by id.
+    /// The running instances by id.
     pub(crate) fn instances(&self) -> Vec<(InstanceId, Arc<InstanceMetrics>)> {
         let mut instances = self.lock();
         instances.retain(|_, metrics| metrics.strong_count() > 0);
         instances.iter().filter_map(|(instance, metrics)| Some((*instance, metrics.upgrade()?))).collect()
     }
 
-    /// Locked when an instance starts and when somebody reads.
+    /// Locked when an instance starts and when metrics are read.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Weak<InstanceMetrics>>> {
         self.0.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -82,7 +82,7 @@ impl Metrics {
         &self.0.poll_seconds[outcome as usize]
     }
 
-    /// The conditions of the instances and, with `None`, of the sink: of those that are in any.
+    /// The conditions of the sink, under `None`, and of all instances that have any.
     pub(crate) fn conditions(&self) -> Vec<(Option<InstanceId>, Vec<Condition>)> {
         let instances = self.instances().into_iter().map(|(id, metrics)| (Some(id), metrics.conditions.present()));
         let mut conditions = vec![(None, self.sink().conditions())];
@@ -92,7 +92,7 @@ impl Metrics {
     }
 }
 
-/// Where the bridge of one instance counts. Cloning shares it.
+/// Records what the bridge of one instance does. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     of: Arc<InstanceMetrics>,
@@ -119,7 +119,7 @@ impl Recorder {
     }
 }
 
-/// A number that only grows, or is set.
+/// A counter or a gauge.
 #[derive(Debug, Default)]
 pub(crate) struct Number(AtomicU64);
 
@@ -141,15 +141,15 @@ impl Number {
     }
 }
 
-/// Unix seconds.
+/// The current time in Unix seconds.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// How long things took.
+/// A histogram of durations.
 #[derive(Debug)]
 pub(crate) struct Histogram {
-    /// Upper ends of the buckets, in seconds; one more takes the rest.
+    /// Upper bounds of the buckets in seconds; one more bucket has no bound.
     ends: &'static [f64],
     buckets: Box<[Number]>,
     microseconds: AtomicU64,
@@ -170,7 +170,7 @@ impl Histogram {
         self.microseconds.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Sum in seconds, and of each bucket its upper end and its own count.
+    /// The sum in seconds, and the upper bound and the count of each bucket.
     pub fn read(&self) -> (f64, Vec<(f64, u64)>) {
         let sum = Duration::from_micros(self.microseconds.load(Relaxed)).as_secs_f64();
         let ends = self.ends.iter().copied().chain([f64::INFINITY]);

@@ -1,4 +1,4 @@
-//! How an instance is doing: its conditions, its pauses, and what they are concluded from.
+//! The state of an instance: its conditions and pauses, derived from what happens on the line.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,18 +17,18 @@ use crate::notification::{Fingerprint, InstanceId, Notification};
 use crate::repeats::Repeats;
 use crate::sink::{DeadLetter, Reason, SinkError, Stored};
 
-/// So long are notifications kept upstream.
+/// How long Green API keeps notifications.
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
-/// There must be time to do something.
+/// Leaves the operator time to react.
 const AT_RISK_SECS: u64 = 18 * 60 * 60;
-/// So many deletes of ours in a row show that nobody else is reading.
+/// After this many confirmed deletes in a row nobody else reads the queue.
 const UNDISTURBED: u32 = 20;
 /// How often the age of the head is checked, because the times in bodies may go back and forth.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle queue is asked how many notifications it holds.
 const COUNT_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What is known of how an instance is doing, and what follows from it.
+/// What is known about an instance, and the conditions and pauses that follow from it.
 pub(crate) struct Monitor {
     instance: InstanceId,
     conditions: Conditions,
@@ -37,16 +37,16 @@ pub(crate) struct Monitor {
     repeats: Repeats,
     age_checked: Option<Instant>,
     counted: Option<Instant>,
-    /// Whether something waited when the queue was last asked.
+    /// Whether notifications were waiting when the queue was last asked for their number.
     hinted: bool,
-    /// Since when something may be waiting upstream, in Unix seconds.
+    /// Since when notifications may be waiting upstream, in Unix seconds.
     waiting_since: Option<u64>,
-    /// The head as it was last received, if it must still be there: no delete of ours can have hit it.
+    /// The head as last received, if it must still be in the queue because no delete of ours can have removed it.
     expected: Option<Fingerprint>,
     undisturbed: u32,
-    /// The last head, whatever became of it.
+    /// The last head that was received, whatever happened to it.
     last: Option<Fingerprint>,
-    /// The state that the account said it is in, if nothing arrives in it before somebody logs it in.
+    /// The state of the account, if no new messages arrive in it until somebody logs in.
     logged_out: Option<AccountState>,
 }
 
@@ -69,18 +69,18 @@ impl Monitor {
         }
     }
 
-    /// How long to wait before anything is tried again.
+    /// The pause before the next attempt.
     pub(crate) fn pause(&mut self) -> Duration {
         self.backoff.after_failure()
     }
 
-    /// The queue is about to be asked; there is no head in hand.
+    /// The queue is about to be polled; no head is in hand.
     pub(crate) fn asking(&mut self) {
         self.metrics.asked.set_to_now();
         self.metrics.in_flight.set(0);
     }
 
-    /// The queue has this head, which is judged so.
+    /// A head was received and judged.
     pub(crate) fn received(&mut self, head: &Notification, verdict: Verdict) {
         let facts = head.facts();
         self.metrics.received.increase(&facts.kind);
@@ -105,30 +105,30 @@ impl Monitor {
             }
         }
         match verdict {
-            // A read that lags tells nothing of the head that is there.
+            // A stale read says nothing about the current head.
             Verdict::ReceiveAgain { .. } => {}
-            // Maybe a read that lags far behind.
+            // Possibly a very stale read.
             Verdict::Publish { .. } if self.repeats.contains(head.fingerprint()) => self.expected = None,
             Verdict::Publish { .. } | Verdict::DeleteOnly { .. } => self.expect(head.fingerprint()),
         }
         if self.last.replace(head.fingerprint()) != Some(head.fingerprint()) {
-            // The queue moves on, whatever its answers to deletes say.
+            // The queue advances, whatever it answers to deletes.
             self.backoff = Backoff::new();
         }
     }
 
-    /// From now on this head must be there until a delete of ours hits it.
+    /// From now on this head must stay in the queue until a delete of ours removes it.
     fn expect(&mut self, head: Fingerprint) {
         let vanished = self.expected.replace(head).is_some_and(|expected| expected != head);
-        // Old ones vanish by themselves.
+        // Notifications that are too old are removed by Green API.
         if vanished && !self.conditions.contains(Condition::RetentionAtRisk) {
             self.undisturbed = 0;
             self.conditions.enter(Condition::ForeignReader, &"the head of the queue vanished without a delete of ours");
         }
     }
 
-    /// Whether to ask how many notifications wait: now and then, because an empty answer has come
-    /// with a full queue.
+    /// Whether it is time to ask how many notifications wait, which starts the interval anew. Asked now and then, because the
+    /// queue has answered empty while it was full.
     pub(crate) fn take_count_turn(&mut self) -> bool {
         let is_due = self.counted.is_none_or(|counted| counted.elapsed() >= COUNT_INTERVAL);
         if is_due {
@@ -137,8 +137,8 @@ impl Monitor {
         is_due
     }
 
-    /// The queue says that it is empty, and if it was asked, how many wait. That number is a hint
-    /// that may lie in both directions: it only starts a clock, and only as long as nothing comes.
+    /// The queue answered empty; `waiting` is the number of notifications, if it was asked for. That number is unreliable: it
+    /// only starts the clock of `retention_at_risk`, which the next head corrects.
     pub(crate) fn empty(&mut self, waiting: Option<u64>) {
         self.recovered();
         self.conditions.leave(Condition::StuckHead);
@@ -151,7 +151,7 @@ impl Monitor {
         }
     }
 
-    /// The sink has it, as it was to be: from now on, or from before.
+    /// The sink has stored the head: now, or before if the verdict was to delete it only.
     pub(crate) fn stored(&mut self, head: &Notification, verdict: Verdict, stored: &Stored) {
         match verdict {
             Verdict::Publish { .. } => self.published(head, stored),
@@ -182,12 +182,12 @@ impl Monitor {
         }
         self.metrics.published.increase(&facts.kind);
         let since = UNIX_EPOCH + Duration::from_secs(facts.unix_seconds);
-        // Whatever a body or a clock says, none is older, and none is of the future.
+        // Timestamps and clocks may be wrong: no notification is older than its retention or from the future.
         let age = SystemTime::now().duration_since(since).unwrap_or_default().min(RETENTION);
         self.metrics.sink().end_to_end_seconds.observe(age);
     }
 
-    /// Counts it, and says once that there is one.
+    /// Counts and logs a dead letter.
     fn dead_letter(&self, head: &Notification, letter: &DeadLetter) {
         match letter.reason {
             Reason::TooLarge => self.metrics.dead_too_large.increase(),
@@ -208,17 +208,17 @@ impl Monitor {
         }
     }
 
-    /// Whether the queue repeats itself, so that nothing is gained by asking fast.
+    /// Whether the queue keeps returning what was published, so that fast polling gains nothing.
     pub(crate) fn is_slow(&self) -> bool {
         self.repeats.is_slow()
     }
 
-    /// How long to wait before the next receive when it does.
+    /// The pause before the next receive if it does.
     pub(crate) fn pause_after_repeat(&mut self) -> Option<Duration> {
         self.repeats.pause()
     }
 
-    /// The sink refused it for now.
+    /// The sink refused the head for now.
     pub(crate) fn refused(&mut self, refusal: &SinkError) {
         self.metrics.publish_refused.increase();
         let (SinkError::Refused(cause) | SinkError::NoRoom(cause)) = refusal else { return };
@@ -229,7 +229,8 @@ impl Monitor {
         self.may_wait(now());
     }
 
-    /// A delete was answered, or with `None` it was not. Of a redelivery, an earlier delete may have hit the head as well.
+    /// A delete was answered, or with `None` it got no answer. If it was not the first one, an earlier delete may have removed
+    /// the head.
     pub(crate) fn deleted(&mut self, answer: Option<Deleted>, is_first: bool) {
         if answer == Some(Deleted::Confirmed) {
             self.metrics.in_flight.set(0);
@@ -243,13 +244,13 @@ impl Monitor {
         } else {
             self.metrics.deletes_unconfirmed.increase();
         }
-        // It must still be there only if the queue said that this first delete did not hit it.
+        // The head must still be there only if the queue denied the first delete.
         if answer != Some(Deleted::Unconfirmed) || !is_first {
             self.expected = None;
         }
     }
 
-    /// A request did not get what it asked for; how long to wait.
+    /// A request failed; returns the pause before the next one.
     pub(crate) fn failed(&mut self, problem: &Problem) -> Duration {
         self.metrics.unanswered.store(problem.condition == Condition::UpstreamUnavailable, Relaxed);
         self.conditions.enter(problem.condition, &Chain(problem));
@@ -257,23 +258,23 @@ impl Monitor {
         self.pause().max(problem.retry_after.unwrap_or_default())
     }
 
-    /// The lane has ended, and with it what was in hand: whoever had the ownership meanwhile may have deleted the head.
+    /// The lane has ended and the head in hand is gone. Whoever owned the shard meanwhile may have deleted it upstream.
     pub(crate) fn lane_ended(&mut self) {
         self.metrics.in_flight.set(0);
         self.expected = None;
     }
 
-    /// The head in hand was received under an ownership that has ended; it is received again, by whoever has the next.
+    /// The head was discarded because the ownership under which it was received has ended. The next owner receives it again.
     pub(crate) fn discarded(&self) {
         self.metrics.sink().heads_discarded.increase();
     }
 
-    /// The sink is waited for, so nobody here polls the queue.
+    /// The bridge is waiting for the sink and does not poll the queue.
     pub(crate) fn waiting_for_sink(&mut self) {
         self.not_polled(self.metrics.sink().stands_by(self.instance));
     }
 
-    /// While this bridge stands by, another one polls the queue, and knows how the instance is doing.
+    /// While this bridge stands by, another one polls the queue and reports the state of the instance.
     fn not_polled(&mut self, stands_by: bool) {
         if stands_by {
             self.waiting_since = None;
@@ -300,14 +301,14 @@ impl Monitor {
         }
     }
 
-    /// An answer shows that nothing upstream keeps us.
+    /// Green API answered as it should.
     pub(crate) fn recovered(&mut self) {
         self.metrics.unanswered.store(false, Relaxed);
         self.leave_upstream();
         self.backoff = Backoff::new();
     }
 
-    /// In no upstream condition, but for the one that no answer shows.
+    /// Leaves all upstream conditions except the one that no answer reveals.
     fn leave_upstream(&mut self) {
         match self.logged_out {
             None => self.conditions.leave_upstream(),

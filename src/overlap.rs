@@ -1,6 +1,6 @@
-//! The next receive beside an unanswered delete, which saves a round trip for each notification. Whether that is allowed, and
-//! whether to keep the head that it brings, is decided in [`crate::doubt`]; this only carries it out, and stops where it gains
-//! nothing.
+//! Overlapping: the next receive runs while a delete is unanswered, which saves one round trip per notification.
+//! [`crate::doubt`] decides whether that is allowed and whether to keep the head that it returns; this module performs it, and
+//! stops overlapping where it gains nothing.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::doubt::{Deleted, Doubt};
 use crate::green_api::Problem;
 use crate::notification::Notification;
 
-/// An overlapped receive follows its delete after this long, so that the queue has the delete first.
+/// How long after its delete an overlapped receive is sent, so that the queue gets the delete first.
 const HEAD_START: Duration = Duration::from_millis(1);
-/// So many more stale heads than useful ones turn overlapping off.
+/// This many more stale heads than useful ones turn overlapping off.
 const STALE_LIMIT: u8 = 10;
 
-/// Whether overlapping is worth it with this queue.
+/// Whether overlapping is useful with this queue.
 #[derive(Debug, Default)]
 pub(crate) struct Overlap {
-    /// Counts stale heads up and useful ones down; at the limit nothing overlaps until a restart.
+    /// Incremented by stale heads and decremented by useful ones; at the limit nothing overlaps until a restart.
     stale: u8,
 }
 
@@ -29,8 +29,8 @@ impl Overlap {
         self.stale < STALE_LIMIT
     }
 
-    /// Whether to keep the head of an overlapped receive. A stale one beside a delete that was answered gained nothing, and
-    /// counts. To be asked before [`Doubt::deleted`].
+    /// Judges the head of an overlapped receive, and returns whether to keep it. A stale head is counted if the delete was
+    /// answered, because then the overlap gained nothing. Must be called before [`Doubt::deleted`].
     pub(crate) fn accept(&mut self, doubt: &mut Doubt, head: &Notification, delete_was_answered: bool) -> bool {
         let is_accepted = doubt.accept_overlapped(head.fingerprint());
         if is_accepted {
@@ -45,8 +45,8 @@ impl Overlap {
     }
 }
 
-/// Sends a delete and, a moment later, the next receive. When the delete is confirmed the receive goes on, possibly for long:
-/// it waits for the next notification. Otherwise it is dropped, unless it has brought something already.
+/// Sends a delete and, a moment later, the next receive. Once the delete is confirmed the receive continues, possibly for long,
+/// because it waits for the next notification. Otherwise it is dropped, unless it has already returned.
 pub(crate) async fn delete_and_receive<T>(
     mut delete: Pin<&mut impl Future<Output = Result<Deleted, Problem>>>,
     receive: Pin<&mut impl Future<Output = Option<T>>>,

@@ -1,15 +1,14 @@
-//! How often requests may be sent.
+//! The rate at which requests may be sent.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// A little over 100 of them make a second.
+/// Slightly more than a hundredth of a second.
 const INTERVAL: Duration = Duration::from_micros(10_100);
 
-/// At most 100 turns in any second. Timers wake late, so one turn may come a little after another,
-/// if the one before was late.
+/// Grants at most 100 turns in any second. Timers fire late, so a turn may follow its predecessor closely if that was late.
 #[derive(Debug)]
 pub(crate) struct RateLimit(Mutex<Instant>);
 
@@ -26,16 +25,16 @@ impl Default for RateLimit {
 }
 
 impl RateLimit {
-    /// Waits for the next turn. May be dropped; the turn is used up then.
+    /// Waits for the next turn. If the future is dropped, that turn is lost.
     pub async fn turn(&self) {
         let turn = {
-            // Its only user is one request after the other: nobody ever waits for this lock.
+            // Requests are sent one after the other, so this lock is never contended.
             let mut due = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let turn = *due;
             *due = turn.max(Instant::now().checked_sub(INTERVAL).unwrap_or(turn)) + INTERVAL;
             turn
         };
-        // Even a sleep that is over waits for the timer's next millisecond.
+        // Even a sleep that is already over takes until the timer's next millisecond.
         if turn > Instant::now() {
             sleep_until(turn).await;
         }

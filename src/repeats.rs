@@ -1,6 +1,6 @@
-//! Heads that come again although they were published and their deletes confirmed. What to do with
-//! each is decided in [`crate::doubt`]; this only slows down, because a queue that goes in circles
-//! would otherwise do so as fast as it can.
+//! Heads that are returned again although they were published and their deletes confirmed. [`crate::doubt`] decides what to
+//! do with each of them; this only slows polling down, because otherwise a queue that returns the same notifications forever
+//! would be polled as fast as possible.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::notification::Fingerprint;
 
-/// So many of the last published are remembered.
+/// How many of the last published notifications are remembered.
 const RECENT: usize = 16;
-/// From this one in a row on, there is a pause after each.
+/// From this repeat in a row on, each is followed by a pause.
 const SLOW_FROM: u32 = 3;
-/// From this one in a row on, somebody should know.
+/// From this repeat in a row on, the queue is reported as stuck.
 const STUCK_FROM: u32 = 5;
 
-/// What was published lately, and how often in a row it came again.
+/// The last published notifications, and how many repeats there were in a row.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     recent: VecDeque<Fingerprint>,
@@ -24,18 +24,18 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// Whether this is one of the last published.
+    /// Whether the head is one of the last published.
     pub(crate) fn contains(&self, head: Fingerprint) -> bool {
         self.recent.contains(&head)
     }
 
-    /// The last published came again after its delete was confirmed, and is deleted again.
+    /// The last published notification was returned although its delete was confirmed, and is deleted again.
     pub(crate) fn redelivered(&mut self) {
         self.in_a_row = self.in_a_row.saturating_add(1);
     }
 
-    /// It was published. One that has an identity and was published before is another such repeat;
-    /// anything else shows that the queue moves on.
+    /// The head was published. One that identifies itself and was published before is a repeat; any other shows that the queue
+    /// advances.
     pub(crate) fn published(&mut self, head: Fingerprint, has_identity: bool) {
         if self.contains(head) {
             if has_identity {
@@ -55,12 +55,12 @@ impl Repeats {
         self.in_a_row >= SLOW_FROM
     }
 
-    /// Whether the queue does not get on.
+    /// Whether the queue does not advance.
     pub(crate) fn is_stuck(&self) -> bool {
         self.in_a_row >= STUCK_FROM
     }
 
-    /// How long to wait before the next receive: grows with each repeat in a row.
+    /// The pause before the next receive, growing with each repeat in a row.
     pub(crate) fn pause(&mut self) -> Option<Duration> {
         self.is_slow().then(|| self.backoff.after_failure())
     }

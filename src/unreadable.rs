@@ -1,4 +1,4 @@
-//! Answers that are no notification, one after the other: when to conclude what.
+//! Answers that are not notifications: when one is accepted as the content of the queue, and when they are reported.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use crate::condition::Condition;
 use crate::notification::Fingerprint;
 
-/// An answer without a readable body is taken for what the queue really holds when it came so often,
+/// An answer without a readable body is accepted as the content of the queue once it came this often
 const CONCLUSIVE_TIMES: u32 = 3;
-/// and over so long.
+/// over at least this long.
 const CONCLUSIVE_AFTER: Duration = Duration::from_secs(60);
-/// From this unreadable answer in a row on it is more than a disturbance.
+/// From this unreadable answer in a row on it is not considered transient.
 const PERSISTENT_FROM: u32 = 3;
 
-/// What came instead of notifications lately.
+/// The unreadable answers since the last readable one.
 #[derive(Debug, Default)]
 pub(crate) struct Unreadable {
     same: Option<Same>,
@@ -29,13 +29,13 @@ struct Same {
 }
 
 impl Unreadable {
-    /// A notification or an empty answer came.
+    /// A notification or an empty answer was received.
     pub(crate) fn ended(&mut self) {
         *self = Self::default();
     }
 
-    /// An answer with a receipt and no readable body came. Whether it is conclusive: the same came
-    /// again and again, so it is no accident on the way.
+    /// An answer with a receipt and no readable body was received. Returns whether it is conclusive: the same bytes came often
+    /// enough to rule out a transmission error.
     pub(crate) fn is_conclusive(&mut self, fingerprint: Fingerprint) -> bool {
         self.in_a_row = 0;
         let same = self.same.take().filter(|same| same.fingerprint == fingerprint);
@@ -46,7 +46,7 @@ impl Unreadable {
         is_conclusive
     }
 
-    /// An answer came of which nothing can be made; the condition that it puts the instance in.
+    /// An answer that cannot be interpreted was received. Returns the condition that it causes.
     pub(crate) fn unreadable(&mut self) -> Condition {
         self.same = None;
         self.in_a_row = self.in_a_row.saturating_add(1);

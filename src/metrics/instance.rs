@@ -1,4 +1,4 @@
-//! What one instance has done.
+//! The metrics of one instance.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,7 @@ use crate::account::AccountState;
 use crate::condition::ConditionSet;
 use crate::kinds::{KINDS, listed};
 
-/// Notifications of each kind.
+/// Notifications by kind.
 #[derive(Debug, Default)]
 pub(crate) struct ByKind([Number; KINDS.len()]);
 
@@ -21,13 +21,13 @@ impl ByKind {
         self.0.iter().map(Number::get).sum()
     }
 
-    /// The kinds of which there were any.
+    /// The kinds that occurred.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
         KINDS.into_iter().zip(self.0.iter().map(Number::get)).filter(|(_, count)| *count > 0)
     }
 }
 
-/// What came of a poll.
+/// The outcome of a poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
     Notification,
@@ -47,17 +47,17 @@ impl Outcome {
     }
 }
 
-/// What one instance has done since its bridge was started.
+/// What an instance has done since its bridge was started.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceMetrics {
     polls: [Number; Outcome::ALL.len()],
-    /// Those that were dealt with; a stale head of an overlapped poll is not.
+    /// Without stale heads of overlapped polls, which are discarded.
     pub received: ByKind,
     pub published: ByKind,
-    /// Received, and neither deleted nor given up yet: 0 or 1.
+    /// Received and not yet deleted or discarded: 0 or 1.
     pub in_flight: Number,
     pub redelivered: Number,
-    /// Not stored for certain, and unknown whether it was stored.
+    /// Certainly not stored, and with an unknown outcome.
     pub publish_refused: Number,
     pub publish_unknown: Number,
     pub deletes_confirmed: Number,
@@ -66,16 +66,16 @@ pub(crate) struct InstanceMetrics {
     pub dead_refused: Number,
     pub dead_unroutable: Number,
     pub dead_malformed: Number,
-    /// Place of the last one in the sequence, where the sink remembers it.
+    /// The last sequence number, if the sink remembers one.
     pub sequence: Number,
-    /// When a notification came last, and when one was last stored and deleted; Unix seconds.
+    /// When a notification was last received, and when one was last stored and deleted; Unix seconds.
     pub last_notification: Number,
     pub last_success: Number,
-    /// When it last asked, or was answered; Unix seconds.
+    /// When a request was last sent; Unix seconds.
     pub asked: Number,
-    /// Whether the last answer was none.
+    /// Whether the last request got no usable answer.
     pub unanswered: AtomicBool,
-    /// 0, or what its last `stateInstanceChanged` said, counted in [`AccountState::ALL`] from 1.
+    /// 0 if unknown, otherwise one more than the index in [`AccountState::ALL`].
     state: Number,
     pub conditions: Arc<ConditionSet>,
 }
@@ -85,12 +85,12 @@ impl InstanceMetrics {
         &self.polls[outcome as usize]
     }
 
-    /// The state of the account, as it was told last; `None`: that is old.
+    /// Sets the state of the account; `None` if what was known is outdated.
     pub fn set_state(&self, state: Option<AccountState>) {
         self.state.set(state.map_or(0, |state| state as u64 + 1));
     }
 
-    /// The state of the account, once a notification has told it.
+    /// The state of the account according to the last `stateInstanceChanged`.
     pub fn state(&self) -> Option<AccountState> {
         let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
         AccountState::ALL.get(place).copied()

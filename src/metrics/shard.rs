@@ -1,4 +1,4 @@
-//! What a replica has to do with a part of its sink, and since when.
+//! The state of one shard of the sink on this replica.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::{Number, now};
 use crate::condition::{Condition, Conditions};
 
-/// A client waits long for an unreachable broker before it says so.
+/// Clients take long to report an unreachable broker.
 const STUCK_SECS: u64 = 10;
 
-/// To be told that a shard is another replica's takes less: only what takes longer is an attempt to open it.
+/// The answer that a shard belongs to another replica takes less: only what takes longer counts as an attempt to open it.
 const ANSWERED: Duration = Duration::from_secs(1);
 
-/// Who works on a shard, as far as this replica knows.
+/// Which replica holds a shard, as far as this one knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// This replica.
     Held,
-    /// Nobody yet: it is this replica's to open.
+    /// None yet; this replica is to open it.
     Opening,
     /// Another replica.
     Elsewhere,
@@ -34,14 +34,14 @@ impl State {
     }
 }
 
-/// The part of a sink that has an ownership of its own.
+/// A part of the sink with an ownership of its own.
 #[derive(Debug, Default)]
 pub(crate) struct ShardStatus {
     /// Whether it is owned and connected, as far as is known.
     pub up: AtomicBool,
-    /// Since when it waits for the answer that it waits for; Unix seconds, 0 when it is idle.
+    /// Since when it has been waiting for an answer; Unix seconds, 0 if it is idle.
     pub busy_since: Number,
-    /// How often it was taken from others, and left to them.
+    /// How often it was taken over from other replicas, and left to them.
     pub taken: Number,
     pub left: Number,
     course: Mutex<Course>,
@@ -50,9 +50,9 @@ pub(crate) struct ShardStatus {
 
 #[derive(Debug)]
 struct Course {
-    /// What was certain last, and since when; Unix seconds.
+    /// The last certain state, and since when; Unix seconds.
     settled: (State, u64),
-    /// Whether it was opened here since it was last another's.
+    /// Whether it was opened here since another replica held it.
     is_ours: bool,
     attempt: Option<Attempt>,
     attempts: u64,
@@ -72,7 +72,7 @@ impl Course {
     }
 }
 
-/// To open a shard, from the first time that its ownership is asked for until it is had, or known to be another's.
+/// An attempt to open a shard: from the first request for its ownership until that is granted, or known to be another's.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     number: u64,
@@ -85,7 +85,7 @@ impl ShardStatus {
         self.course.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its ownership is asked for.
+    /// The ownership is requested.
     pub fn asks(&self) {
         let mut course = self.course();
         if course.attempt.is_none() {
@@ -94,7 +94,7 @@ impl ShardStatus {
         }
     }
 
-    /// The ownership was not had, although no other replica has it; or it is lost, and to be had again.
+    /// The ownership was not granted although no other replica has it, or it was lost and is to be taken again.
     pub fn failed(&self) {
         self.asks();
         let mut course = self.course();
@@ -102,7 +102,7 @@ impl ShardStatus {
         course.settle(State::Opening, since);
     }
 
-    /// Works on it from now on; how long that took, if it was another's before.
+    /// The shard is open here; returns how long that took, if another replica held it before.
     pub fn opened(&self) -> Option<Duration> {
         let mut course = self.course();
         let is_new = !std::mem::replace(&mut course.is_ours, true);
@@ -115,7 +115,7 @@ impl ShardStatus {
         attempt.filter(|_| is_new).map(|attempt| attempt.begun.elapsed())
     }
 
-    /// Another replica works on it from now on, and nothing is wrong.
+    /// Another replica holds it, and nothing is wrong.
     pub fn stand_by(&self) {
         {
             let mut course = self.course();
@@ -127,7 +127,7 @@ impl ShardStatus {
         self.conditions().leave_all();
     }
 
-    /// Who works on it, and since when; Unix seconds.
+    /// Which replica holds it, and since when; Unix seconds.
     pub fn state(&self) -> (State, u64) {
         let course = self.course();
         match course.attempt {
@@ -138,36 +138,35 @@ impl ShardStatus {
         }
     }
 
-    /// Tells attempts to open it apart; `None` when there is none.
+    /// The number of the current attempt to open it, if there is one.
     pub fn attempt(&self) -> Option<u64> {
         self.course().attempt.map(|attempt| attempt.number)
     }
 
-    /// Whether it stores what it is given, without getting stuck; or is somebody else's. One that has just been given to this
-    /// replica opens soon.
+    /// Whether it can store, or is held by another replica. One that was just assigned to this replica opens soon.
     pub fn works(&self) -> bool {
         let is_elsewhere = self.course().settled.0 == State::Elsewhere;
         let is_well = is_elsewhere || (self.up.load(Relaxed) && !self.is_stuck());
         is_well && !self.conditions().contains(Condition::WaitingForOwnership)
     }
 
-    /// Whether this process works on it.
+    /// Whether it is held here.
     pub fn is_held(&self) -> bool {
         self.up.load(Relaxed) && self.state().0 == State::Held
     }
 
-    /// Whether another bridge serves its instances meanwhile: another replica, or the owner of a sink that is not shared.
+    /// Whether another bridge serves its instances: another replica, or the owner of a sink that is not shared.
     pub fn stands_by(&self, is_shared: bool) -> bool {
         self.state().0 == State::Elsewhere || (!is_shared && self.conditions().contains(Condition::WaitingForOwnership))
     }
 
-    /// Whether it has waited for the same answer for 10 s.
+    /// Whether it has been waiting for one answer for more than 10 s.
     pub fn is_stuck(&self) -> bool {
         let since = self.busy_since.get();
         since != 0 && now().saturating_sub(since) > STUCK_SECS
     }
 
-    /// What it waits for. Locked when that changes, never on the way of a notification.
+    /// Its conditions. Locked when one changes, never on the path of a notification.
     pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
         self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What the sink has done, all shards of it.
+//! The metrics of the sink, over all its shards.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -7,19 +7,19 @@ use crate::condition::Condition;
 use crate::notification::InstanceId;
 use crate::sink::shard::Shard;
 
-/// The sink of the process.
+/// What the sink has done.
 #[derive(Debug)]
 pub(crate) struct SinkMetrics {
     pub name: &'static str,
-    /// From handing over to stored.
+    /// From publish to stored.
     pub publish_seconds: Histogram,
-    /// From the time in a notification to stored.
+    /// From the timestamp in a notification to stored.
     pub end_to_end_seconds: Histogram,
-    /// How many replicas share the instances, as far as the broker tells; 0 where it does not.
+    /// How many replicas share the instances; 0 if the broker does not report it.
     pub replicas: Number,
-    /// From being given a shard to work on to having it open.
+    /// From the assignment of a shard until it is open.
     pub opening_seconds: Histogram,
-    /// Heads that were received and not dealt with, because the ownership had ended.
+    /// Heads that were received and discarded because the ownership had ended.
     pub heads_discarded: Number,
     shards: Mutex<Vec<Weak<ShardStatus>>>,
 }
@@ -39,33 +39,33 @@ impl SinkMetrics {
         }
     }
 
-    /// One shard more, as long as somebody holds it.
+    /// Registers the next shard, which is listed for as long as its status lives.
     pub fn add_shard(&self) -> Arc<ShardStatus> {
         let status = Arc::default();
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&status));
         status
     }
 
-    /// All that there are, in the order of their beginnings.
+    /// All shards, in the order in which they were registered.
     pub fn shards(&self) -> Vec<Arc<ShardStatus>> {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.retain(|status| status.strong_count() > 0);
         shards.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether it stores what it is given, without getting stuck.
+    /// Whether all shards that are held here can store.
     pub fn works(&self) -> bool {
         let shards = self.shards();
         !shards.is_empty() && shards.iter().all(|shard| shard.works())
     }
 
-    /// Whether another bridge has the ownership of this instance's shard, and serves it meanwhile.
+    /// Whether another bridge owns the shard of this instance and serves it.
     pub fn stands_by(&self, instance: InstanceId) -> bool {
         let shards = self.shards();
         Shard::of_instance(instance, &shards).is_some_and(|shard| shard.stands_by(shards.len() > 1))
     }
 
-    /// What any of its shards is in, each once.
+    /// The conditions that any of its shards is in.
     pub fn conditions(&self) -> Vec<Condition> {
         let entered: Vec<_> = self.shards().iter().flat_map(|shard| shard.conditions().present()).collect();
         Condition::ALL.into_iter().filter(|condition| entered.contains(condition)).collect()
