@@ -1,7 +1,7 @@
-//! The state of an account, as `getStateInstance` and `stateInstanceChanged` name it. What is queued can be read in any of
-//! them; they differ in whether anything new arrives.
+//! The states of an account, as named by `getStateInstance` and `stateInstanceChanged`. The queue can be read in all of them;
+//! they differ in whether new messages arrive.
 
-/// A state of an account.
+/// The state of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccountState {
     Authorized,
@@ -12,12 +12,12 @@ pub(crate) enum AccountState {
     YellowCard,
     SleepMode,
     PendingPassword,
-    /// None that is documented.
+    /// Not documented.
     Other,
 }
 
 impl AccountState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 9] = [
         Self::Authorized,
         Self::NotAuthorized,
@@ -30,7 +30,7 @@ impl AccountState {
         Self::Other,
     ];
 
-    /// The state that Green API calls so.
+    /// The state with this name at Green API.
     pub fn named(name: &str) -> Self {
         Self::ALL.into_iter().find(|state| state.name() == name).unwrap_or(Self::Other)
     }
@@ -55,8 +55,8 @@ impl AccountState {
         matches!(self, Self::Authorized | Self::Suspended | Self::YellowCard)
     }
 
-    /// Whether none arrive until somebody logs the account in. One that is starting gets there by itself, and of another state
-    /// nothing is known.
+    /// Whether no messages arrive until somebody logs in. An account that is starting needs nobody, and about undocumented
+    /// states nothing is known.
     pub fn needs_login(self) -> bool {
         !self.receives() && !matches!(self, Self::Starting | Self::Other)
     }

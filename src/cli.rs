@@ -1,4 +1,4 @@
-//! The command line: what was typed, and the exit codes.
+//! The command line and the exit codes.
 
 use std::fmt;
 use std::io::Write as _;
@@ -40,9 +40,9 @@ pub struct Cli {
 enum Command {
     /// Run the bridge.
     Run(Source),
-    /// Read the config, say what is wrong with it, do nothing else.
+    /// Check the config and report its mistakes, without doing anything else.
     Validate(Source),
-    /// Make the instances ready for the queue: no webhookUrl, the wanted kinds switched on.
+    /// Prepare the instances for polling: clear webhookUrl and switch on the wanted kinds of notification.
     Setup(setup::Setup),
     /// Check connectivity, credentials and settings without changing anything.
     Doctor(doctor::Doctor),
@@ -57,7 +57,7 @@ enum Command {
     },
     /// Print the manual page.
     Man,
-    /// Print what a config may say.
+    /// Print the schema of the config or an example.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// See it work: no account, no broker, a crash in the middle, and nothing lost or doubled.
@@ -72,7 +72,7 @@ enum Command {
 enum ConfigCommand {
     /// A JSON Schema, for editors.
     Schema,
-    /// Every key with its default, explained.
+    /// An example with every key, its default and an explanation.
     Example,
 }
 
@@ -80,7 +80,7 @@ const SINK_HELP: &str = "Without a config file: where to publish [env: BRIDGE_SI
     kafka://HOST:PORT[,HOST:PORT]/TOPIC\n  amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]\n\
     The instance comes from GREEN_API_URL, GREEN_API_ID_INSTANCE and GREEN_API_TOKEN or GREEN_API_TOKEN_FILE.";
 
-/// Where the configuration comes from. With no file: the variables `GREEN_API_URL`,
+/// Where the configuration comes from. Without a file, the variables `GREEN_API_URL`,
 /// `GREEN_API_ID_INSTANCE` and `GREEN_API_TOKEN` or `GREEN_API_TOKEN_FILE` name one instance.
 #[derive(Debug, Args)]
 struct Source {
@@ -92,7 +92,7 @@ struct Source {
     sink: Option<String>,
 }
 
-/// Why a command ended without success.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
     Failed(error::Source),
@@ -126,13 +126,13 @@ impl From<Mistakes> for Failure {
 }
 
 impl Cli {
-    /// Does what was asked for.
+    /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let outcome = match tokio::runtime::Runtime::new() {
             Ok(runtime) => {
                 let outcome = runtime.block_on(self.command.run());
-                // A sink's client may still wait for a broker; there is nothing left to wait for.
+                // Does not wait for clients that still wait for a broker.
                 runtime.shutdown_background();
                 outcome
             }
@@ -198,7 +198,7 @@ impl Command {
     }
 }
 
-/// Data, to standard output.
+/// Prints data to standard output.
 fn print(data: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(data).and_then(|()| stdout.flush()).map_err(|error| Failure::Failed(error.into()))
@@ -209,7 +209,7 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let unavailable = |error| Failure::Failed(SetupError::new("signals cannot be received", error).into());
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
-    // Asked first: to receive it is to ignore it no longer.
+    // Queried first, because installing a handler ends ignoring it.
     let survives_hangup = ignores_hangup();
     let mut hangup = signal(SignalKind::hangup()).map_err(unavailable)?;
     let stop = CancellationToken::new();
@@ -227,9 +227,9 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
-/// Whether it was started by `nohup`, or otherwise to outlive its terminal.
+/// Whether SIGHUP is ignored, as under `nohup`.
 fn ignores_hangup() -> bool {
-    // SIGHUP is signal 1, and so the first bit.
+    // SIGHUP is signal 1: the lowest bit.
     #[cfg(target_os = "linux")]
     return procfs::process::Process::myself()
         .and_then(|process| process.status())

@@ -1,4 +1,4 @@
-//! The config file: what an operator may say, its defaults, and what is wrong with it.
+//! The config file: its keys, their defaults, and how it is checked.
 
 use std::net::{AddrParseError, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,43 +22,43 @@ mod found;
 mod locations;
 mod read;
 
-/// Everything that an operator can say. What is not said has its documented default.
+/// The checked configuration. Keys that are not given have their documented defaults.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The instances to read.
     #[serde(default)]
     pub instances: Vec<Instance>,
-    /// A folder with one YAML file per instance, watched.
+    /// Folder with one YAML file per instance, watched for changes.
     #[serde(default)]
     pub instances_dir: Option<PathBuf>,
-    /// 1: one bridge. 2 to 64: any number of replicas share the instances, divided into so many parts; 12 is a good choice.
+    /// 1: a single bridge. 2 to 64: any number of replicas share the instances, divided into this many shards; 12 is a good choice.
     #[serde(default = "default_shards")]
     pub shards: u16,
-    /// How the API is used.
+    /// Access to Green API.
     #[serde(default)]
     pub api: Api,
-    /// Where notifications go.
+    /// Where notifications are stored.
     pub sink: Options,
-    /// Where notifications go that no sink takes; under `$STATE_DIRECTORY` when that is set.
+    /// Folder for notifications that no sink accepts; under `$STATE_DIRECTORY` if that is set.
     #[serde(default = "default_dead_letter_dir")]
     pub dead_letter_dir: PathBuf,
-    /// How many MiB `dead_letter_dir` may hold, 1 to 1048576; at the limit the instances that need it wait.
+    /// Maximum size of `dead_letter_dir` in MiB, 1 to 1048576; at the limit the instances that need it wait.
     #[serde(default = "default_dead_letter_dir_limit")]
     pub dead_letter_dir_limit_mib: u64,
-    /// The operator's HTTP port.
+    /// The HTTP port for operators.
     #[serde(default, deserialize_with = "admin")]
     pub admin: Option<Admin>,
-    /// What is logged, and how.
+    /// Logging.
     #[serde(default)]
     pub log: Log,
-    /// The file that it stands in.
+    /// The file that it was read from.
     #[serde(skip)]
     #[schemars(skip)]
     pub file: Option<PathBuf>,
 }
 
-/// One Green API instance. Exactly one of the two tokens is given.
+/// One Green API instance, with exactly one of `api_token` and `api_token_file`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Instance {
@@ -71,17 +71,17 @@ pub struct Instance {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub api_token: Option<SecretString>,
-    /// A file that holds the token, read again when it changes.
+    /// File that contains the token, read again when it changes.
     #[serde(default)]
     pub api_token_file: Option<PathBuf>,
-    /// The file of `instances_dir` that it stands in.
+    /// The file of `instances_dir` that it was read from.
     #[serde(skip)]
     #[schemars(skip)]
     pub file: Option<PathBuf>,
 }
 
 impl Instance {
-    /// Where its token comes from. It is checked that there is one.
+    /// The source of its token. The check of the config ensures that there is one.
     #[must_use]
     pub fn token(&self) -> TokenSource {
         match &self.api_token_file {
@@ -95,27 +95,27 @@ impl Instance {
     /// Reads and checks one file of an `instances_dir`.
     ///
     /// # Errors
-    /// What is wrong with it, with line and column.
+    /// All mistakes, each with line and column.
     pub fn from_file(path: &Path, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         read::instance(path, variables.collect())
     }
 }
 
-/// The files of an `instances_dir`, in the order of their names.
+/// Lists the files of an `instances_dir` by name.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// If the folder cannot be read.
 pub fn instance_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     read::instance_files(folder)
 }
 
-/// Where an instance is served: http or https, and nothing secret in it.
+/// The `apiUrl` of an instance: http or https, without user, query or token.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ApiUrl(Url);
 
 impl ApiUrl {
-    /// The URL to put methods behind.
+    /// The URL to which methods are appended.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
@@ -125,13 +125,13 @@ impl ApiUrl {
 impl TryFrom<String> for ApiUrl {
     type Error = &'static str;
 
-    // The text is not repeated: somebody may have pasted a whole URL with the token in it.
+    // The error does not repeat the text: it may be a complete URL with the token in it.
     fn try_from(text: String) -> Result<Self, Self::Error> {
         address::api(&text).map(Self)
     }
 }
 
-/// A proxy: http or https, and a host. It may hold a password, which is not shown.
+/// The URL of a proxy: http or https with a host. Its password is not shown by `Debug`.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ProxyUrl(Url);
@@ -158,18 +158,18 @@ impl std::fmt::Debug for ProxyUrl {
     }
 }
 
-/// How the API is used.
+/// Access to Green API.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// How long the server waits for a notification, 5 to 60 seconds.
+    /// How long a poll waits for a notification, 5 to 60 seconds.
     pub receive_timeout_secs: u64,
     /// Certificates (PEM) to trust in addition to the system's.
     pub ca_file: Option<PathBuf>,
-    /// The only proxy that is ever used, `http://HOST:PORT` or `https://USER:PASSWORD@HOST:PORT`.
+    /// Proxy for all requests; proxies named by the environment are ignored. `http://HOST:PORT` or `https://USER:PASSWORD@HOST:PORT`.
     #[schemars(with = "Option<String>")]
     pub proxy: Option<ProxyUrl>,
-    /// The kinds of notification that `setup` switches on and `doctor` expects.
+    /// Kinds of notification that `setup` switches on and `doctor` expects.
     pub webhooks: Vec<String>,
 }
 
@@ -188,75 +188,75 @@ impl Api {
     }
 }
 
-/// The operator's HTTP port.
+/// The HTTP port for operators.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Where it listens, or `BRIDGE_ADMIN_LISTEN`; `null` or `off`: nowhere.
+    /// Address to listen on, overridden by `BRIDGE_ADMIN_LISTEN`; `null` or `off`: none.
     #[serde(deserialize_with = "listen")]
     #[schemars(with = "Option<String>", extend("default" = "127.0.0.1:9464"))]
     pub listen: Option<SocketAddr>,
 }
 
-/// What is logged, and how.
+/// Logging.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// In what form.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// From which level on.
+    /// Minimum level.
     pub level: LogLevel,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// `pretty` on a terminal, otherwise `json`.
     #[default]
     Auto,
-    /// For people.
+    /// Human-readable.
     Pretty,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Levels of importance.
+/// Log levels.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// A human is needed.
+    /// Somebody has to act.
     Error,
-    /// Something waits.
+    /// Something is delayed.
     Warn,
-    /// What matters to an operator.
+    /// What operators want to know.
     #[default]
     Info,
-    /// For finding a fault.
+    /// Details for debugging.
     Debug,
     /// Everything.
     Trace,
 }
 
 impl Config {
-    /// Reads and checks a config file. `variable` tells the values of `${…}`.
+    /// Reads and checks a config file. `variables` are the values of `${…}`.
     ///
     /// # Errors
-    /// What is wrong with it, with line and column.
+    /// All mistakes, each with line and column.
     pub fn from_file(path: &Path, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         read::from_file(path, variables.collect())
     }
 
-    /// What stands in a file, without the file.
+    /// As [`from_file`](Self::from_file), from the text of a file.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn from_text(text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
         read::from_text(Path::new("bridge.yaml"), text.to_owned(), variables.collect())
     }
 
-    /// One instance and a sink, everything else at its default. Checked as a file is.
+    /// One instance and a sink, with the defaults for everything else; checked like a file.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// All mistakes.
     pub fn from_parts(instance: Instance, sink: Options) -> Result<Self, Mistakes> {
         let config = Self {
             instances: vec![instance],
@@ -275,7 +275,7 @@ impl Config {
     }
 }
 
-/// Where dead letters go unless the config says otherwise.
+/// The default of `dead_letter_dir`.
 pub(crate) fn default_dead_letter_dir() -> PathBuf {
     "dead-letters".into()
 }
@@ -289,7 +289,7 @@ fn default_dead_letter_dir_limit() -> u64 {
 }
 
 fn admin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Admin>, D::Error> {
-    // `admin: null` would otherwise be an admin port at its default.
+    // Otherwise `admin: null` would mean an admin port at the default address.
     let admin = Option::<Admin>::deserialize(deserializer)?;
     Ok(Some(admin.unwrap_or(Admin { listen: None })))
 }
@@ -298,7 +298,7 @@ fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAdd
     listen_address(Option::<String>::deserialize(deserializer)?.as_deref()).map_err(serde::de::Error::custom)
 }
 
-/// An address, or none by `off` or by nothing at all.
+/// Parses an address; `off` and no text mean none.
 pub(crate) fn listen_address(text: Option<&str>) -> Result<Option<SocketAddr>, &'static str> {
     match text {
         None | Some("off" | "null") => Ok(None),

@@ -1,30 +1,30 @@
-//! What a doctor finds: checks, one by one, each passed or failed, and what to do about it.
+//! The results of `doctor`: checks, each passed or failed, with advice.
 
 use serde::Serialize;
 
 use crate::error::{Chain, SetupError};
 use crate::notification::InstanceId;
 
-/// One thing that was looked at. Its texts hold no secret.
+/// One check. Its texts contain no secret.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// The instance that it is about; `None`: the sink.
+    /// The instance concerned; `None`: the sink.
     pub instance: Option<InstanceId>,
-    /// What was looked at.
+    /// What was checked.
     pub check: &'static str,
-    /// Whether it is as it should be.
+    /// Whether the check passed.
     pub ok: bool,
-    /// What was found, and what to do if it is wrong.
+    /// The finding, and what to do if the check failed.
     pub detail: String,
 }
 
 impl Check {
-    /// Of the sink.
+    /// A check of the sink.
     pub(crate) fn of_sink(check: &'static str, found: Result<String, SetupError>) -> Self {
         Self::new(None, check, found)
     }
 
-    /// Of an instance.
+    /// A check of an instance.
     pub(crate) fn of(instance: InstanceId, check: &'static str, found: Result<String, SetupError>) -> Self {
         Self::new(Some(instance), check, found)
     }

@@ -1,12 +1,12 @@
-//! Errors that operators read, with what caused them.
+//! Errors for operators, with their causes.
 
 use std::error::Error;
 use std::fmt;
 
-/// What can be the source of another error.
+/// The source of another error.
 pub(crate) type Source = Box<dyn Error + Send + Sync>;
 
-/// A sink, or what it needs, cannot be used as the config has it. The text names what to change and no secret.
+/// Something cannot be used as configured. The text names what to change, and contains no secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct SetupError {
@@ -15,7 +15,7 @@ pub struct SetupError {
 }
 
 impl SetupError {
-    /// `text` says what cannot be used, and `source` why.
+    /// `text` names what cannot be used, `source` is the cause.
     pub(crate) fn new(text: impl Into<String>, source: impl Into<Source>) -> Self {
         Self { text: text.into(), source: Some(source.into()) }
     }
@@ -27,7 +27,7 @@ impl<T: Into<String>> From<T> for SetupError {
     }
 }
 
-/// An error and what caused it, on one line.
+/// Displays an error and its causes on one line.
 #[derive(Debug)]
 pub(crate) struct Chain<'a>(pub &'a (dyn Error + 'static));
 

@@ -1,4 +1,4 @@
-//! What a configuration gives up of security: a warning each, once, because it may be meant.
+//! Warns once of each setting that weakens security, because it may be intended.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use url::{Host, Url};
 use crate::config::{Config, Instance};
 use crate::input_file;
 
-/// Warns of all but what concerns single instances. Reads the config once more if others can read it. Blocks.
+/// Warns of everything except what concerns single instances. Reads the config again if others can read it. Blocks.
 pub(crate) fn warn_of(config: &Config) {
     for key in config.sink.kind().unverified() {
         warn!(
@@ -24,14 +24,14 @@ pub(crate) fn warn_of(config: &Config) {
     input_file::warn_if_others_read(file, &secrets);
 }
 
-/// Warns of instances, and remembers of which hosts it has.
+/// Warns of instances, once per host.
 #[derive(Debug, Default)]
 pub(crate) struct OfInstances {
     plain_hosts: HashSet<String>,
 }
 
 impl OfInstances {
-    /// Reads the instance's file once more if others can read it. Blocks.
+    /// Reads the instance's file again if others can read it. Blocks.
     pub(crate) fn warn_of(&mut self, instance: &Instance) {
         if let (Some(file), Some(token)) = (&instance.file, token(instance)) {
             input_file::warn_if_others_read(file, &[token]);
@@ -49,7 +49,7 @@ fn token(instance: &Instance) -> Option<&str> {
     instance.api_token.as_ref().map(ExposeSecret::expose_secret)
 }
 
-/// Whether others than this machine see what is sent.
+/// Whether requests leave this machine unencrypted.
 fn is_plain(url: &Url) -> bool {
     let is_here = match url.host() {
         None => true,

@@ -1,15 +1,15 @@
-//! What is wrong with a config, told so that the operator can mend it.
+//! Mistakes in a config, described so that the operator can fix them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_saphyr::{Error, Location};
 
-/// Everything that is wrong, one mistake a line. Never empty.
+/// All mistakes, one per line. Never empty.
 #[derive(Debug)]
 pub struct Mistakes(pub Vec<Mistake>);
 
-/// One mistake, and where it is.
+/// One mistake and its place.
 #[derive(Debug)]
 pub struct Mistake {
     file: Option<PathBuf>,
@@ -23,8 +23,8 @@ impl Mistake {
         Self { file: file.map(Path::to_owned), line: location.line(), column: location.column(), text }
     }
 
-    /// A mistake of form. The parser's own rendering shows lines of the file, and a token may
-    /// stand in one of them: only the sentence is taken.
+    /// A mistake found by the parser. The parser's own rendering shows lines of the file, which may contain a token, so only
+    /// its message is used.
     pub(crate) fn of_form(file: &Path, text: &str, error: &Error) -> Self {
         let error = error.without_snippet();
         let location = error.location().unwrap_or(Location::UNKNOWN);
@@ -45,7 +45,7 @@ impl Mistake {
             Error::ExpectedMappingEndAfterEnumVariantValue { .. } => {
                 "exactly one of `kafka`, `amqp`, `file` and `stdout` may be given".into()
             }
-            // A secret may stand there, behind a `$` of its own.
+            // The text may be a secret that contains a `$`.
             Error::InvalidPropertyName { .. } => {
                 "`${` must be followed by a variable's name and `}`, as in ${NAME} or ${NAME:-default}".into()
             }
@@ -84,9 +84,9 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// "unknown key `sinc`: did you mean `sink`?", or the whole choice when nothing is near.
+/// "unknown key `sinc`: did you mean `sink`?", or all choices if none is similar.
 pub(crate) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
-    // A whole URL with its password may stand where a name should.
+    // The given name may be a complete URL with a password.
     if given.len() > 40 || !given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
         return format!("unknown {what}: expected one of {}", known.join(", "));
     }
@@ -102,7 +102,7 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     (score(best) > 0.7).then_some(best)
 }
 
-/// The key whose value stands at this place, when both stand on one line.
+/// The key of the value at this place, if both are on one line.
 fn key_before(text: &str, location: Location) -> Option<&str> {
     let line = text.lines().nth(usize::try_from(location.line()).ok()?.checked_sub(1)?)?;
     let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
@@ -112,7 +112,7 @@ fn key_before(text: &str, location: Location) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
-/// Without the place, which is told apart.
+/// The message without the place, which is reported separately.
 fn sentence(text: &str) -> String {
     let first = text.lines().next().unwrap_or_default();
     first.split(" at line ").next().unwrap_or(first).to_owned()

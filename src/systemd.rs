@@ -1,4 +1,4 @@
-//! What systemd is told when it started the bridge with `Type=notify`: that it runs, that it is alive, that it stops.
+//! Notifies systemd, for a unit with `Type=notify`, that the bridge is ready, alive or stopping.
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,9 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Runs `fleet` to its end. In the same task, so that a fleet that hangs is not called alive, it says `READY=1` at once,
-/// `WATCHDOG=1` twice in each interval that the watchdog allows, and `STOPPING=1` when `stop` is cancelled.
-/// Without systemd it only runs `fleet`.
+/// Runs `fleet` to its end. Sends `READY=1` at once, `WATCHDOG=1` twice per watchdog interval, and `STOPPING=1` when `stop` is
+/// cancelled; in the same task, so that a fleet that hangs is not reported as alive. Without systemd it only runs `fleet`.
 pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &CancellationToken) -> T {
     tell(&NotifyState::Ready);
     let watchdog = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero());
@@ -21,7 +20,7 @@ pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &Cancella
     let mut stopping = false;
     loop {
         tokio::select! {
-            // A fleet without instances ends in the same moment.
+            // A fleet without instances ends at the same moment.
             biased;
             () = stop.cancelled(), if !stopping => {
                 stopping = true;

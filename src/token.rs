@@ -1,4 +1,4 @@
-//! Where an instance's token comes from.
+//! The source of an instance's token.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::input_file;
 
-/// Where an instance's token comes from.
+/// The source of an instance's token.
 #[derive(Clone, Debug)]
 pub enum TokenSource {
-    /// It was given as it is.
+    /// Given directly.
     Given(SecretString),
-    /// A file holds it; white space around it does not count.
+    /// A file that contains it; surrounding white space is ignored.
     File(PathBuf),
 }
 
@@ -21,7 +21,7 @@ impl TokenSource {
     /// Reads the token. Blocks for at most 5 seconds.
     ///
     /// # Errors
-    /// When the file cannot be read or is empty; the text names the file.
+    /// If the file cannot be read or is empty; the text names the file.
     pub fn read(&self) -> Result<SecretString, UnreadableSecret> {
         let path = match self {
             Self::Given(token) => return Ok(token.clone()),
@@ -35,7 +35,7 @@ impl TokenSource {
         }
     }
 
-    /// Reads the token on another thread. May be dropped.
+    /// Reads the token on another thread. Cancel safe.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -50,7 +50,7 @@ impl TokenSource {
     }
 }
 
-/// A file that should hold a secret does not.
+/// A secret cannot be read from its file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", path.display())]
 pub struct UnreadableSecret {
@@ -60,7 +60,7 @@ pub struct UnreadableSecret {
 }
 
 impl UnreadableSecret {
-    /// Whether the file does not answer: it may well do so later.
+    /// Whether the file system did not answer, which may pass.
     #[must_use]
     pub fn is_late(&self) -> bool {
         self.cause.kind() == io::ErrorKind::TimedOut

@@ -1,8 +1,7 @@
-//! What changes on the disk while the bridge runs: the files of `instances_dir`, and those that hold
-//! tokens.
+//! Watches the files of `instances_dir` and the token files while the bridge runs.
 //!
-//! It is looked at, not listened to: a look sees what a rename, a mount or a swapped link has done,
-//! whatever the file system tells, and two seconds are soon enough.
+//! Files are scanned every two seconds instead of subscribing to events: a scan sees the effect of a rename, a mount or a
+//! swapped link on every file system.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,19 +22,19 @@ use crate::notification::InstanceId;
 
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Makes the queue of an instance, or says what is wrong.
+/// Creates the queue of an instance.
 pub type MakeQueue = Box<dyn FnMut(&Instance) -> Result<Queue, error::Source> + Send>;
 
-/// The files of a fleet, as they were last seen.
+/// The files of a fleet as of the last scan.
 pub struct Watch {
     folder: Option<PathBuf>,
     make_queue: MakeQueue,
-    /// By the file of an instance; those of the config itself have no file of their own.
+    /// By instance file. The instances of the config itself have no file of their own.
     files: HashMap<PathBuf, Seen>,
     fixed: Vec<(Instance, Token)>,
 }
 
-/// What tells that a file is no longer the same, without reading it.
+/// Reveals that a file has changed without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -44,7 +43,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    /// Of what a link leads to.
+    /// Follows links.
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let modified = (metadata.mtime(), metadata.mtime_nsec());
@@ -52,7 +51,7 @@ impl Stamp {
     }
 }
 
-/// What files are like at one look. Those that do not answer are not in it: nothing is known of them.
+/// The stamps of files at one scan, without files that hang: nothing is known about those.
 struct Stamps(HashMap<PathBuf, Option<Stamp>>);
 
 impl Stamps {
@@ -60,7 +59,7 @@ impl Stamps {
         let stamps = input_file::each(paths.clone(), Stamp::of);
         let answered = paths.into_iter().zip(stamps).filter_map(|(path, stamp)| match stamp {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
-            // None: there is none, or it cannot be read.
+            // None: it does not exist or cannot be read.
             stamp => Some((path, stamp.ok())),
         });
         Self(answered.collect())
@@ -71,29 +70,29 @@ impl Stamps {
     }
 }
 
-/// The token file of an instance, as it was when it was last read.
+/// The token file of an instance as it was last read.
 #[derive(Default)]
 struct Token {
     stamp: Option<Stamp>,
-    /// Why it could not be read, as it was told.
+    /// Why it could not be read, as reported.
     trouble: Option<String>,
 }
 
 #[derive(Default)]
 struct Seen {
-    /// As it was read. `None`: it could not be used, and is tried again.
+    /// As it was read. `None`: it could not be used and will be tried again.
     stamp: Option<Stamp>,
     token: Token,
-    /// What runs because of it. `None` if it never was right.
+    /// The instance that runs from it. `None` if it was never valid.
     instance: Option<Instance>,
-    /// What is given in another file too, and can run because of this one when that is gone.
+    /// An instance that is also given in another file, and can run from this one when that is gone.
     waits_for: Option<InstanceId>,
-    /// What is wrong with it, as it was told.
+    /// What is wrong with it, as reported.
     trouble: Option<String>,
 }
 
 impl Token {
-    /// The instance runs with what is in the file from now on, if that has changed.
+    /// Restarts the instance if the file has changed.
     fn check(&mut self, instance: &Instance, stamps: &Stamps, make_queue: &mut MakeQueue) -> Option<Change> {
         let now = stamps.token(instance);
         if now.is_none() || now == self.stamp {
@@ -119,8 +118,8 @@ impl Token {
 }
 
 impl Seen {
-    /// What ran goes on. The file is looked at again, because what is wrong may be mended elsewhere: by a permission, by
-    /// the token's file.
+    /// Keeps the running instance. The file is tried again, because the fix may lie elsewhere: in a permission or in the token
+    /// file.
     fn wrong(self, cause: String) -> Self {
         if self.trouble.as_ref() != Some(&cause) {
             warn!(cause, "a file of instances_dir is invalid; keeping the running instance");
@@ -130,8 +129,8 @@ impl Seen {
 }
 
 impl Watch {
-    /// Watches the files of these instances, and `folder` for others. Those in `running` run already, those in `late` are
-    /// started when their token files answer. Asks for every file: one may take 5 seconds.
+    /// Watches the files of these instances, and `folder` for others. Those in `running` already run, those in `late` are
+    /// started when their token files can be read. Blocks: each file may take 5 seconds.
     #[must_use]
     pub fn new(running: Vec<Instance>, late: Vec<Instance>, folder: Option<PathBuf>, make_queue: MakeQueue) -> Self {
         let mut watch = Self { folder, make_queue, files: HashMap::new(), fixed: Vec::new() };
@@ -156,11 +155,11 @@ impl Watch {
         watch
     }
 
-    /// Tells every change, for ever. May be dropped.
+    /// Sends every change, forever. Cancel safe.
     pub async fn run(mut self, changes: mpsc::Sender<Change>) {
         loop {
             tokio::time::sleep(SCAN_INTERVAL).await;
-            // Files may be slow to answer, and thousands of them.
+            // There may be thousands of files, and they may be slow.
             let scanned = tokio::task::spawn_blocking(move || {
                 let found = self.scan();
                 (self, found)
@@ -184,7 +183,7 @@ impl Watch {
             None => Some(Vec::new()),
             Some((_, Ok(paths))) => Some(paths),
             Some((folder, Err(error))) => {
-                // Nothing is stopped because the folder cannot be read for a moment.
+                // No instance is stopped because the folder is temporarily unreadable.
                 warn!(folder = %folder.display(), %error, "instances_dir cannot be read");
                 None
             }
@@ -229,7 +228,7 @@ impl Watch {
         changes
     }
 
-    /// Reads a file that is new or has changed. One that is wrong changes nothing: what ran, runs.
+    /// Reads a file that is new or has changed. An invalid one changes nothing: what runs keeps running.
     fn read(&mut self, path: &Path, stamp: Option<Stamp>, before: Option<Seen>) -> (Seen, Vec<Change>) {
         let before = before.unwrap_or_default();
         let variables = std::env::vars_os();
@@ -244,7 +243,7 @@ impl Watch {
             let seen = before.wrong(format!("{}: instance {id} is given twice", path.display()));
             return (Seen { stamp, waits_for: Some(id), ..seen }, Vec::new());
         }
-        // Before it is read, so that no change is missed.
+        // Taken before the file is read, so that no change is missed.
         let token = Stamps::of(instance.api_token_file.clone().into_iter().collect()).token(&instance);
         let queue = match (self.make_queue)(&instance) {
             Ok(queue) => queue,
@@ -257,7 +256,7 @@ impl Watch {
         (Seen { stamp, token, instance: Some(instance), ..Seen::default() }, changes.collect())
     }
 
-    /// Whether another file, or the config itself, has this instance.
+    /// Whether another file or the config itself gives this instance.
     fn is_taken(&self, id: InstanceId, path: &Path) -> bool {
         let mut fixed = self.fixed.iter().map(|(instance, _)| instance);
         let mut others =

@@ -1,5 +1,5 @@
-//! The bridge at work, with nothing installed: the emulator, the real `run` command in a process
-//! of its own, and a crash between store and delete.
+//! Demonstrates the bridge without an account or a broker: the emulator, the real `run` command in a process of its own, and a
+//! crash between store and delete.
 
 use std::env;
 use std::fs;
@@ -22,7 +22,7 @@ use crate::error::{self, SetupError};
 
 const INSTANCE: &str = "1101000001";
 const TOKEN: &str = "demo-token";
-/// The worker is killed after this one is stored.
+/// The worker is killed after this notification is stored.
 const CRASH_AT: usize = 5;
 /// How often the demo checks what the worker has done.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -41,7 +41,7 @@ pub(super) struct Demo {
     json: bool,
 }
 
-/// What a line of the file says.
+/// A line of the file.
 #[derive(Deserialize)]
 struct Line<'a> {
     id: String,
@@ -79,7 +79,7 @@ impl Demo {
         ));
         stage.tell(&format!("The bridge stores them in {} and only then deletes them.\n", stage.file.display()));
 
-        // The last one before the crash waits for its delete, and that is when the worker dies.
+        // The worker is killed while the delete of the last of these is unanswered.
         let (calm, rest) = bodies.split_at(CRASH_AT.min(bodies.len()).saturating_sub(1));
         let mut worker = stage.start_worker()?;
         stage.push(calm);
@@ -98,7 +98,7 @@ impl Demo {
     }
 }
 
-/// What the demo plays on.
+/// The emulator, the folder and the state of the demo.
 struct Stage {
     emulator: Emulator,
     folder: PathBuf,
@@ -118,7 +118,7 @@ impl Stage {
         }
     }
 
-    /// `green-api-bridge run`, as an operator would start it.
+    /// Starts `green-api-bridge run` as an operator would.
     fn start_worker(&self) -> std::io::Result<Child> {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("worker.log"))?;
         Command::new(env::current_exe()?)
@@ -137,7 +137,7 @@ impl Stage {
             .spawn()
     }
 
-    /// Shows what is stored, until this many are and the queue is empty.
+    /// Shows what is stored until this many lines are there and the queue is empty.
     async fn carry(&mut self, worker: &mut Child, until: usize) -> Result<(), error::Source> {
         while self.shown < until || self.emulator.queued(INSTANCE) > 0 {
             self.wait(worker).await?;
@@ -154,7 +154,7 @@ impl Stage {
         self.show()
     }
 
-    /// Until something new is shown, or something else may have happened.
+    /// Waits until there is a new line or a new event in the emulator's journal.
     async fn wait(&mut self, worker: &mut Child) -> Result<(), error::Source> {
         let before = (self.shown, self.emulator.recorded(INSTANCE));
         let news = async {
@@ -171,7 +171,7 @@ impl Stage {
         timeout(STALL_TIMEOUT, news).await.map_err(|_late| "nothing happened for 30 s")?
     }
 
-    /// Shows the lines that are new in the file.
+    /// Shows the new lines of the file.
     fn show(&mut self) -> Result<(), error::Source> {
         let text = read(&self.file)?;
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -190,7 +190,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Holds the file against what was queued.
+    /// Compares the file with what was queued.
     fn check(&self, bodies: &[&str]) -> Result<(), error::Source> {
         let text = read(&self.file)?;
         let lines: Vec<Line<'_>> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
@@ -214,7 +214,7 @@ fn distinct<'a>(bodies: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
     bodies.iter().enumerate().filter(|(index, body)| !bodies[..*index].contains(body)).map(|(_, body)| *body)
 }
 
-/// The file is not there before the first notification is.
+/// The file does not exist before the first notification is stored.
 fn read(path: &Path) -> std::io::Result<String> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),

@@ -1,4 +1,4 @@
-//! Looks at everything that the bridge needs, and touches nothing.
+//! Checks everything that the bridge needs, without changing anything.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::green_api::doctor::examine;
 use crate::notification::InstanceId;
 use crate::sink::kind;
 
-/// So many instances are asked about at the same time.
+/// How many instances are checked at the same time.
 const AT_ONCE: usize = 50;
 
-/// Looks at everything that the bridge needs: secrets, Green API, token, state and settings of the
-/// instances, the broker, its topics or queues, the right to use transactions. Receives nothing,
-/// changes nothing, and may be run beside the bridge. Exit code 1 if a check failed.
+/// Checks everything that the bridge needs: secrets, Green API, token, state and settings of the instances, the broker, its
+/// topics or queues, the right to use transactions. Receives and changes nothing, and can be run beside the bridge. Exit code 1
+/// if a check failed.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     #[command(flatten)]
     source: Source,
-    /// Look at this instance only, and the sink.
+    /// Check only this instance, and the sink.
     #[arg(long, value_name = "ID")]
     instance: Option<InstanceId>,
     /// Print the checks as one JSON object.

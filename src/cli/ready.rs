@@ -20,7 +20,7 @@ use crate::error::{self, SetupError};
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// Asks the admin port's `/readyz`: exit code 0 when the bridge is ready, otherwise 1. Finds the port as `run` does: from
+/// Queries `/readyz` of the admin port: exit code 0 if the bridge is ready, otherwise 1. Finds the port as `run` does: from
 /// `BRIDGE_ADMIN_LISTEN`, the config, or the default.
 #[derive(Debug, Args)]
 pub(super) struct Ready {
@@ -53,7 +53,7 @@ impl Ready {
     }
 }
 
-/// Whether `/readyz` answers with success, and what it says.
+/// Whether `/readyz` answers with success, and its text.
 async fn ask(address: SocketAddr) -> Result<(bool, String), error::Source> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut sender, connection) = http1::handshake(stream).await?;

@@ -1,4 +1,4 @@
-//! From a config to a running fleet.
+//! Starts everything that a config describes, and stops it again.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
     let metrics = Metrics::new(kind::name(&config.sink));
     let admin = Admin { metrics: metrics.clone(), poll_limit, guarantee: kind::guarantee(&config.sink) };
-    // Files may hang, and a stop is not to wait for them.
+    // Files may hang, and a stop must not wait for them.
     let preparing = spawn_blocking({
         let metrics = metrics.clone();
         move || prepare(config, &metrics)
@@ -50,7 +50,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let closing = Arc::clone(&sink);
     let outcome = systemd::accompany(fleet::run(queues, changes, sink, metrics, stop.clone()), &stop).await;
     watching.abort();
-    // What waits for a broker may wait for long; others take over by themselves when it does.
+    // A broker may not answer; then other replicas take over by themselves.
     drop(timeout(CLOSE_TIMEOUT, closing.close()).await);
     info!("stopped");
     outcome.map_err(|end| match end {
@@ -63,17 +63,17 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     })
 }
 
-/// How long giving over to others may take.
+/// How long handing over to other replicas may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What takes reading files.
+/// What is created from files.
 struct Prepared {
     queues: Vec<Queue>,
     sink: Arc<dyn Sink>,
     watch: Watch,
 }
 
-/// An instance whose token file does not answer is started when it does; whatever else cannot be read ends the start.
+/// An instance whose token file hangs is started later; anything else that cannot be read aborts the start.
 fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
     exposure::warn_of(&config);
     let mut of_instances = exposure::OfInstances::default();
@@ -102,10 +102,10 @@ fn prepare(config: Config, metrics: &Metrics) -> Result<Prepared, Failure> {
     Ok(Prepared { queues, sink, watch })
 }
 
-/// What a poll may take beyond the time that the server was asked to wait, a pause included.
+/// How much longer than `receive_timeout_secs` a poll may take, including a pause.
 const POLL_MARGIN: Duration = Duration::from_secs(75);
 
-/// Where to listen; `None` when nobody said anything.
+/// The address to listen on; `None` if neither the variable nor the config gives one.
 pub(super) fn admin_address(config: Option<&config::Admin>) -> Result<Option<config::Admin>, Failure> {
     match env::var("BRIDGE_ADMIN_LISTEN") {
         Ok(text) if !text.is_empty() => {
@@ -116,7 +116,7 @@ pub(super) fn admin_address(config: Option<&config::Admin>) -> Result<Option<con
     }
 }
 
-/// An address that nobody asked for is worth a warning, not a failure.
+/// Failing to listen on the default address is a warning, on a configured one an error.
 async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Failure> {
     let told = |address, error| format!("the admin port {address} cannot be opened: {error}");
     match asked_for {
@@ -136,15 +136,14 @@ async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Fa
     }
 }
 
-/// Under systemd's state folder when there is one.
+/// Under systemd's state folder if there is one.
 pub(super) fn dead_letter_folder(configured: &Path) -> PathBuf {
     let state = env::var_os("STATE_DIRECTORY").unwrap_or_default();
     let first = env::split_paths(&state).next().unwrap_or_default();
     first.join(configured)
 }
 
-/// An instance has a connection for its poll and now and then one for a delete. What the system lets
-/// a process have by default is 1024 of them.
+/// Each instance needs a connection for its poll and sometimes one for a delete. The usual limit is 1024 open files.
 fn allow_connections(instances: usize) {
     let wanted = 2 * u64::try_from(instances).unwrap_or(u64::MAX) + 100;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
@@ -158,15 +157,15 @@ fn allow_connections(instances: usize) {
     }
 }
 
-/// Writing beyond the limit on a file's size (`ulimit -f`, `LimitFSIZE`) sends a signal that ends the
-/// process by default. Once anything listens for it the write fails instead, as on a full disk.
+/// Exceeding the limit on the size of files (`ulimit -f`, `LimitFSIZE`) raises a signal that ends the process by default. With
+/// a handler the write fails instead, as on a full disk.
 fn survive_file_limit() {
     if let Err(error) = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)) {
         warn!(%error, "cannot listen for SIGXFSZ: a limit on the size of files would end the bridge");
     }
 }
 
-/// The queue of each instance, all through one HTTP client.
+/// The queues of all instances, through one HTTP client.
 pub(super) fn queues(api: &Api, instances: &[Instance]) -> Result<Vec<Queue>, Failure> {
     let client = client(api)?;
     instances.iter().map(|instance| queue(&client, instance)).collect()

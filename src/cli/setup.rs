@@ -1,4 +1,4 @@
-//! Makes instances ready to be read from the queue.
+//! Prepares instances for polling.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use crate::error::Chain;
 use crate::green_api::settings::{WEBHOOK_URL, required_changes};
 use crate::green_api::{Problem, Queue};
 
-/// Makes the instances ready for the queue: an empty `webhookUrl` and the wanted kinds (`api.webhooks`)
-/// switched on. Shows what differs; changes it only with `--apply`. With no file the instance comes
-/// from `GREEN_API_URL`, `GREEN_API_ID_INSTANCE` and `GREEN_API_TOKEN` or `GREEN_API_TOKEN_FILE`.
+/// Prepares the instances for polling: an empty `webhookUrl`, and the wanted kinds of notification (`api.webhooks`) switched on.
+/// Shows the differences and applies them only with `--apply`. Without a file the instance comes from `GREEN_API_URL`,
+/// `GREEN_API_ID_INSTANCE` and `GREEN_API_TOKEN` or `GREEN_API_TOKEN_FILE`.
 #[derive(Debug, Args)]
 pub(super) struct Setup {
     /// The config file (YAML).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Change what differs. The instances concerned restart, which takes up to 5 minutes.
+    /// Apply the changes. The instances concerned restart, which takes up to 5 minutes.
     #[arg(long)]
     apply: bool,
 }
@@ -68,7 +68,7 @@ async fn make_ready(queue: &Queue, kinds: &[String], apply: bool) -> Result<(), 
     Ok(())
 }
 
-/// A webhook URL may hold a secret of its owner.
+/// Does not show a webhook URL, which may contain a secret.
 fn shown(name: &str, value: Option<&Value>) -> String {
     match value.and_then(Value::as_str) {
         None => "(not set)".into(),

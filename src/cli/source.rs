@@ -1,4 +1,4 @@
-//! From what was typed and the environment to a config.
+//! Creates a config from the command line and the environment.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use crate::sink::kind::{self, Options};
 use crate::sink::stdout;
 
 impl Source {
-    /// The config that was asked for.
+    /// Loads the config that the arguments name.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         let config = self.read()?;
         kind::supported(&config.sink).map_err(|error| Failure::Configuration(error.into()))?;
         Ok(config)
     }
 
-    /// Warns of what others on this machine can see in the list of its processes.
+    /// Warns of a password that others on this machine can see in the process list.
     pub(super) fn warn_of_password(&self) {
         if self.sink.as_deref().is_some_and(has_password) {
             warn!("a password is on the command line: put the sink's URL into BRIDGE_SINK, or use a config");
@@ -35,7 +35,7 @@ impl Source {
         }
     }
 
-    /// The sink that was asked for without a config file, whose instance does not matter.
+    /// The sink of `--sink` or `BRIDGE_SINK`, without an instance.
     pub(super) fn sink_alone(&self) -> Result<Options, Failure> {
         let Some(sink) = self.sink.clone().or_else(|| variable("BRIDGE_SINK")) else {
             return Err(Failure::Usage("no configuration: pass --config FILE or --sink URL".into()));
@@ -55,7 +55,7 @@ pub(super) fn instances_from(path: Option<PathBuf>) -> Result<Config, Failure> {
 }
 
 pub(super) fn from_file(path: &Path) -> Result<Config, Failure> {
-    // Variables that are no text cannot be meant.
+    // Variables that are not UTF-8 cannot be referenced.
     let variables =
         env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Ok(Config::from_file(path, variables)?)
@@ -81,7 +81,7 @@ fn from_environment(sink: Options) -> Result<Config, Failure> {
     Ok(Config::from_parts(instance, sink)?)
 }
 
-/// A variable that says something.
+/// A variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,4 +1,4 @@
-//! Holds what was published against the promises.
+//! Audits what was published.
 
 use clap::Args;
 
@@ -9,9 +9,9 @@ use crate::sink::kind;
 use crate::telemetry;
 use crate::verify::{Findings, Report};
 
-/// Reads everything that was published, dead letters included, and says per instance what of it is
-/// lost, doubled without a mark, or reordered. Exit code 1 if anything is. Changes nothing, and may
-/// be run beside the bridge; only with --drain it empties RabbitMQ's queues.
+/// Reads everything that was published, including dead letters, and reports per instance what is lost, duplicated without a
+/// mark, or reordered. Exit code 1 if anything is. Changes nothing and can be run beside the bridge; only with --drain it
+/// empties RabbitMQ's queues.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
@@ -19,8 +19,8 @@ pub(super) struct Verify {
     /// Print the findings as one JSON object.
     #[arg(long)]
     json: bool,
-    /// RabbitMQ: consume. Every message in the queue, and in the queue of dead letters, is read,
-    /// acknowledged and gone. Needed for quorum and classic queues, which cannot be read otherwise.
+    /// RabbitMQ: consume. Every message in the queue and in the dead-letter queue is read, acknowledged and thereby removed.
+    /// Required for quorum and classic queues, which cannot be read otherwise.
     #[arg(long)]
     drain: bool,
 }

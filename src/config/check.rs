@@ -1,4 +1,4 @@
-//! Mistakes of meaning: what is well written and cannot be right. All of them are reported together.
+//! Checks what parses but cannot work. All mistakes are reported together.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use super::{Api, Config, Instance};
 use crate::mistake::{Mistakes, unknown};
 use crate::notification::InstanceId;
 
-/// The switches of `setSettings` that put kinds of notification into the queue.
+/// The settings of an instance that switch on kinds of notification.
 const SWITCHES: [&str; 15] = [
     "incomingWebhook",
     "outgoingWebhook",
@@ -28,7 +28,7 @@ const SWITCHES: [&str; 15] = [
     "statusInstanceChangedWebhook",
 ];
 
-/// A config from `source`, `None` if it stands in no file, and the instances of its folder.
+/// Checks a config and the instances of its folder. `source` is the text that it was read from, if any.
 pub(super) fn check(
     config: &Config,
     source: Option<&Source<'_>>,
@@ -62,7 +62,7 @@ pub(super) fn check(
     found.result()
 }
 
-/// One that is read by itself.
+/// Checks an instance whose file was read on its own.
 pub(super) fn instance(instance: &Instance, source: &Source<'_>) -> Result<(), Mistakes> {
     let mut found = Found::new(Some(source));
     check_instance(instance, &mut found);

@@ -1,4 +1,4 @@
-//! What the checks of a config find, and where.
+//! Collects the mistakes in a config, with their places.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_saphyr::{Location, Options};
 use super::locations::Locations;
 use crate::mistake::{Mistake, Mistakes};
 
-/// A text of the config, as it was read.
+/// The text of a file of the config.
 pub(super) struct Source<'a> {
     pub file: PathBuf,
     pub text: String,
@@ -16,19 +16,22 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Its values, or the mistake of form that is in it.
+    /// Parses the text.
+    ///
+    /// # Errors
+    /// The first syntax error, unknown key or wrong type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Mistakes> {
         serde_saphyr::from_str_with_options(&self.text, self.options.clone())
             .map_err(|error| Mistakes(vec![Mistake::of_form(&self.file, &self.text, &error)]))
     }
 }
 
-/// The mistakes of meaning that were found so far.
+/// The mistakes found so far.
 pub(crate) struct Found<'a> {
     source: Option<&'a Source<'a>>,
-    /// Made when the first mistake asks for a place.
+    /// Computed for the first mistake.
     locations: Option<Locations>,
-    /// The keys that lead to what is checked.
+    /// The keys of the part that is being checked.
     within: Vec<String>,
     mistakes: Vec<Mistake>,
 }
@@ -38,7 +41,7 @@ impl<'a> Found<'a> {
         Self { source, locations: None, within: Vec::new(), mistakes: Vec::new() }
     }
 
-    /// Checks the part of the config to which these keys lead.
+    /// Checks the part of the config under these keys.
     pub(super) fn within(&mut self, keys: &[&str], check: impl FnOnce(&mut Self)) {
         let outside = self.within.len();
         self.within.extend(keys.iter().map(|key| (*key).to_owned()));
@@ -46,7 +49,7 @@ impl<'a> Found<'a> {
         self.within.truncate(outside);
     }
 
-    /// A mistake in the value to which these keys lead from here. An index of a list is a key, too.
+    /// Adds a mistake in the value under these keys, relative to the part being checked. The keys of a list are its indices.
     pub fn add(&mut self, keys: &[&str], text: impl Into<String>) {
         let keys: Vec<String> = self.within.iter().cloned().chain(keys.iter().map(|key| (*key).to_owned())).collect();
         let mistake = match self.source {

@@ -1,5 +1,5 @@
-//! Where in a YAML text a value stands. The config itself holds plain values: only who finds a mistake in one asks for its
-//! place, and names it by its keys.
+//! The places of values in a YAML text. The config itself has plain values: a place is looked up by keys, and only for a
+//! mistake.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ pub(super) struct Locations(Option<Node>);
 #[derive(Debug)]
 struct Node {
     location: Location,
-    /// Of a list, the keys are its indices.
+    /// By key, or by index for a list.
     parts: BTreeMap<String, Node>,
 }
 
@@ -23,7 +23,7 @@ impl Locations {
         Self(serde_saphyr::from_str_with_options(text, options.clone()).ok())
     }
 
-    /// The place of the value with these keys; if it is not given, that of what it would be a part of. Unknown if nothing is.
+    /// The place of the value under these keys or, if it is not given, of the nearest enclosing value.
     pub(super) fn find(&self, keys: &[String]) -> Location {
         let (mut node, mut found) = (self.0.as_ref(), Location::UNKNOWN);
         for key in keys {
@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for Parts {
 
 struct PartsVisitor;
 
-/// A scalar, of which only the place matters.
+/// Visits a scalar, whose value does not matter.
 macro_rules! scalar {
     ($($visit:ident: $of:ty),*) => {
         $(fn $visit<E>(self, _: $of) -> Result<Parts, E> {

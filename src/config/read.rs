@@ -1,4 +1,4 @@
-//! From files to a checked config.
+//! Reads the files of a config.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +18,7 @@ pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Resu
     Ok(Config { file: Some(path.to_owned()), ..config })
 }
 
-/// `path` is told where it is wrong.
+/// `path` is named in mistakes.
 pub(super) fn from_text(path: &Path, text: String, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let options = &Options::default().with_properties(variables);
     let source = Source { file: path.to_owned(), text, options };
@@ -30,14 +30,14 @@ pub(super) fn from_text(path: &Path, text: String, variables: HashMap<String, St
     Ok(config)
 }
 
-/// One instance per file, in the order of their names.
+/// Reads the instances of a folder, by file name.
 fn from_folder<'a>(folder: &Path, options: &'a Options) -> Result<Vec<(Instance, Source<'a>)>, Mistakes> {
     let paths = instance_files(folder).map_err(|error| unreadable(folder, &error))?;
     paths.into_iter().map(|path| read_instance(path, options)).collect()
 }
 
-/// The files of an `instances_dir`, in the order of their names. Hidden ones are something else: an editor's, or part of
-/// how a folder is mounted.
+/// The files of an `instances_dir` by name. Hidden files are ignored: they belong to editors or are part of how a folder is
+/// mounted.
 pub(super) fn instance_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let list = |folder: &Path| fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
     let mut paths = input_file::beside(folder, list)?;
@@ -48,7 +48,7 @@ pub(super) fn instance_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// One file of an `instances_dir`.
+/// Reads and checks one file of an `instances_dir`.
 pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Result<Instance, Mistakes> {
     let options = Options::default().with_properties(variables);
     let (instance, source) = read_instance(path.to_owned(), &options)?;
