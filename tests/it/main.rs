@@ -24,7 +24,7 @@ mod alerts;
 #[cfg(feature = "broker-tests")]
 mod canaries;
 /// Replicas on clusters of three brokers.
-#[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
+#[cfg(feature = "broker-tests")]
 mod clusters;
 /// What an operator types, and the exit codes.
 mod command_line;
