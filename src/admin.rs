@@ -1,4 +1,4 @@
-//! The operator's HTTP port: whether the process lives, whether it is ready, what it does.
+//! The HTTP port for operators: liveness, readiness, status and metrics.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,25 +32,25 @@ mod open_metrics;
 mod shards;
 mod shared;
 
-/// Where it listens unless the config says otherwise.
+/// The default address.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-/// What the answers depend on beside what is counted.
+/// What the answers are derived from.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// What is shown.
+    /// The metrics of the fleet and its sink.
     pub metrics: Metrics,
-    /// How long a poll may take before its instance does not count as polling.
+    /// How long a poll may take before its instance no longer counts as polling.
     pub poll_limit: Duration,
-    /// What consumers can rely on.
+    /// The guarantee for consumers.
     pub guarantee: &'static str,
 }
 
 impl Admin {
-    /// Listens, then answers in the background until the process ends.
+    /// Listens, and serves in the background until the process ends.
     ///
     /// # Errors
-    /// When the address is taken or not this machine's.
+    /// If the address is in use or does not belong to this machine.
     pub async fn start(self, listen: SocketAddr) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
@@ -64,7 +64,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/status", get(status))
             .route("/", get(|| async { Html(browser::PAGE) }));
-        // Where others are meant to ask, only they know under which names.
+        // Under which names others reach a public address is unknown.
         if address.ip().to_canonical().is_loopback() {
             router = router.route_layer(middleware::from_fn(browser::under_own_names_alone));
         }
@@ -81,7 +81,7 @@ impl Admin {
             let silent = now().saturating_sub(status.asked.get());
             !status.unanswered.load(Relaxed) && silent <= self.poll_limit.as_secs()
         };
-        // Where replicas share, those of the shards that are here; none is as well.
+        // Where replicas share, only the shards that are held here count. A replica may hold none.
         let is_here = |instance: &InstanceId| {
             shards.len() < 2 || Shard::of_instance(*instance, &shards).is_some_and(|shard| shard.is_held())
         };
@@ -93,7 +93,7 @@ impl Admin {
             waiting_for.push("the sink is not connected");
         }
         if !fleet {
-            // Without a sink nobody asks, and Green API is not to blame.
+            // Without a sink nothing is polled, and Green API is not the cause.
             let unanswered = instances.iter().any(|(_, status)| status.unanswered.load(Relaxed));
             waiting_for.push(if unanswered {
                 "no instance gets an answer from Green API"
@@ -150,7 +150,7 @@ struct Status {
     version: &'static str,
     readiness: Readiness,
     sink: SinkShown,
-    /// What can be done about each condition that anything is in.
+    /// The advice for each condition that is entered anywhere.
     advice: BTreeMap<String, &'static str>,
     dead_lettered: u64,
     instances: Vec<InstanceShown>,
@@ -162,7 +162,7 @@ struct SinkShown {
     up: bool,
     guarantee: &'static str,
     conditions: Vec<String>,
-    /// Where replicas share.
+    /// Only where replicas share.
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<ShardsShown>,
 }
@@ -192,7 +192,7 @@ async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
     (code, Json(readiness))
 }
 
-/// What is answered, the long texts apart: they grow with the instances.
+/// The state of the handlers. The long texts are cached because they grow with the number of instances.
 struct Answers {
     admin: Admin,
     metrics: Shared,

@@ -1,4 +1,4 @@
-//! The client of Green API's HTTP queue: the only place that knows HTTP and the token.
+//! The client of Green API's HTTP queue, the only place that knows HTTP and the token.
 
 use std::panic::resume_unwind;
 use std::time::Duration;
@@ -29,12 +29,12 @@ pub use self::answer::{Call, Meaning, meaning};
 use self::clients::{Ages, Clients, Current, Settings};
 use self::large::{LARGEST_ANSWER, LargeAnswers, NotRead, Reading, SMALL};
 
-/// What an answer may take beyond the time that the server was asked to wait.
+/// How much longer than the requested waiting time an answer may take.
 const MARGIN: Duration = Duration::from_secs(15);
-/// A server that asks for more is asked again all the same.
+/// The maximum `Retry-After` that is honoured.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The HTTP client of all instances. Cloning shares it.
+/// The HTTP client of all instances. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GreenApi {
     clients: Clients,
@@ -43,11 +43,11 @@ pub struct GreenApi {
 }
 
 impl GreenApi {
-    /// `receive_timeout` is how long the server waits for a notification; only `proxy` is ever
-    /// used as a proxy, and `certificates` (PEM) are trusted in addition to the system's.
+    /// `receive_timeout` is how long the server waits for a notification. No proxy other than `proxy` is used, and
+    /// `certificates` (PEM) are trusted in addition to the system's.
     ///
     /// # Errors
-    /// When a certificate or the proxy is unusable.
+    /// If a certificate or the proxy cannot be used.
     pub fn new(
         receive_timeout: Duration,
         proxy: Option<&Url>,
@@ -76,7 +76,7 @@ impl ClientError {
     }
 }
 
-/// One instance's queue and settings. Cloning copies what it takes to ask.
+/// The queue and the settings of one instance.
 #[derive(Clone, Debug)]
 pub struct Queue {
     api: GreenApi,
@@ -94,31 +94,30 @@ pub struct Queue {
 pub enum Received {
     /// The head of the queue.
     Head(Notification),
-    /// Nothing, as far as the server says.
+    /// Empty, according to the server.
     Empty,
-    /// A receipt without a readable body. It is a disturbance on the way, and to be received again;
-    /// or what the queue really holds, when the same comes again and again.
+    /// A receipt without a readable body: a transmission error, to be received again; or the content of the queue, if the same
+    /// answer comes repeatedly.
     NoBody(Notification, Problem),
     /// Anything else.
     Unreadable(Problem),
 }
 
-/// A request that did not get what it asked for. Its text names neither token nor URL, and never
-/// repeats the answer, which may.
+/// A failed request. Its text contains neither token nor URL, and never repeats the answer, which may.
 #[derive(Debug, thiserror::Error)]
 #[error("{method}: {detail}")]
 pub struct Problem {
     method: &'static str,
     detail: String,
     source: Option<reqwest::Error>,
-    /// What the instance is in.
+    /// The condition that it causes.
     pub condition: Condition,
-    /// How long the server asked to be left alone.
+    /// `Retry-After`, if the server sent one.
     pub retry_after: Option<Duration>,
 }
 
 impl Problem {
-    /// The same, concluded to be of another condition.
+    /// The same problem under another condition.
     pub(crate) fn in_condition(self, condition: Condition) -> Self {
         Self { condition, ..self }
     }
@@ -131,10 +130,10 @@ struct Answer {
 }
 
 impl Queue {
-    /// The queue of `instance` at `base`, its `apiUrl`. Reads the token: a file may take 5 seconds.
+    /// The queue of `instance` at `base`, its `apiUrl`. Reads the token, which may block for 5 seconds.
     ///
     /// # Errors
-    /// When the token cannot be read.
+    /// If the token cannot be read.
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
         let token = source.read()?;
         let http = api.clients.first();
@@ -156,26 +155,26 @@ impl Queue {
         self.instance
     }
 
-    /// Reads the token again: a file may hold another by now. May be dropped.
+    /// Reads the token again, because its file may have changed. Cancel safe.
     ///
     /// # Errors
-    /// When it cannot be read; the token known so far stays in use.
+    /// If it cannot be read; the current token stays in use.
     pub async fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
         self.token = self.source.read_aside().await?;
         Ok(())
     }
 
-    /// Every few minutes its connections are left for new ones, so that a host that has moved is followed. To be called
-    /// between two requests, and often.
+    /// Moves to new connections every few minutes, so that a host that has moved is followed. Must be called regularly, between
+    /// two requests.
     pub fn renew_connections(&mut self) {
         self.api.clients.renew(&mut self.http);
     }
 
-    /// Waits for the head of the queue. It stays there until it is deleted. At most 100 a second are
-    /// sent, as the service allows. May be dropped.
+    /// Waits for the head of the queue, which stays there until it is deleted. At most 100 requests per second are sent, as the
+    /// service allows. Cancel safe.
     ///
     /// # Errors
-    /// Whatever is no answer of the queue, or larger than 64 MiB.
+    /// Any answer that is not the queue's, or that is larger than 64 MiB.
     pub async fn receive(&self) -> Result<Received, Problem> {
         let call = Call::Receive;
         let seconds = self.api.receive_timeout.as_secs();
@@ -191,13 +190,11 @@ impl Queue {
         }
     }
 
-    /// Deletes what is stored. Sent once: with this receipt never again, because receipts may
-    /// restart. At most 100 a second are sent. Not to be dropped before it ends: the outcome would
-    /// be unknown.
+    /// Deletes a stored notification. Sent only once with this receipt, because receipts may restart. At most 100 requests per
+    /// second are sent. Not cancel safe: the outcome would be unknown.
     ///
     /// # Errors
-    /// A problem of the instance; then the delete is as unconfirmed as in
-    /// [`Deleted::Unconfirmed`].
+    /// Any problem; then the outcome is as unknown as with [`Deleted::Unconfirmed`].
     pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
         let call = Call::Delete;
         self.deletes.turn().await;
@@ -213,15 +210,15 @@ impl Queue {
     /// The settings of the instance.
     ///
     /// # Errors
-    /// Whatever is not a JSON object.
+    /// If the answer is not a JSON object.
     pub async fn settings(&self) -> Result<Map<String, Value>, Problem> {
         self.object(Call::GetSettings, Method::GET, None).await
     }
 
-    /// Changes these settings, at least one. The instance restarts, and they apply within 5 minutes.
+    /// Changes at least one setting. The instance restarts, and the settings apply within 5 minutes.
     ///
     /// # Errors
-    /// When the server does not say that it saved them.
+    /// If the server does not confirm that they are saved.
     pub async fn change_settings(&self, changes: &Map<String, Value>) -> Result<(), Problem> {
         let answer = self.object(Call::SetSettings, Method::POST, Some(changes)).await?;
         match answer.get("saveSettings") {
@@ -230,10 +227,10 @@ impl Queue {
         }
     }
 
-    /// How many notifications wait, as far as the server says: it has said 0 with a full queue.
+    /// How many notifications wait, according to the server, which has answered 0 with a full queue.
     ///
     /// # Errors
-    /// When the answer is no number.
+    /// If the answer contains no number.
     pub async fn waiting(&self) -> Result<u64, Problem> {
         let answer = self.object(Call::GetCount, Method::GET, None).await?;
         let no_number = || self.problem(Call::GetCount, Condition::UpstreamUnavailable, "the answer has no `count`");
@@ -243,7 +240,7 @@ impl Queue {
     /// The state of the account: `authorized`, `notAuthorized`, `starting` and others.
     ///
     /// # Errors
-    /// Whatever does not hold a state.
+    /// If the answer contains no state.
     pub async fn state(&self) -> Result<String, Problem> {
         let answer = self.object(Call::GetState, Method::GET, None).await?;
         match answer.get("stateInstance") {
@@ -276,7 +273,7 @@ impl Queue {
     fn url(&self, call: Call, receipt: Option<ReceiptId>) -> Url {
         let mut url = self.base.clone();
         let instance = format!("waInstance{}", self.instance);
-        // Never an error: the config takes http and https only, which have paths.
+        // Never fails: the config accepts only http and https, which have paths.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend([&instance, call.method(), self.token.expose_secret()]);
             path.extend(receipt.map(|receipt| receipt.to_string()));
@@ -286,7 +283,7 @@ impl Queue {
 
     async fn send(&self, call: Call, request: RequestBuilder) -> Result<Answer, Problem> {
         let unavailable = |error: reqwest::Error| Problem {
-            // The URL holds the token.
+            // The URL contains the token.
             source: Some(error.without_url()),
             ..self.problem(call, Condition::UpstreamUnavailable, "the request failed")
         };
@@ -333,7 +330,7 @@ fn problem(instance: InstanceId, call: Call, condition: Condition, detail: &str)
     Problem { method: call.method(), detail, source: None, condition, retry_after: None }
 }
 
-/// What an answer to a receive holds. A large one is read beside the threads that serve all instances.
+/// Parses the answer to a receive; a large one on a blocking thread, because others serve all instances.
 async fn received(instance: InstanceId, answer: Bytes) -> Received {
     if answer.len() <= SMALL {
         return read(instance, &answer);
@@ -342,14 +339,14 @@ async fn received(instance: InstanceId, answer: Bytes) -> Received {
         Ok(received) => received,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and with it whoever would read this.
+            // The runtime shuts down, so nobody reads this.
             Err(_) => Received::Empty,
         },
     }
 }
 
 fn read(instance: InstanceId, answer: &Bytes) -> Received {
-    // Of what is private only this may be told.
+    // The answer is private: only its length and digest may be logged.
     let unreadable = |what: &str| {
         let (length, digest) = (answer.len(), Fingerprint::of(answer));
         let detail = format!("the answer {what}: {length} bytes, SHA-256 {digest}");

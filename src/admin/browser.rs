@@ -1,4 +1,4 @@
-//! What a browser may do here: show the page, and nothing on behalf of another site.
+//! Restricts browsers: they may show the page, but do nothing on behalf of another site.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
@@ -13,13 +13,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-/// The page: self-contained, one script and one style in it.
+/// The page: self-contained, with one inline script and one inline style.
 pub(super) const PAGE: &str = include_str!("page.html");
 
 const OTHER_NAME: &str = "This port answers only under a name of its own machine: localhost, 127.0.0.1 or [::1].\n";
 
-/// Refuses whoever asks under the name of another machine: a site whose name was made to lead here would otherwise be
-/// allowed to read the answers.
+/// Refuses requests for the name of another machine: otherwise a site whose name was made to resolve to this address (DNS
+/// rebinding) could read the answers.
 pub(super) async fn under_own_names_alone(request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(header::HOST).into_iter().map(HeaderValue::as_bytes);
     let asked = request.uri().authority().map(|authority| authority.as_str().as_bytes());
@@ -30,7 +30,7 @@ pub(super) async fn under_own_names_alone(request: Request, next: Next) -> Respo
     }
 }
 
-/// None is as good as one's own: no browser leaves it out.
+/// No name is accepted, because no browser omits it.
 fn is_own_name(host: &[u8]) -> bool {
     if host.is_empty() {
         return true;
@@ -43,7 +43,7 @@ fn is_own_name(host: &[u8]) -> bool {
     !authority.as_str().contains('@') && (name.eq_ignore_ascii_case("localhost") || is_ipv4 || is_ipv6)
 }
 
-/// Says on every answer what a browser may make of it.
+/// Adds the security headers to every answer.
 pub(super) async fn restrict(mut response: Response) -> Response {
     static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy(PAGE));
     let headers = response.headers_mut();
@@ -54,7 +54,7 @@ pub(super) async fn restrict(mut response: Response) -> Response {
     response
 }
 
-/// This page's own script and style, told by their digests, and what they ask this port for.
+/// Allows the page's own script and style, by their digests, and requests to this port.
 fn policy(page: &str) -> HeaderValue {
     let (script, style) = (digest_of(page, "script"), digest_of(page, "style"));
     let policy = format!(
@@ -64,7 +64,7 @@ fn policy(page: &str) -> HeaderValue {
     HeaderValue::from_str(&policy).expect("digests are ASCII")
 }
 
-/// Of what stands between the tags, as browsers compute it.
+/// The digest of the text between the tags, as browsers compute it.
 fn digest_of(page: &str, element: &str) -> String {
     let (start, end) = (format!("<{element}>"), format!("</{element}>"));
     let text = page.split_once(&start).and_then(|(_, rest)| rest.split_once(&end)).expect("the page has it").0;

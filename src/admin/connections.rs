@@ -1,4 +1,4 @@
-//! The admin port's connections: a few at a time, each for one request and for a limited time.
+//! The connections of the admin port: a limited number, each for one request and a limited time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use tracing::debug;
 const MOST: usize = 64;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may take to read the answer, all of it.
+/// How long a client may take to read the complete answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_HEAD: usize = 16 * 1024;
-/// What the kernel keeps of an answer that is not read; left to itself, it keeps megabytes.
+/// How much of an unread answer the kernel buffers; by default it buffers megabytes.
 const SEND_BUFFER: usize = 256 * 1024;
-/// Before accepting is tried again, when it fails for reasons that are not ours.
+/// The pause after a failed accept when there is no connection to close.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Accepts and answers for as long as it is polled.
+/// Accepts and serves connections for as long as it is polled.
 pub(super) async fn serve(listener: TcpListener, router: Router) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => connections.add(stream, router.clone()).await,
-            // Most likely no file is left to the process: one of ours is given up for who waits.
+            // Most likely the process has no file descriptor left: a connection is closed to make room.
             Err(error) => {
                 debug!(%error, "the admin port cannot accept a connection");
                 if !connections.close_one().await {
@@ -46,12 +46,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router) {
 }
 
 struct Connection {
-    /// Set when its request is there. Until then it is idle.
+    /// Set when its request has arrived. Until then it is idle.
     asked: Arc<SetOnce<()>>,
     task: JoinHandle<()>,
 }
 
-/// Those that are open, the oldest first.
+/// The open connections, oldest first.
 #[derive(Default)]
 struct Connections(Vec<Connection>);
 
@@ -66,7 +66,7 @@ impl Connections {
         self.0.push(Connection { asked, task });
     }
 
-    /// Closes the one idle longest or, when all are being answered, the one that has been for longest. Whether there was one.
+    /// Closes the connection that has been idle longest or, if all are being answered, the oldest. Returns whether there was one.
     async fn close_one(&mut self) -> bool {
         self.forget_the_closed();
         if self.0.is_empty() {
@@ -75,7 +75,7 @@ impl Connections {
         let idle = self.0.iter().position(|connection| !connection.asked.initialized());
         let Connection { task, .. } = self.0.remove(idle.unwrap_or(0));
         task.abort();
-        // Until its socket is closed. That it was aborted is no news.
+        // Waits until its socket is closed. The error only says that it was aborted.
         task.await.ok();
         true
     }
@@ -85,15 +85,15 @@ impl Connections {
     }
 }
 
-/// One request and its answer. The connection is not kept for another: so its whole life has a limit, and none is idle but
-/// those that have not asked yet.
+/// Serves one request. The connection is not kept alive, so its lifetime is limited, and only connections without a request yet
+/// are idle.
 fn answer(stream: TcpStream, router: Router, asked: Arc<SetOnce<()>>) -> impl Future<Output = ()> {
     limit_what_the_kernel_keeps(&stream);
     let router = TowerToHyperService::new(router);
     let service = service_fn({
         let asked = Arc::clone(&asked);
         move |request| {
-            // Twice would be a second request, which does not come.
+            // Fails only for a second request, which does not come.
             asked.set(()).ok();
             router.call(request)
         }
@@ -110,17 +110,17 @@ fn answer(stream: TcpStream, router: Router, asked: Arc<SetOnce<()>>) -> impl Fu
             sleep(ANSWER_TIMEOUT).await;
         };
         tokio::select! {
-            // How it ended is the client's affair.
+            // How it ended concerns only the client.
             _ = connection => {}
             () = too_late => {}
         }
     }
 }
 
-/// What is written and not read yet outlives the connection in the kernel, for minutes and out of our sight.
+/// Unread data outlives the connection in the kernel, for minutes and beyond our control.
 fn limit_what_the_kernel_keeps(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    // Neither fails but on a socket that is gone already.
+    // Both fail only if the socket is closed already.
     socket.set_send_buffer_size(SEND_BUFFER).ok();
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(ANSWER_TIMEOUT)).ok();

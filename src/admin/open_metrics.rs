@@ -1,4 +1,4 @@
-//! The numbers of [`crate::metrics`] as Prometheus reads them. No histogram has an `instance`.
+//! The numbers of [`crate::metrics`] in the format of Prometheus. No histogram has a label for the instance.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::metrics::{ByKind, Histogram, InstanceMetrics, Metrics, Number, Outcome, ShardStatus, SinkMetrics};
 use crate::sink::kafka;
 
-/// Everything, in the text form of `OpenMetrics`.
+/// All metrics in the text format of `OpenMetrics`.
 pub(super) fn encode(metrics: &Metrics) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.sub_registry_with_prefix("green_api_bridge").register_collector(Box::new(Bridge(metrics.clone())));
@@ -26,7 +26,7 @@ pub(super) fn encode(metrics: &Metrics) -> Result<String, fmt::Error> {
 type Instances = Vec<(String, Arc<InstanceMetrics>)>;
 type Read = fn(&InstanceMetrics) -> &Number;
 
-/// Counters of an instance, told apart by a further label.
+/// Counters of an instance with a further label.
 struct Counters {
     name: &'static str,
     help: &'static str,
@@ -130,7 +130,7 @@ impl Collector for Bridge {
 
 const NO_EXEMPLAR: Option<&Exemplar<[(&str, &str); 0], f64>> = None;
 
-/// Only the kinds that there were: all of them for each of thousands would say nothing.
+/// Only the kinds that occurred, because there may be thousands of instances.
 fn by_kind(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -163,8 +163,7 @@ fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Re
     Ok(())
 }
 
-/// Of the sink with an empty `instance`. Only what is entered: 13 lines for each of thousands would
-/// say nothing.
+/// Only conditions that are entered, because there may be thousands of instances. Those of the sink have an empty `id_instance`.
 fn conditions(encoder: &mut DescriptorEncoder<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "1 while an instance, or with no instance the sink, is in a condition";
     let mut family = encoder.encode_descriptor("condition", help, None, MetricType::Gauge)?;
@@ -206,7 +205,7 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &
     histograms(encoder, "end_to_end_latency_seconds", help, [(label, &sink.end_to_end_seconds)])
 }
 
-/// Of a sink that replicas share; otherwise the names alone.
+/// Metrics of a sink that replicas share; for others only their descriptions.
 fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Result {
     let mut shards = sink.shards();
     if shards.len() < 2 {

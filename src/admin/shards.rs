@@ -1,4 +1,4 @@
-//! Which shards are here, as `/status` tells it.
+//! The shards in `/status`.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ struct ShardShown {
     state: &'static str,
     /// RFC 3339.
     since: Option<String>,
-    /// The cause of what it waits for.
+    /// The cause of its conditions.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
 }
 
 impl ShardsShown {
-    /// `None` where nobody shares.
+    /// `None` if the sink is not shared.
     pub(super) fn of(shards: &[Arc<ShardStatus>]) -> Option<Self> {
         let each = shards.iter().enumerate().map(|(shard, status)| {
             let (state, since) = status.state();

@@ -1,4 +1,4 @@
-//! A long text, made once for all who ask for it at once.
+//! Caches a long text for clients that request it at the same time.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How old a text may be that another client is still reading.
+/// The maximum age of a text that is shared.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The text that was made last, for as long as anybody is reading it.
+/// The last text, for as long as any client is reading it.
 ///
-/// Clients that do not read hold at most one text for each second until they are given up, however many they are.
+/// Clients that do not read keep at most one text per second alive until they time out, however many they are.
 #[derive(Debug)]
 pub(super) struct Shared(Mutex<(Instant, Weak<String>)>);
 
@@ -23,7 +23,7 @@ impl Default for Shared {
 }
 
 impl Shared {
-    /// The text that another client is being given, or a new one. One is made at a time.
+    /// The text that another client is reading, or a new one. Only one is created at a time.
     ///
     /// # Errors
     /// Those of `make`.

@@ -1,4 +1,4 @@
-//! Asks Green API whether an instance is as it should be.
+//! The checks of an instance at Green API.
 
 use super::settings::{WEBHOOK_URL, required_changes};
 use super::{Problem, Queue};
@@ -6,8 +6,8 @@ use crate::account::AccountState;
 use crate::doctor::Check;
 use crate::error::{Chain, SetupError};
 
-/// Asks Green API about an instance: `getStateInstance` and `getSettings`, once each, never
-/// `receiveNotification`. `kinds` are the notification switches that should be on.
+/// Checks an instance with one `getStateInstance` and one `getSettings`, and never a `receiveNotification`. `kinds` are the
+/// kinds of notification that should be switched on.
 pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
     let of = |check, found| Check::of(queue.instance(), check, found);
     let state = match queue.state().await {
@@ -22,7 +22,7 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
             checks.push(of(
                 "webhook_url",
                 if changes.contains_key(WEBHOOK_URL) {
-                    // It may hold a secret of its owner.
+                    // The URL may contain a secret.
                     Err("set, so the queue cannot be read: clear it with `green-api-bridge setup --apply`".into())
                 } else {
                     Ok("empty: notifications are queued".into())
@@ -48,7 +48,7 @@ fn told(problem: &Problem) -> SetupError {
 
 fn judged(name: &str) -> Result<String, SetupError> {
     let state = AccountState::named(name);
-    // The server's own word, but only if it is one: an answer must not get into a log unseen.
+    // An answer is shown only if it is a single word.
     let name = if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) { name } else { "unknown" };
     let found = match state {
         AccountState::Authorized => name.to_owned(),

@@ -1,11 +1,11 @@
-//! What the settings of an instance must be for its notifications to be queued.
+//! The settings that an instance needs for its notifications to be queued.
 
 use serde_json::{Map, Value};
 
-/// The setting that has Green API push notifications instead of queueing them.
+/// If it is set, Green API pushes notifications instead of queueing them.
 pub(crate) const WEBHOOK_URL: &str = "webhookUrl";
 
-/// What `setSettings` has to change: an empty `webhookUrl`, and these kinds of notification switched on. Missing and `null`
+/// The settings that have to change: an empty `webhookUrl`, and these kinds of notification switched on. Missing and `null`
 /// count as off.
 pub(crate) fn required_changes(settings: &Map<String, Value>, kinds: &[String]) -> Map<String, Value> {
     let text = |name: &str| settings.get(name).and_then(Value::as_str).unwrap_or_default();
