@@ -86,5 +86,5 @@ fn a_secret_that_cannot_be_read_at_the_start_exits_with_78() {
     fs::write(&path, config).unwrap();
     let (code, _, stderr) = run(command().current_dir(&folder).args(["run", "--config"]).arg(&path));
     assert_eq!(code, 78, "{stderr}");
-    assert!(stderr.contains("instance 1101000001: `api_token_file` /nowhere/token"), "{stderr}");
+    assert!(stderr.contains("instance 1101000001: `api_token_file` cannot be used: /nowhere/token"), "{stderr}");
 }
