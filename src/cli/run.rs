@@ -180,7 +180,9 @@ fn read_token(client: &GreenApi, instance: &Instance) -> Result<Queue, Unreadabl
 }
 
 fn unreadable(instance: &Instance, error: UnreadableSecret) -> Failure {
-    Failure::Configuration(SetupError::new(format!("instance {}: `api_token_file` cannot be used", instance.id), error).into())
+    Failure::Configuration(
+        SetupError::new(format!("instance {}: `api_token_file` cannot be used", instance.id), error).into(),
+    )
 }
 
 pub(super) fn client(api: &Api) -> Result<GreenApi, Failure> {
