@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::condition::Condition;
-use crate::doubt::Memory;
-use crate::doubt::{Deleted, Doubt, Verdict};
+use crate::doubt::{Deleted, Doubt, Memory, Verdict};
 use crate::error::Chain;
 use crate::fault;
 use crate::green_api::{Problem, Queue, Received};
