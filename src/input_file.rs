@@ -92,7 +92,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 fn require_regular(metadata: &Metadata) -> io::Result<()> {
-    if metadata.is_file() { Ok(()) } else { Err(io::Error::other("it is no regular file: name one")) }
+    if metadata.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file: use one")) }
 }
 
 /// Everything that can be read, if that is not more than `largest` bytes.
@@ -205,7 +205,7 @@ mod tests {
         fs::write(path("bytes"), [0xff]).unwrap();
         let error = |name: &str| read_text(&path(name)).unwrap_err().to_string();
         for name in ["fifo", "endless", "."] {
-            assert!(error(name).contains("no regular file"), "{name}: {}", error(name));
+            assert!(error(name).contains("not a regular file"), "{name}: {}", error(name));
         }
         assert!(error("large").contains("larger than 1 MiB"), "{}", error("large"));
         assert!(error("bytes").contains("UTF-8"), "{}", error("bytes"));

@@ -1,7 +1,7 @@
-//! Which of its shards a replica works on.
+//! The assignment of shards to this replica.
 #![cfg_attr(
     not(all(feature = "kafka", feature = "amqp")),
-    allow(dead_code, reason = "each broker's way to share asks for a part of it")
+    allow(dead_code, reason = "each broker's implementation uses a part of it")
 )]
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,32 +11,32 @@ use tracing::{debug, info};
 
 use super::shard::Shard;
 
-/// How long a replica that gives shards back lets what is under way come to its end.
+/// How long a replica that releases shards waits for their sessions to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Which shards are this replica's to work on, and which of them it works on: between whoever is told so by the broker, and
-/// the sessions of the shards.
+/// Which shards are assigned to this replica, and which of them are open. Written by the membership at the broker, read by the
+/// sessions of the shards.
 pub(super) struct Assignment {
     state: Mutex<State>,
     changed: Condvar,
-    /// Has the session of a shard look whether it may go on.
+    /// Probes the session of a shard, so that it notices that its shard was revoked.
     probers: OnceLock<Vec<Box<dyn Fn() + Send + Sync>>>,
 }
 
 struct State {
     shards: Vec<Part>,
-    /// The broker has said which shards are this replica's, if only none.
+    /// The broker has made a first assignment, possibly an empty one.
     joined: bool,
     stopped: bool,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Part {
-    /// It is this replica's.
+    /// It is assigned to this replica.
     held: bool,
-    /// A session works on it.
+    /// A session exists for it.
     open: bool,
-    /// Since when it is held without a session that has begun, and how often in a row one could not begin.
+    /// Since when it is held without an open session, and how often in a row opening failed.
     unopened: Option<Instant>,
     failures: u32,
 }
@@ -66,13 +66,13 @@ impl Assignment {
         self.changed.notify_all();
     }
 
-    /// Who is to be asked when a shard is taken away.
+    /// Sets what to call when a shard is revoked.
     pub(super) fn set_probers(&self, probers: Vec<Box<dyn Fn() + Send + Sync>>) {
-        // They are set once.
+        // Set once.
         drop(self.probers.set(probers));
     }
 
-    /// Whose these shards are from now on.
+    /// Assigns these shards to this replica, or revokes them.
     pub(super) fn set_held(&self, shards: &[usize], held: bool) {
         let mut changed = Vec::new();
         self.change(|state| {
@@ -91,12 +91,12 @@ impl Assignment {
         probers.flat_map(|probers| changed.iter().filter_map(|shard| probers.get(*shard))).for_each(|probe| probe());
     }
 
-    /// None of them is this replica's any more.
+    /// Revokes all shards.
     pub(super) fn revoke_all(&self) {
         self.set_held(&self.all(), false);
     }
 
-    /// Into how many the instances are divided.
+    /// The number of shards.
     pub(super) fn count(&self) -> usize {
         self.lock().shards.len()
     }
@@ -105,13 +105,13 @@ impl Assignment {
         (0..self.count()).collect()
     }
 
-    /// Waits until the broker has said which shards are this replica's, if only none.
+    /// Waits for the first assignment, possibly an empty one.
     pub(super) fn wait_for_assignment(&self) {
         let waited = self.changed.wait_while(self.lock(), |state| !state.joined && !state.stopped);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A session works on the shard as long as this lives.
+    /// Marks the shard as having a session, for the lifetime of the returned guard.
     pub(super) fn open(self: &Arc<Self>, shard: Shard) -> Opened {
         let index = usize::from(shard.index());
         if let Some(part) = self.lock().shards.get_mut(index) {
@@ -120,24 +120,24 @@ impl Assignment {
         Opened { assignment: Arc::clone(self), index, begun: false }
     }
 
-    /// Which are this replica's, by their numbers.
+    /// The shards that are assigned to this replica.
     pub(super) fn held(&self) -> Vec<usize> {
         let held = |(index, part): (usize, &Part)| part.held.then_some(index);
         self.lock().shards.iter().enumerate().filter_map(held).collect()
     }
 
-    /// Whether a session works on the shard.
+    /// Whether the shard has a session.
     pub(super) fn is_open(&self, shard: usize) -> bool {
         self.lock().shards.get(shard).is_some_and(|part| part.open)
     }
 
-    /// A shard that is held and on which no session has begun for so long. None while all shards are held: there is no other
-    /// replica that could do better.
+    /// A held shard that did not open for this long. `None` while all shards are held here, because then there is no other replica
+    /// to leave them to.
     pub(super) fn overdue(&self, timeout: Duration) -> Option<usize> {
         self.unopened(|part| part.unopened.is_some_and(|since| since.elapsed() >= timeout))
     }
 
-    /// A shard that is held and on which a session could not begin so often in a row; otherwise as [`overdue`](Self::overdue).
+    /// A held shard of which opening failed this often in a row; otherwise like [`overdue`](Self::overdue).
     pub(super) fn failing(&self, failures: u32) -> Option<usize> {
         self.unopened(|part| part.failures >= failures)
     }
@@ -148,7 +148,7 @@ impl Assignment {
         state.shards.iter().position(|part| !is_alone && part.held && is_it(part))
     }
 
-    /// No session is to go on, nor to begin.
+    /// Ends all sessions and prevents new ones.
     pub(super) fn stop(&self) {
         self.change(|state| state.stopped = true);
     }
@@ -157,24 +157,24 @@ impl Assignment {
         self.lock().stopped
     }
 
-    /// Waits for so long, unless it is stopped before.
+    /// Waits for `pause`, or until it is stopped.
     pub(super) fn rest(&self, pause: Duration) {
         drop(self.changed.wait_timeout_while(self.lock(), pause, |state| !state.stopped));
     }
 
-    /// None of them is this replica's any more; waits for the sessions to come to their end.
+    /// Revokes all shards and waits for their sessions to end.
     pub(super) fn end(&self) {
         self.revoke_all();
         self.wait_until_closed(&self.all());
     }
 
-    /// Waits for their sessions to come to an end, for 4 s.
+    /// Waits up to 4 s for the sessions of these shards to end.
     pub(super) fn wait_until_closed(&self, shards: &[usize]) {
         let is_open =
             |state: &mut State| shards.iter().any(|shard| state.shards.get(*shard).is_some_and(|part| part.open));
         let waited = self.changed.wait_timeout_while(self.lock(), CLOSE_TIMEOUT, is_open);
         if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
-            debug!("giving up shards on which something is under way");
+            debug!("releasing shards whose sessions have not ended");
         }
     }
 }
@@ -187,7 +187,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// The session has begun.
+    /// Records that the session is open.
     pub(super) fn begin(&mut self) {
         self.begun = true;
         if let Some(part) = self.assignment.lock().shards.get_mut(self.index) {
@@ -195,7 +195,7 @@ impl Opened {
         }
     }
 
-    /// Whether this replica is still to work on the shard.
+    /// Whether the shard is still assigned to this replica.
     pub(super) fn is_held(&self) -> bool {
         let state = self.assignment.lock();
         !state.stopped && state.shards.get(self.index).is_some_and(|part| part.held)
@@ -221,7 +221,7 @@ impl Drop for Opened {
 mod tests {
     use super::*;
 
-    /// A replica with one shard of two, which is not the other's to open.
+    /// A replica that holds one shard of two.
     fn with_one_of_two() -> Arc<Assignment> {
         let assignment = Arc::new(Assignment::new(2));
         assignment.set_held(&[1], true);

@@ -1,4 +1,4 @@
-//! The attributes around a body: `CloudEvents` 1.0, binary mode, all values strings.
+//! The attributes of a notification: `CloudEvents` 1.0, binary mode, all values strings.
 
 use std::borrow::Cow;
 
@@ -13,16 +13,16 @@ pub fn content_type(notification: &Notification) -> &'static str {
     if notification.is_malformed() { "application/octet-stream" } else { "application/json" }
 }
 
-/// Where in the stream of its instance a notification is published.
+/// The position of a notification in the stream of its instance.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
-    /// From 1, without a gap within one epoch.
+    /// Starts with 1, without gaps within an epoch.
     pub sequence: u64,
-    /// Unix milliseconds at which ownership was taken; none in a sink that remembers.
+    /// When ownership was taken, in Unix milliseconds; `None` in a sink with memory.
     pub epoch: Option<u64>,
-    /// Another copy may exist.
+    /// Whether another copy may exist.
     pub marked: bool,
-    /// It is published as a dead letter.
+    /// Set if it is published as a dead letter.
     pub dead_letter: Option<DeadLetter>,
 }
 
@@ -53,20 +53,20 @@ pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(
     attributes
 }
 
-/// Fills in what a topic may be made of.
+/// Expands the placeholders of a topic.
 #[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has topics"))]
 pub(super) fn topic(template: &str, notification: &Notification) -> String {
     let kind = kinds::in_topic(&notification.facts().kind);
     template.replace("{instance}", &notification.instance().to_string()).replace("{type}", kind)
 }
 
-/// Fills in what a routing key may be made of.
+/// Expands the placeholders of a routing key.
 #[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has routing keys"))]
 pub(super) fn fill(template: &str, notification: &Notification) -> String {
     template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
 }
 
-/// Whether a template has no other placeholders than can be filled in.
+/// Checks that a template has only known placeholders.
 pub(super) fn check_placeholders(template: &str, key: &str, found: &mut Found<'_>) {
     let rest = template.replace("{instance}", "").replace("{type}", "");
     if rest.contains(['{', '}']) {

@@ -1,8 +1,8 @@
-//! Where notifications go that no sink takes. They are kept before they are deleted upstream, so a
-//! bad one is neither lost nor in the way.
+//! The folder for notifications that the sink refuses even as dead letters. They are written before they are deleted upstream, so a
+//! bad notification is neither lost nor blocks others.
 #![cfg_attr(
     not(all(feature = "kafka", feature = "amqp")),
-    allow(dead_code, reason = "each sink has reasons of its own; files and standard output refuse nothing")
+    allow(dead_code, reason = "sinks use different reasons; files and standard output refuse nothing")
 )]
 
 use std::fmt;
@@ -21,16 +21,16 @@ use crate::input_file;
 use crate::notification::Notification;
 use crate::verify::Audit;
 
-/// The largest file that is read back: a body of 64 MiB in base64, and then some.
+/// The largest file that is read back: a body of 64 MiB in base64, with a margin.
 const LARGEST: u64 = 128 << 20;
-/// What a crash leaves behind, until it is older than anybody takes to write it.
+/// Unfinished files of a crash are removed when they are older than any write takes.
 const UNFINISHED: &str = "unfinished";
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// How long what the folder holds is remembered: others may take from it.
+/// How long the size of the folder is cached: operators may remove files.
 const COUNTED: Duration = Duration::from_secs(30);
 
-/// The place of last resort: a folder with one file per notification. Cloning shares what it remembers.
+/// A folder with one file per notification. Clones share the cached size.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Folder {
     held: Arc<Mutex<Option<Held>>>,
 }
 
-/// How many bytes of dead letters there were when they were counted, and what was added since.
+/// The size when it was last counted, and what was added since.
 #[derive(Debug)]
 struct Held {
     bytes: u64,
@@ -51,11 +51,11 @@ impl Folder {
         Self { path: path.to_owned(), limit_mib, tidied: Arc::new(Once::new()), held: Arc::default() }
     }
 
-    /// Writes the file, whole or not at all, and fsynced; for this user alone. Its name is the notification's id: a
-    /// redelivery writes the same file again. Blocks.
+    /// Writes the file atomically and fsyncs it, readable only by this user. Its name is the id of the notification, so a redelivery
+    /// overwrites it. Blocks.
     ///
     /// # Errors
-    /// When it cannot be written, or the folder would hold more than its limit.
+    /// If it cannot be written, or if the folder would exceed its limit.
     pub(super) fn keep(&self, notification: &Notification, place: &Place) -> io::Result<()> {
         if !self.path.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
@@ -65,7 +65,7 @@ impl Folder {
         let mut line = Vec::new();
         write_line(&mut line, notification, place)?;
         self.reserve(line.len() as u64)?;
-        // Made new, by a name that nobody can foresee: a link that somebody has put there is never written through.
+        // A new file with an unpredictable name, so that a link placed by somebody else is never followed.
         let unfinished = tempfile::Builder::new().prefix(".").suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.path);
         let mut file = unfinished?;
         file.write_all(&line)?;
@@ -75,9 +75,9 @@ impl Folder {
         sync_entry(&path)
     }
 
-    /// Room for so many bytes more.
+    /// Reserves this many bytes.
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        // For as long as a folder is counted, by those who need it.
+        // Held while the folder is counted, by those who need room.
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.as_ref().is_none_or(|held| held.counted.elapsed() >= COUNTED) {
             *held = Some(Held { bytes: size_of_letters(&self.path)?, counted: Instant::now() });
@@ -85,7 +85,7 @@ impl Folder {
         if let Some(held) = held.as_mut() {
             if held.bytes + bytes > self.limit_mib << 20 {
                 let full =
-                    format!("it is full: take from it, or raise dead_letter_dir_limit_mib above {}", self.limit_mib);
+                    format!("it is full: remove files, or raise dead_letter_dir_limit_mib above {}", self.limit_mib);
                 return Err(io::Error::new(io::ErrorKind::QuotaExceeded, full));
             }
             held.bytes += bytes;
@@ -103,7 +103,7 @@ fn size_of_letters(folder: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if is_letter(&path) {
-            // Whoever takes it away meanwhile makes room.
+            // Removed meanwhile.
             bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
         }
     }
@@ -116,7 +116,7 @@ impl fmt::Display for Folder {
     }
 }
 
-/// Other bridges may be writing into the folder: what is young stays. So does what cannot be removed, for it harms nobody.
+/// Removes unfinished files, except young ones, which other bridges may be writing. Failures are ignored: such files do no harm.
 fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -127,7 +127,7 @@ fn remove_abandoned(folder: &Path) {
     }
 }
 
-/// The dead letters that lie in the folder.
+/// The dead letters in the folder.
 pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -148,7 +148,7 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
     Ok(())
 }
 
-/// What was just created is only as durable as its entry in its folder.
+/// A new file is durable only once its directory entry is.
 pub(super) fn sync_entry(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()

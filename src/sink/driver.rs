@@ -1,4 +1,4 @@
-//! What a kind of sink is to everything but the line.
+//! The interface of a kind of sink to config, doctor and verify.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::verify::Audit;
 
-/// A kind of sink, as its options describe one.
+/// A kind of sink, implemented by its options.
 pub(crate) trait Kind {
     /// Its name in logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// Adds what is well written and cannot be right.
+    /// Adds what parses but cannot work.
     fn check(&self, _found: &mut Found<'_>) {}
 
-    /// What consumers can rely on.
+    /// The guarantee for consumers.
     fn guarantee(&self) -> &'static str;
 
     /// Whether replicas can share the instances.
@@ -26,29 +26,29 @@ pub(crate) trait Kind {
         false
     }
 
-    /// The options that switch off that certificates are verified.
+    /// The options that disable the verification of certificates.
     fn unverified(&self) -> Vec<&str> {
         Vec::new()
     }
 
-    /// Passwords and the like that stand in the options themselves, and not in files that they name.
+    /// Secrets that are contained in the options themselves rather than in files.
     fn secrets(&self) -> Vec<&str> {
         Vec::new()
     }
 
-    /// What does the work.
+    /// The working part.
     ///
     /// # Errors
-    /// When this build lacks it.
+    /// If this build lacks it.
     fn driver(&self) -> Result<&dyn Driver, SetupError>;
 }
 
-/// The working part of a kind of sink, which a build may lack. What blocks may block.
+/// The working part of a kind of sink, which a build may lack. All methods may block.
 pub(crate) trait Driver: Sync {
-    /// Whether the client, as it is built in, can do what the options ask for. Reads no files.
+    /// Checks that the built-in client supports the options. Reads no files.
     ///
     /// # Errors
-    /// Names what it cannot do.
+    /// Names what is not supported.
     fn supported(&self) -> Result<(), SetupError> {
         Ok(())
     }
@@ -59,10 +59,10 @@ pub(crate) trait Driver: Sync {
     /// As [`examine`](super::kind::examine).
     fn examine(&self, shards: u16) -> Vec<Check>;
 
-    /// Reads back everything that was published, and says whether its beginning is still there. With
-    /// `drain` it may consume what can be read in no other way.
+    /// Reads back everything that was published, and returns whether its beginning is still there. With `drain` it may consume what
+    /// cannot be read otherwise.
     ///
     /// # Errors
-    /// What cannot be read, and so what to change.
+    /// Names what cannot be read and what to change.
     fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, SetupError>;
 }

@@ -34,7 +34,7 @@ pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place:
     Ok(())
 }
 
-/// A line in full: what it says of itself, and the body.
+/// A whole line: the attributes and the body.
 pub(super) fn parse(line: &[u8]) -> Option<(Published, Vec<u8>)> {
     let (attributes, body) = attributes_and_body(line)?;
     Some((Published::from_attributes(attributes.iter().map(|(name, value)| (*name, value.as_str())))?, body))
@@ -53,7 +53,7 @@ fn attributes_and_body(line: &[u8]) -> Option<(Attributes<'_>, Vec<u8>)> {
     Some((attributes.filter_map(|(name, value)| Some((*name, text(value)?))).collect(), body))
 }
 
-/// The messages in whole lines, for the test of the contract.
+/// The messages of whole lines, for the contract test.
 #[cfg(test)]
 pub(super) fn read_messages(lines: &[u8]) -> Vec<super::contract_test::Message> {
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

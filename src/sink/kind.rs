@@ -1,5 +1,5 @@
-//! The kinds of sinks that are built in, and the only place that tells them apart. One more is a folder of its own and,
-//! here, a variant, an arm of the `match`, and a line for its URL.
+//! The built-in kinds of sinks, and the only place that distinguishes them. A new one needs its own folder and, here, a variant,
+//! an arm of the `match`, and a line for its URL.
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::notification::InstanceId;
 use crate::verify::{Audit, Report};
 
-/// Where notifications go: exactly one of these.
+/// Options of the sink: exactly one kind.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(rename = "Sink")]
@@ -33,7 +33,7 @@ pub enum Options {
 }
 
 impl Options {
-    /// The kind of these options.
+    /// The kind described by these options.
     pub(crate) fn kind(&self) -> &dyn Kind {
         match self {
             Self::Kafka(options) => options,
@@ -43,10 +43,10 @@ impl Options {
         }
     }
 
-    /// A sink in one word, everything else at its default.
+    /// Parses a sink URL; everything else has its default.
     ///
     /// # Errors
-    /// The known forms. `text` itself is not repeated: it may hold a password.
+    /// Lists the known forms. Does not repeat `text`, which may contain a password.
     pub fn from_url(text: &str) -> Result<Self, UnknownForm> {
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let parsed = match scheme {
@@ -73,10 +73,10 @@ impl fmt::Display for UnknownForm {
     }
 }
 
-/// Whether this build can start the sink of a config.
+/// Checks that this build can start the sink of a config.
 ///
 /// # Errors
-/// Names what it lacks.
+/// Names what is missing.
 pub fn supported(options: &Options) -> Result<(), SetupError> {
     options.kind().driver()?.supported()
 }
@@ -87,19 +87,18 @@ pub fn name(options: &Options) -> &'static str {
     options.kind().name()
 }
 
-/// What consumers can rely on with this sink.
+/// The guarantee for consumers of this sink.
 #[must_use]
 pub fn guarantee(options: &Options) -> &'static str {
     options.kind().guarantee()
 }
 
-/// Starts the sink of a config. It connects by itself, as long as it takes. What it cannot store
-/// anywhere is kept in the folder `dead_letters`, as long as that holds less than `limit_mib` MiB. The instances are divided
+/// Starts the sink of a config. It connects in the background and retries until it succeeds. Dead letters of last resort are
+/// written to the folder `dead_letters`, which may grow to `limit_mib` MiB. The instances are divided
 /// into `shards`, which replicas share; 1: nobody shares.
 ///
 /// # Errors
-/// What has to be changed in the config: a secret that cannot be read, a feature that this build
-/// lacks, an unusable property.
+/// Names what to change in the config: an unreadable secret, a feature that this build lacks, an unusable property.
 pub fn start(
     options: &Options,
     dead_letters: &Path,
@@ -110,25 +109,24 @@ pub fn start(
     options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards, metrics)
 }
 
-/// Checks what a sink needs, with ids of its own: neither ownership nor transactional id of a running
-/// bridge are touched. `shards` is into how many the instances are divided; 1: nobody shares.
+/// Checks everything that a sink needs. Affects neither the ownership nor the transactional ids of a running bridge. `shards` is
+/// the number of shards.
 pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
     let blocking = move || match options.kind().driver() {
         Ok(driver) => driver.examine(shards),
         Err(missing) => vec![Check::of_sink("build", Err(missing))],
     };
-    // The clients of Kafka and of files block.
+    // The Kafka client and files block.
     let examined = tokio::task::spawn_blocking(blocking).await;
     examined
         .unwrap_or_else(|panic| vec![Check::of_sink("doctor", Err(SetupError::new("it ended unexpectedly", panic)))])
 }
 
-/// Reads back what was published by this config, dead letters included, and holds it against the
-/// promises. `instances` are reported whether anything of them is found or not. With `drain` it may
-/// consume what can be read in no other way. Blocks.
+/// Reads back what was published with this config, including dead letters, and checks it against the guarantees. `instances` are
+/// reported even if nothing of them is found. With `drain` it may consume what cannot be read otherwise. Blocks.
 ///
 /// # Errors
-/// What cannot be read, and so what to change.
+/// Names what cannot be read and what to change.
 pub fn verify(
     options: &Options,
     dead_letters: &Path,

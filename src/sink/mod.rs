@@ -1,8 +1,7 @@
-//! Where notifications are stored: the contract between the line and a sink.
+//! The contract between the bridge and a sink, which stores notifications.
 //!
-//! A sink of your own implements [`Session`](session::Session), storage under one ownership, and
-//! [`Worker`](worker::Worker) makes a [`Sink`] of it; or it implements the traits below by itself.
-//! [`contract_test`] holds either against what they promise.
+//! To write a sink implement [`Session`](session::Session), storage under one ownership, from which [`Worker`](worker::Worker)
+//! makes a [`Sink`]; or implement the traits below directly. [`contract_test`] verifies either.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -32,53 +31,51 @@ mod shared;
 pub mod stdout;
 pub mod worker;
 
-/// A place that stores notifications durably. One object per process: it owns connections,
-/// transactions and grouping, and hands out one lane per instance.
+/// Durable storage for notifications. One object per process, which owns connections, transactions and grouping, and opens one
+/// lane per instance.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Opens the lane of an instance and tells what the sink remembers of it. A lane belongs to
-    /// the ownership (producer epoch, lock) of this moment; an earlier lane of the same instance
-    /// must no longer be used.
+    /// Opens the lane of an instance and returns what the sink remembers about it. The lane belongs to the current ownership
+    /// (producer epoch, lock); an earlier lane of the same instance must not be used any more.
     ///
-    /// Waits as long as the sink is unavailable, and says so in the log. Cancel safe.
+    /// Waits while the sink is unavailable, which is logged. Cancel safe.
     ///
     /// # Errors
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`].
     async fn open(&self, instance: InstanceId) -> Result<(Box<dyn Lane>, Memory), SinkError>;
 
-    /// Nobody opens a lane any more, and all have come to their end: whatever others may take over is given to them.
+    /// Called when all lanes have ended and no more will be opened: releases what other replicas can take over.
     async fn close(&self) {}
 }
 
-/// The way of one instance's notifications into a sink.
+/// The lane of one instance into a sink.
 #[async_trait]
 pub trait Lane: Send {
-    /// Stores the notification; `marked` as a possible duplicate. `Ok` means durably stored: it
-    /// *will* be deleted upstream. May be called again with the same notification.
+    /// Stores the notification, `marked` as a possible duplicate. `Ok` means durably stored: it *will* be deleted upstream. May be
+    /// called again with the same notification.
     ///
-    /// When it is dropped before it ends, the outcome is unknown: the sink may still store the
-    /// notification. The lane that is opened next knows whether it did.
+    /// If the future is dropped before it completes the outcome is unknown: the sink may still store the notification. The next
+    /// lane knows whether it did.
     ///
     /// # Errors
-    /// Each [`SinkError`] says what its caller has to do.
+    /// Each [`SinkError`] defines what the caller has to do.
     async fn publish(&mut self, pending: Pending, marked: bool) -> Result<Stored, SinkError>;
 
-    /// For a notification that was published before: proves that this lane still has the
-    /// ownership that it was opened with, so that deleting it is right. Publishes nothing.
+    /// For a notification that was published before: proves that the ownership of this lane still holds, so that it may be
+    /// deleted. Publishes nothing.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
     async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError>;
 
-    /// Ends when the ownership that this lane was opened with has ended: from then on the lane
-    /// stores nothing, and answers [`SinkError::Renewed`] or a harder error. Cancel safe.
+    /// Completes when the ownership of this lane has ended: from then on it stores nothing and returns [`SinkError::Renewed`] or a
+    /// more severe error. Cancel safe.
     async fn lost(&mut self);
 }
 
-/// A notification in the line's hand, given to a sink to be stored. Turning it into a [`Stored`]
-/// is how a sink says that it is.
+/// A notification that the bridge submits to a sink. A sink reports that it is stored by turning it into a [`Stored`].
 ///
-/// Only the line makes one, and a [`Notification`] alone is none:
+/// Only the bridge can create one from a [`Notification`]:
 ///
 /// ```compile_fail,E0624
 /// # use green_api_bridge::{notification::Notification, sink::Pending};
@@ -100,16 +97,16 @@ impl Pending {
         &self.0
     }
 
-    /// It is durably stored, at this place of the instance's sequence; `None` where the sink
-    /// remembers none, or where it was stored before.
+    /// Confirms that it is durably stored, with this sequence number of its instance; `None` if the sink keeps no sequence, or if it
+    /// was stored before.
     pub fn stored(self, sequence: Option<u64>) -> Stored {
         let (instance, receipt) = (self.0.instance(), self.0.receipt());
         Stored { instance, receipt, sequence, dead_letter: None, valid_until: None }
     }
 }
 
-/// Proof that a notification is durably stored; [`Pending::stored`] is the only way to one. It is
-/// what a delete asks for, so that deleting what was not stored does not compile:
+/// Proof that a notification is durably stored; [`Pending::stored`] is the only way to get one. A delete requires it, so deleting
+/// a notification that was not stored does not compile:
 ///
 /// ```
 /// # use green_api_bridge::{green_api::Queue, sink::Stored};
@@ -135,14 +132,14 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// It was stored as a dead letter.
+    /// Records that it was stored as a dead letter.
     pub fn as_dead_letter(mut self, letter: DeadLetter) -> Self {
         self.dead_letter = Some(letter);
         self
     }
 
-    /// From this moment on the ownership that it was stored under may have ended unseen: the
-    /// delete is not sent any more, and the notification is in doubt.
+    /// Sets a deadline after which the ownership may have ended unnoticed: then the delete is not sent, and the notification is in
+    /// doubt.
     pub fn only_until(mut self, moment: Instant) -> Self {
         self.valid_until = Some(moment);
         self
@@ -154,52 +151,52 @@ impl Stored {
         self.instance
     }
 
-    /// The receipt to delete it with.
+    /// The receipt with which to delete it.
     #[must_use]
     pub fn receipt(&self) -> ReceiptId {
         self.receipt
     }
 
-    /// Its place in the instance's sequence, from a sink that remembers; none if it was already stored.
+    /// Its sequence number, if the sink keeps one; `None` if it was already stored.
     #[must_use]
     pub fn sequence(&self) -> Option<u64> {
         self.sequence
     }
 
-    /// What it is kept as, if it is a dead letter.
+    /// Details if it was stored as a dead letter.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
         self.dead_letter.as_ref()
     }
 
-    /// When a delete for it may last be sent; `None`: there is no limit.
+    /// Until when its delete may be sent; `None` if there is no limit.
     #[must_use]
     pub fn valid_until(&self) -> Option<Instant> {
         self.valid_until
     }
 }
 
-/// A notification that is kept apart from the others, because it cannot go where they go.
+/// Details of a notification that was stored as a dead letter.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Where it should have gone.
+    /// The original destination.
     pub destination: String,
-    /// Where it is kept, for people: a key of the config or a path.
+    /// Where it is stored, for operators: a key of the config or a path.
     pub kept_in: Cow<'static, str>,
 }
 
 /// Why a notification became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Larger than the client or the broker takes.
+    /// Larger than the client or the broker accepts.
     TooLarge,
-    /// Refused for another reason that lies in the notification.
+    /// Refused for another reason that is specific to the notification.
     Refused,
-    /// No queue takes it.
+    /// Not routed to any queue.
     Unroutable,
-    /// It is not valid JSON, which consumers parse.
+    /// Not valid JSON, which consumers would fail to parse.
     Malformed,
 }
 
@@ -214,26 +211,25 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why a notification was not stored, by what the caller has to do. The text names no secret.
+/// Why a notification was not stored, by what the caller has to do. The text contains no secrets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SinkError {
-    /// It was not stored, for certain; others may be. Try it again on this lane, after a pause.
+    /// Certainly not stored; others may be. Retry on this lane after a pause.
     #[error("the sink refused the notification: {0}")]
     Refused(String),
-    /// As [`Refused`](Self::Refused); and there is no room for it as a dead letter either.
+    /// As [`Refused`](Self::Refused), and there is no room for it as a dead letter either.
     #[error("no room for a dead letter: {0}")]
     NoRoom(String),
-    /// It was not stored, because the lane belongs to an earlier ownership. Throw the head away, open
-    /// the lane anew and receive again.
+    /// Not stored, because the lane belongs to an earlier ownership. Discard the head, reopen the lane and receive again.
     #[error("the sink's ownership was renewed")]
     Renewed,
-    /// Whether it was stored is unknown. Throw the head away, open the lane anew and receive again.
+    /// The outcome is unknown. Discard the head, reopen the lane and receive again.
     #[error("the sink has to be opened again: {0}")]
     Reopen(String),
-    /// Another bridge took over: stop the process, and do not start it again.
+    /// Another bridge took over: stop the process and do not restart it.
     #[error("another bridge took over: {0}")]
     Fenced(String),
-    /// Nobody can store anything any more: stop the process.
+    /// Nothing can be stored any more: stop the process.
     #[error("the sink is closed: {0}")]
     Closed(String),
 }

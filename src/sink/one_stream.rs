@@ -1,4 +1,4 @@
-//! For sinks that keep dead letters in the same stream as everything else: files and standard output.
+//! For sinks with dead letters in the same stream as everything else: files and standard output.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::session::{Action, Job};
 use super::{DeadLetter, Reason};
 use crate::notification::Notification;
 
-/// A malformed body stays in the same stream, as a dead letter.
+/// A malformed body is written to the same stream, as a dead letter.
 pub(super) fn malformed(notification: &Notification, stream: &dyn fmt::Display) -> Option<DeadLetter> {
     let letter = || DeadLetter {
         reason: Reason::Malformed,
@@ -16,7 +16,7 @@ pub(super) fn malformed(notification: &Notification, stream: &dyn fmt::Display) 
     notification.is_malformed().then(letter)
 }
 
-/// Answers a job, of which the line is durably stored.
+/// Answers a job whose line is durably stored.
 pub(super) fn answer(job: Job, sequence: Option<u64>, stream: &dyn fmt::Display) {
     match malformed(job.notification(), stream) {
         Some(letter) if job.action() != Action::Prove => job.dead_lettered(sequence, letter),

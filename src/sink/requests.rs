@@ -1,4 +1,4 @@
-//! What the lanes of a shard ask of its thread.
+//! Requests of the lanes of a shard to its thread.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,11 @@ use super::session::Job;
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
 
-/// What a lane belongs to.
+/// The ownership to which a lane belongs.
 #[derive(Clone)]
 pub(super) struct Ownership {
     pub number: u64,
-    /// Cancelled when it has ended.
+    /// Cancelled when the ownership has ended.
     pub ended: CancellationToken,
 }
 
@@ -42,10 +42,10 @@ impl Request {
     }
 }
 
-/// What the lanes ask for, in their order.
+/// Requests of the lanes, in their order.
 pub(super) struct Requests {
     waiting: mpsc::UnboundedReceiver<Request>,
-    /// Those that were taken too early.
+    /// Requests that were put back.
     held: VecDeque<Request>,
 }
 
@@ -55,22 +55,22 @@ impl Requests {
         (requests, Self { waiting, held: VecDeque::new() })
     }
 
-    /// Blocks; `None` when all lanes are gone.
+    /// Blocks until there is a request. `None` when all lanes are gone.
     pub fn wait(&mut self) -> Option<Request> {
         self.held.pop_front().or_else(|| self.waiting.blocking_recv())
     }
 
-    /// What waits, if anything does.
+    /// The next request, if one is waiting.
     pub fn next(&mut self) -> Option<Request> {
         self.held.pop_front().or_else(|| self.waiting.try_recv().ok())
     }
 
-    /// It comes again, as the first.
+    /// Puts a request back as the first one.
     pub fn put_back(&mut self, request: Request) {
         self.held.push_front(request);
     }
 
-    /// While another replica works on the shard: nobody waits for what this one will not store. False when all lanes are gone.
+    /// Refuses waiting jobs while another replica holds the shard. Returns false when all lanes are gone.
     pub fn stand_by(&mut self) -> bool {
         while let Ok(request) = self.waiting.try_recv() {
             self.held.push_back(request);

@@ -1,8 +1,7 @@
-//! What a sink implements to be served by a [`Worker`](super::worker::Worker): storage under one
-//! ownership.
+//! What a sink implements to be run by a [`Worker`](super::worker::Worker): storage under one ownership.
 #![cfg_attr(
     not(any(feature = "kafka", feature = "amqp")),
-    allow(dead_code, reason = "files and standard output need no folder for dead letters")
+    allow(dead_code, reason = "files and standard output do not use the folder for dead letters")
 )]
 
 use std::fmt;
@@ -18,18 +17,18 @@ use crate::doubt::Memory;
 use crate::error::{Chain, SetupError};
 use crate::notification::{InstanceId, Notification};
 
-/// Takes the ownerships of a sink, one after the other, and keeps what outlives them: a closure, or a
-/// type whose sessions borrow from it.
+/// Opens the sessions of a sink, one after the other, and holds what outlives them: a closure, or a type from which sessions
+/// borrow.
 pub trait Acquire {
-    /// What an ownership gives.
+    /// The session type.
     type Session<'a>: Session
     where
         Self: 'a;
 
-    /// Takes a new ownership of the shard; the session before is dropped by then. It may block.
+    /// Takes ownership of the shard. The previous session has been dropped. May block.
     ///
     /// # Errors
-    /// As they say, it is called again, or never.
+    /// The error determines whether and when it is called again.
     fn acquire(&mut self, shard: Shard) -> Result<Self::Session<'_>, SessionError>;
 }
 
@@ -44,49 +43,46 @@ impl<S: Session, A: FnMut(Shard) -> Result<S, SessionError>> Acquire for A {
     }
 }
 
-/// Storage under one ownership of a shard: a connection and what keeps rivals out, such as a lock, a
-/// producer epoch or an exclusive queue. It is gone when it is dropped.
+/// Storage under one ownership of a shard: a connection and a fence against other owners, such as a lock, a producer epoch or an
+/// exclusive queue. Dropping it ends the ownership.
 ///
-/// All of it runs on a thread of its own and may block.
+/// All methods run on a dedicated thread and may block.
 pub trait Session {
-    /// What is remembered of an instance. [`Memory::Nothing`] only if nothing was ever stored for
-    /// it; [`Memory::Unknown`] where that cannot be known.
+    /// What is remembered about an instance. [`Memory::Nothing`] only if nothing was ever stored for it; [`Memory::Unknown`] if that
+    /// cannot be known.
     fn memory(&self, instance: InstanceId) -> Memory;
 
-    /// Whether it still has its ownership and could store, asked every few seconds while there is
-    /// nothing to store.
+    /// Checks that ownership still holds and that storing is possible. Called every few seconds while there is nothing to store.
     ///
     /// # Errors
-    /// Any of them ends the session.
+    /// Every error ends the session.
     fn probe(&mut self) -> Result<(), SessionError> {
         Ok(())
     }
 
-    /// Stores all of them, at most one per instance, and answers each: [`Job::stored`],
-    /// [`Job::dead_lettered`], or [`Job::fail`] with [`SinkError::Refused`] for one that was not
-    /// stored for a reason of its own. A job is answered only when its fate is certain.
+    /// Stores the jobs, at most one per instance, and answers each: [`Job::stored`], [`Job::dead_lettered`], or [`Job::fail`] with
+    /// [`SinkError::Refused`] if it was not stored for a reason of its own. A job must be answered only when its outcome is certain.
     ///
     /// # Errors
-    /// Any of them ends the session. What is left in `jobs`, or was dropped without an answer, is
-    /// taken as unknown: its lanes are opened anew, under the next ownership, or learn there that
-    /// there will be none.
+    /// Every error ends the session. Jobs that are left in `jobs`, or were dropped without an answer, have an unknown outcome:
+    /// their lanes are reopened under the next ownership, or get an error if there will be none.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError>;
 }
 
-/// Why there is no session, or no longer. The text names no secret.
+/// Why there is no session, or why it ended. The text contains no secrets.
 #[derive(Clone, Debug)]
 pub enum SessionError {
-    /// The next session is to be started at once: nothing is wrong, but this one cannot go on.
+    /// Open the next session immediately: nothing is wrong, but this one cannot continue.
     Renew(String),
-    /// To be tried again after a growing pause.
+    /// Retry after a growing pause.
     Unavailable(String),
-    /// Another bridge holds the ownership; to be tried again every second.
+    /// Another bridge holds ownership; retry every second.
     Owned(String),
-    /// The shard is for another replica to work on: nothing is wrong. To be asked again soon.
+    /// The shard is assigned to another replica; check again soon.
     Elsewhere,
-    /// Another bridge took the ownership: never to be tried again.
+    /// Another bridge took ownership; never retry.
     Fenced(String),
-    /// Nobody reads any more: never to be tried again.
+    /// The destination is closed; never retry.
     Closed(String),
 }
 
@@ -105,42 +101,42 @@ impl fmt::Display for SessionError {
         | Self::Fenced(cause)
         | Self::Closed(cause)) = self
         else {
-            return formatter.write_str("another replica works on the shard");
+            return formatter.write_str("another replica holds the shard");
         };
         formatter.write_str(cause)
     }
 }
 
-/// What is asked for.
+/// The requested action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Store it; `marked` as a possible duplicate.
+    /// Store it, `marked` as a possible duplicate.
     Publish {
-        /// Another copy may exist.
+        /// Whether another copy may exist.
         marked: bool,
     },
-    /// It is stored; prove that the ownership still stands.
+    /// It is already stored; prove that ownership still holds.
     Prove,
 }
 
-/// One notification to store, and the lane that waits for it.
+/// A notification to store, and the lane that waits for the answer.
 #[derive(Debug)]
 pub struct Job {
     pub(super) ownership: u64,
     pub(super) pending: Pending,
     pub(super) action: Action,
-    /// It lies in the folder for dead letters by now, for this reason.
+    /// Set once it was written to the folder for dead letters, for this reason.
     pub(super) kept: Option<Reason>,
-    /// How long the ownership is sure to last.
+    /// Until when ownership is guaranteed.
     pub(super) valid_until: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Answer, SinkError>>,
 }
 
-/// What a session has to say of a notification.
+/// The answer of a session to a job.
 #[derive(Debug)]
 pub(super) enum Answer {
     Stored(Stored),
-    /// It is to be kept in this folder, and then handed in again: a slow disk stops its own lane alone.
+    /// Write it to this folder, then submit it again: a slow disk delays only its own lane.
     Keep {
         pending: Pending,
         folder: Folder,
@@ -149,43 +145,42 @@ pub(super) enum Answer {
 }
 
 impl Job {
-    /// What it is about.
+    /// The notification.
     #[must_use]
     pub fn notification(&self) -> &Notification {
         self.pending.notification()
     }
 
-    /// What is to be done.
+    /// The requested action.
     #[must_use]
     pub fn action(&self) -> Action {
         self.action
     }
 
-    /// From this moment on another may have the ownership without anybody's having noticed: see [`Stored::only_until`].
+    /// From this time on ownership may have ended unnoticed: see [`Stored::only_until`].
     #[must_use]
     pub fn only_until(self, moment: Instant) -> Self {
         Self { valid_until: Some(moment), ..self }
     }
 
-    /// It is durably stored, at this place of a sequence that is remembered; or the ownership is
-    /// proved.
+    /// Answers that it is durably stored, with this sequence number if the sink remembers one, or that ownership was proven.
     pub fn stored(self, sequence: Option<u64>) {
         let stored = self.pending.stored(sequence);
         answer(self.reply, Ok(Answer::Stored(limited(stored, self.valid_until))));
     }
 
-    /// It is durably stored, as a dead letter.
+    /// Answers that it is durably stored as a dead letter.
     pub fn dead_lettered(self, sequence: Option<u64>, letter: DeadLetter) {
         let stored = self.pending.stored(sequence).as_dead_letter(letter);
         answer(self.reply, Ok(Answer::Stored(limited(stored, self.valid_until))));
     }
 
-    /// It is to be kept in the folder at this place, as a dead letter, and comes again when it is.
+    /// Requests that it be written to the folder as a dead letter, after which it is submitted again.
     pub(super) fn keep_in(self, folder: &Folder, place: Place) {
         answer(self.reply, Ok(Answer::Keep { pending: self.pending, folder: folder.clone(), place }));
     }
 
-    /// It is not stored, or that is unknown, as the error says.
+    /// Answers that it is not stored, or that the outcome is unknown, depending on the error.
     pub fn fail(self, error: SinkError) {
         answer(self.reply, Err(error));
     }
@@ -199,11 +194,11 @@ fn limited(stored: Stored, until: Option<Instant>) -> Stored {
 }
 
 fn answer(reply: oneshot::Sender<Result<Answer, SinkError>>, answer: Result<Answer, SinkError>) {
-    // Nobody waits any more when the process stops; then there is nobody to tell.
+    // While the process stops nobody may be waiting.
     drop(reply.send(answer));
 }
 
-/// Takes out what is to be published and is not valid JSON: it is kept as a dead letter.
+/// Removes the jobs to be published that are not valid JSON: they are stored as dead letters.
 pub fn extract_malformed(jobs: &mut Vec<Job>) -> Vec<Job> {
     jobs.extract_if(.., |job| job.action != Action::Prove && job.notification().is_malformed()).collect()
 }

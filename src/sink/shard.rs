@@ -1,13 +1,13 @@
-//! How the instances of a sink are divided.
+//! The division of instances into shards.
 
 use murmur2::murmur2;
 
 use crate::notification::InstanceId;
 
-/// The seed of Kafka's own clients.
+/// The seed used by Kafka's clients.
 const SEED: u32 = 0x9747_b28c;
 
-/// One of the parts into which a sink divides its instances; each has an ownership of its own.
+/// One of the parts into which a sink divides its instances. Each shard has its own owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shard(u16);
 
@@ -16,18 +16,18 @@ impl Shard {
         Self(index)
     }
 
-    /// The shard of an instance among so many: the partition that Kafka's producers choose for its id as a key.
+    /// The shard of an instance, one of `count`: the partition that Kafka's producers choose for its id as the key.
     pub(super) fn of(instance: InstanceId, count: u16) -> Self {
         Self(u16::try_from(partition_of(&instance.to_string(), count.into())).unwrap_or(0))
     }
 
-    /// What there is for the shard of an instance, among one for each of them.
+    /// The element of `each` that belongs to the shard of an instance.
     pub(crate) fn of_instance<T>(instance: InstanceId, each: &[T]) -> Option<&T> {
         let count = u16::try_from(each.len()).unwrap_or(u16::MAX);
         each.get(usize::from(Self::of(instance, count).index()))
     }
 
-    /// Its number, from 0.
+    /// Its number, starting with 0.
     #[must_use]
     pub fn index(self) -> u16 {
         self.0

@@ -1,4 +1,4 @@
-//! What is seen of a shard from beside its thread, because that is what may be stuck.
+//! Watches a shard from outside its thread, because the thread itself may be stuck.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +15,7 @@ use crate::metrics::ShardStatus;
 /// How often an idle session is probed.
 const PROBE_SECS: u64 = 5;
 
-/// How long a shard that is for this replica to work on may take to open.
+/// How long an assigned shard may take to open before that is reported.
 const OVERDUE_SECS: u32 = 30;
 
 /// Looks at a shard once a second.

@@ -1,5 +1,8 @@
-//! A sink that replicas share.
-#![cfg_attr(not(any(feature = "kafka", feature = "amqp")), allow(dead_code, reason = "others have one owner"))]
+//! A sink that is shared by replicas.
+#![cfg_attr(
+    not(any(feature = "kafka", feature = "amqp")),
+    allow(dead_code, reason = "other sinks have a single owner")
+)]
 
 use std::sync::Arc;
 
@@ -11,17 +14,17 @@ use super::{Lane, Sink, SinkError};
 use crate::doubt::Memory;
 use crate::notification::InstanceId;
 
-/// What hands the shards out.
+/// Membership in whatever assigns the shards.
 #[async_trait]
 pub(super) trait Sharing: Send + Sync {
-    /// What it has handed out.
+    /// The current assignment.
     fn assignment(&self) -> &Assignment;
 
-    /// Gives all shards back, so that others take over at once. Waits until that is done.
+    /// Releases all shards, so that others take over immediately, and waits until that is done.
     async fn leave(&self);
 }
 
-/// A worker of all shards, of which it works on those that are here.
+/// A worker with a thread per shard, each of which has a session only while its shard is assigned to this replica.
 pub(super) struct Shared<S: Sharing> {
     worker: Worker,
     sharing: Arc<S>,

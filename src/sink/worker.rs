@@ -1,8 +1,7 @@
-//! The engine under the built-in sinks, for any other as well: one thread holds the ownership and
-//! stores. The lanes hand it their notifications; whatever waits while it stores is stored together
-//! next.
+//! The engine of the built-in sinks, usable for others as well: a dedicated thread holds ownership and stores. Lanes submit their
+//! notifications to it, and those that wait while it stores become the next group.
 //!
-//! A thread of its own, because the clients of Kafka and of files block.
+//! It is a thread because the Kafka client and files block.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,16 +26,16 @@ use crate::doubt::Memory;
 use crate::metrics::{Metrics, ShardStatus, SinkMetrics};
 use crate::notification::InstanceId;
 
-/// At most this many notifications are stored together.
+/// Maximum number of notifications in a group.
 const GROUP: usize = 500;
 
-/// How often it is looked whether a shard is to be worked on.
+/// How often a thread checks whether its shard was assigned to this replica.
 const STAND_BY_PAUSE: Duration = Duration::from_millis(50);
 
-/// A [`Sink`] made of a [`Session`], one at a time; or of several, one at a time for each shard.
+/// A [`Sink`] that runs sessions, one at a time per shard.
 pub struct Worker {
     metrics: Metrics,
-    /// Of each shard.
+    /// By shard.
     requests: Vec<mpsc::UnboundedSender<Request>>,
 }
 
@@ -74,14 +73,14 @@ impl Worker {
 }
 
 impl Worker {
-    /// For each shard what has its session probed at once: when there is reason to believe that its ownership has ended.
+    /// For each shard a function that probes its session immediately, to be called when its ownership may have ended.
     #[must_use]
     pub fn probers(&self) -> Vec<Box<dyn Fn() + Send + Sync>> {
         let prober = |requests: &mpsc::UnboundedSender<Request>| -> Box<dyn Fn() + Send + Sync> {
             let requests = requests.downgrade();
             Box::new(move || {
                 if let Some(requests) = requests.upgrade() {
-                    // Refused only when the thread is gone.
+                    // Fails only if the thread is gone.
                     drop(requests.send(Request::Probe));
                 }
             })
@@ -113,7 +112,7 @@ fn start(
     Ok(requests)
 }
 
-/// However the thread ends, the sink is down.
+/// Reports the sink as down when the thread ends, in whatever way.
 struct Gone(Arc<ShardStatus>);
 
 impl Drop for Gone {
@@ -131,7 +130,7 @@ fn serve(
     status: &ShardStatus,
 ) -> Result<(), SinkError> {
     let mut backoff = Backoff::new();
-    // Since a group could not be stored: taking ownership again does not show that the next one can be.
+    // Set when a group could not be stored: taking ownership again does not prove that the next group can be.
     let mut doubtful = None::<Doubtful>;
     for number in 0.. {
         let mut session = loop {
@@ -152,7 +151,7 @@ fn serve(
             };
             thread::sleep(pause);
         };
-        // Before its conditions: whoever looks after that has nothing to enter.
+        // Before the conditions are cleared, so that the watch does not raise them again.
         if let Some(took) = status.opened() {
             sink.opening_seconds.observe(took);
         }
@@ -172,13 +171,13 @@ fn serve(
             let stored = if only_probes { session.probe() } else { session.store(&mut jobs) };
             if matches!(stored, Err(SessionError::Elsewhere)) {
                 status.left.increase();
-                // At once: what is left to another is no reason not to be ready.
+                // Immediately: a shard held elsewhere does not affect readiness.
                 status.stand_by();
             }
             status.up.store(matches!(stored, Ok(()) | Err(SessionError::Renew(_))), Relaxed);
             status.busy_since.set(0);
             if let Err(failure) = stored {
-                // What was answered is stored, whatever failed behind it.
+                // Answered jobs are stored, whatever failed after them.
                 doubtful = (!jobs.is_empty()).then_some(Doubtful { probes: 0 }).or(doubtful);
                 for job in jobs {
                     job.fail(SinkError::Reopen(failure.to_string()));
@@ -205,27 +204,27 @@ fn serve(
     Ok(())
 }
 
-/// How often in a row the sink was found well after a failure to store.
+/// Counts successful probes after a failure to store.
 struct Doubtful {
     probes: u32,
 }
 
 impl Doubtful {
-    /// After something was stored; or a while later, when nothing is left that would be.
+    /// True after something was stored, or after several probes if there is nothing to store.
     fn is_over(&mut self, only_probed: bool) -> bool {
         self.probes += 1;
         !only_probed || self.probes >= 3
     }
 }
 
-/// Waits for something to store, then takes all that waits, and whether to probe. Opens lanes on the
-/// way; `None` when all lanes are gone.
+/// Waits for a request, then takes all waiting ones: returns the jobs and whether to probe. Opens lanes on the way. `None` when
+/// all lanes are gone.
 fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership) -> Option<(Vec<Job>, bool)> {
     let (mut jobs, mut instances, mut probe) = (Vec::<Job>::new(), HashSet::new(), false);
     let mut next = Some(requests.wait()?);
     while let Some(request) = next {
-        // Only a lane whose publish was dropped asks for more while that is under way, or the lane after it: what is
-        // remembered then depends on this group.
+        // A second request of an instance follows a publish that was dropped. Its answer depends on this group, so it has to
+        // wait.
         if request.instance().is_some_and(|instance| instances.contains(&instance)) {
             requests.put_back(request);
             break;
@@ -280,7 +279,7 @@ impl Sink for Worker {
         let requests = Shard::of_instance(instance, &self.requests).cloned().ok_or_else(thread_ended)?;
         requests.send(Request::Open(instance, reply)).map_err(|_gone| thread_ended())?;
         let (ownership, memory) = answer.await.map_err(|_gone| thread_ended())??;
-        // Thousands of lanes wait for its end: each on a token of its own, for they would share a lock.
+        // Thousands of lanes wait for it: a child token for each, because waiters of one token share a lock.
         let (metrics, lost) = (self.metrics.clone(), ownership.ended.child_token());
         let lane = OwnedLane { metrics, lost, ownership: ownership.number, requests };
         Ok((Box::new(lane), memory))
@@ -319,7 +318,7 @@ impl OwnedLane {
     }
 }
 
-/// Writes it beside the threads that serve others.
+/// Writes it on a blocking thread, so that other lanes are not delayed.
 async fn keep(pending: Pending, folder: Folder, place: Place) -> Result<Pending, SinkError> {
     let written = tokio::task::spawn_blocking(move || {
         let kept = folder.keep(pending.notification(), &place);

@@ -109,7 +109,7 @@ async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     assert_eq!(check, "session_timeout");
     assert_eq!(
         told,
-        "`session.timeout.ms` is 100, and brokers take 1000 to 1800000: set it in `sink.kafka.properties`"
+        "`session.timeout.ms` is 100, and brokers accept 1000 to 1800000: set it in `sink.kafka.properties`"
     );
     for shards in [1, 3] {
         let of_ledger = failed_of_sink(&scene, &with("", shards));

@@ -126,7 +126,7 @@ async fn what_is_no_regular_file_is_refused_without_being_opened() {
     for path in ["fifo", "/dev/null", "."] {
         let (code, stdout, stderr) = run(&mut scene.command(&format!("file:{path}")));
         assert_eq!((code, stdout.as_str()), (78, ""), "{path}: {stderr}");
-        assert!(stderr.contains("sink.file.path") && stderr.contains("no regular file"), "{stderr}");
+        assert!(stderr.contains("sink.file.path") && stderr.contains("not a regular file"), "{stderr}");
     }
 }
 
@@ -142,7 +142,7 @@ async fn a_file_that_is_made_is_for_its_user_alone_and_not_where_a_link_leads() 
     fs::rename(scene.path("out.jsonl"), scene.path("moved.jsonl")).unwrap();
     symlink("elsewhere", scene.path("out.jsonl")).unwrap();
     scene.push(["2"]);
-    bridge.wait_for_log("it is a link that leads to no file");
+    bridge.wait_for_log("it is a dangling link");
     assert!(!scene.path("elsewhere").exists());
     fs::remove_file(scene.path("out.jsonl")).unwrap();
     scene.drained();
@@ -150,7 +150,7 @@ async fn a_file_that_is_made_is_for_its_user_alone_and_not_where_a_link_leads() 
     fs::remove_file(scene.path("out.jsonl")).ok();
     symlink("elsewhere", scene.path("out.jsonl")).unwrap();
     let (code, _, told) = run(&mut scene.command("file:out.jsonl"));
-    assert!(code == 78 && told.contains("it is a link that leads to no file"), "{code} {told}");
+    assert!(code == 78 && told.contains("it is a dangling link"), "{code} {told}");
     assert!(!scene.path("elsewhere").exists());
     // What somebody has made is used as it is, and that is told.
     fs::write(scene.path("elsewhere"), "").unwrap();

@@ -63,7 +63,7 @@ async fn a_pipe_in_the_place_of_any_file_is_told_at_the_start_and_nobody_waits_f
         let mut bridge = start(&scene);
         eventually(&format!("the end of {token} {more} {sink}"), || bridge.has_ended());
         let told = bridge.log();
-        assert!(told.contains("fifo") && told.contains("no regular file"), "{token} {more} {sink}: {told}");
+        assert!(told.contains("fifo") && told.contains("not a regular file"), "{token} {more} {sink}: {told}");
         assert_eq!(bridge.ended().code(), Some(78));
     }
 }
@@ -109,15 +109,15 @@ async fn what_is_no_file_in_the_folder_of_instances_disturbs_no_other() {
     let bridge = start(&scene);
     stored(&scene, &one, 1);
     make_pipe(&scene.path("instances/fifo.yaml"));
-    bridge.wait_for_log("fifo.yaml: cannot be read: it is no regular file");
+    bridge.wait_for_log("fifo.yaml: cannot be read: it is not a regular file");
     symlink("/dev/zero", scene.path("instances/zero.yaml")).unwrap();
-    bridge.wait_for_log("zero.yaml: cannot be read: it is no regular file");
+    bridge.wait_for_log("zero.yaml: cannot be read: it is not a regular file");
     fs::create_dir(scene.path("instances/folder.yaml")).unwrap();
-    bridge.wait_for_log("folder.yaml: cannot be read: it is no regular file");
+    bridge.wait_for_log("folder.yaml: cannot be read: it is not a regular file");
     write_instance(&scene, "two.yaml", &other, &format!("api_token: {TOKEN}"));
     stored(&scene, &other, 1);
     let log = bridge.log();
-    assert!(log.matches("no regular file").count() == 3 && !log.contains(".#b"), "each once: {log}");
+    assert!(log.matches("not a regular file").count() == 3 && !log.contains(".#b"), "each once: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! The sink `file`: one `CloudEvents` JSON object a line, exactly once. The file is its own memory: an
-//! instance's last line tells what was published last.
+//! The sink `file`: one `CloudEvents` JSON object per line, exactly once. The file is its own memory: the last line of an instance
+//! shows what was published last.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub(super) const FORM: &str = "file:PATH";
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "File")]
 pub struct Options {
-    /// Appended to, one line a notification. A regular file: move it away to rotate it.
+    /// Regular file to which one line per notification is appended. Move it to rotate it.
     pub path: PathBuf,
 }
 
@@ -67,9 +67,9 @@ impl Kind for Options {
 }
 
 impl Driver for Options {
-    /// One bridge locks the file. `Ok` from a publish means fsynced.
+    /// The file is locked by one bridge. `Ok` from a publish means fsynced.
     fn start(&self, _dead_letters: Folder, _shards: u16, metrics: &Metrics) -> Result<Arc<dyn Sink>, SetupError> {
-        // One that does not answer is the sink's to wait for.
+        // The sink waits for a file system that does not respond.
         input_file::beside(&self.path, |path| Ok(session::require_regular(path))).unwrap_or(Ok(()))?;
         let path = self.path.clone();
         let worker = Worker::start(metrics, move |_shard| session::LinesFile::acquire(&path));
@@ -86,7 +86,7 @@ impl Driver for Options {
     }
 }
 
-/// Whether the file, or else its folder, can be written. Neither locks nor creates it.
+/// Checks that the file, or else its folder, is writable. Neither locks nor creates it.
 fn examine(path: &Path) -> Result<String, SetupError> {
     let context = |error: io::Error| SetupError::new(format!("sink.file.path {}", path.display()), error);
     session::require_regular(path)?;

@@ -1,4 +1,4 @@
-//! Lines as they were written, for the sink's memory and for `verify`.
+//! Reads lines back, for the memory of the sink and for `verify`.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -22,7 +22,7 @@ pub(super) struct Remembered {
     pub fingerprint: Fingerprint,
 }
 
-/// What the whole file says of each instance.
+/// What was published last for each instance, from the whole file.
 pub(super) fn last_of_each(file: &mut (impl Read + Seek)) -> io::Result<HashMap<InstanceId, Remembered>> {
     file.seek(SeekFrom::Start(0))?;
     let mut remembered = HashMap::new();
@@ -36,7 +36,7 @@ pub(super) fn last_of_each(file: &mut (impl Read + Seek)) -> io::Result<HashMap<
     Ok(remembered)
 }
 
-/// Everything that was published into the file.
+/// Everything that was published to the file.
 pub(super) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
     each_line(input_file::open(path)?, |line| {
         let (published, body) = parse(line)?;
@@ -45,13 +45,13 @@ pub(super) fn audit(path: &Path, audit: &mut Audit) -> io::Result<()> {
     })
 }
 
-/// Hands every whole line to `take`, which says `None` to one that is not the bridge's.
+/// Passes every whole line to `take`, which returns `None` for lines that the bridge did not write.
 fn each_line(file: impl Read, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::Result<()> {
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let (mut line, mut number) = (Vec::new(), 0_u64);
     while reader.read_until(b'\n', &mut line)? > 0 {
         number += 1;
-        // What ends without a line feed is being written, or was torn by a crash.
+        // A line without a line feed is being written, or was left incomplete by a crash.
         if line.ends_with(b"\n") && take(&line).is_none() {
             warn!(number, "a line of the sink's file is not the bridge's: it is passed over");
         }
@@ -60,7 +60,7 @@ fn each_line(file: impl Read, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::
     Ok(())
 }
 
-/// What a line says of itself, whoever wrote it.
+/// The attributes of a line.
 #[derive(Deserialize)]
 struct Line<'a> {
     idinstance: String,

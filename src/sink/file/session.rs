@@ -1,5 +1,4 @@
-//! The file: locked by its owner, fsynced, and its own memory. It is the one that its path names;
-//! whoever moves or removes it gets a new one there.
+//! The file: locked by its owner, fsynced, and its own memory. If it is moved or removed, a new one is created at the path.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
@@ -25,24 +24,24 @@ use crate::sink::session::{Action, Job, Session, SessionError};
 pub(super) struct LinesFile {
     path: PathBuf,
     file: File,
-    /// What of it is whole and on the disk.
+    /// The length that is complete and fsynced.
     length: u64,
     remembered: HashMap<InstanceId, Remembered>,
-    /// What stands in the files that this process wrote before at the path.
+    /// The memory of files that this process wrote before at the same path.
     earlier: HashMap<InstanceId, Remembered>,
 }
 
-/// What a path has become of a file that was opened there.
+/// What happened to a file that was opened at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Named {
     Ours,
-    /// The file has another name now.
+    /// It has another name now.
     Moved,
-    /// The file has no name any more.
+    /// It has no name any more.
     Removed,
 }
 
-/// How often a group is written again when its file is removed meanwhile.
+/// How often a group is written again if its file is removed meanwhile.
 const ATTEMPTS: usize = 3;
 
 impl LinesFile {
@@ -50,7 +49,7 @@ impl LinesFile {
         let context =
             |error: &io::Error| SessionError::Unavailable(format!("sink.file.path {}: {error}", path.display()));
         for _ in 0..ATTEMPTS {
-            // Others are not even opened: that may block, or have an effect.
+            // Other files are not opened at all, because that may block or have side effects.
             require_regular(path)?;
             let mut file = open(path).map_err(|error| context(&error))?;
             match file.try_lock() {
@@ -63,7 +62,7 @@ impl LinesFile {
                 }
                 Err(TryLockError::Error(error)) => return Err(context(&error)),
             }
-            // Between opening and locking its last owner may have been told of a move.
+            // The previous owner may have moved to a new file between opening and locking.
             if named(path, &file).map_err(|error| context(&error))? != Named::Ours {
                 continue;
             }
@@ -72,33 +71,33 @@ impl LinesFile {
             let length = file.metadata().map_err(|error| context(&error))?.len();
             return Ok(Self { path: path.to_owned(), file, length, remembered, earlier: HashMap::new() });
         }
-        Err(SessionError::Unavailable(format!("sink.file.path {}: something moves it again and again", path.display())))
+        Err(SessionError::Unavailable(format!("sink.file.path {}: it is moved repeatedly", path.display())))
     }
 }
 
-/// A path where a file can be: a regular one, or nothing yet.
+/// Checks that the path is a regular file, or that nothing is there yet.
 pub(super) fn require_regular(path: &Path) -> Result<(), SetupError> {
     match path.metadata() {
         Ok(found) if !found.is_file() => {
-            Err(format!("sink.file.path {}: it is no regular file: name one, or use the sink `stdout`", path.display())
+            Err(format!("sink.file.path {}: it is not a regular file: use one, or the sink `stdout`", path.display())
                 .into())
         }
-        // No file is made where a link leads.
+        // Files are not created through links.
         Err(_) if path.is_symlink() => {
-            Err(format!("sink.file.path {}: it is a link that leads to no file: name one", path.display()).into())
+            Err(format!("sink.file.path {}: it is a dangling link: use a regular file", path.display()).into())
         }
         _ => Ok(()),
     }
 }
 
-/// For appending to a file that is there.
+/// Opens an existing file for appending.
 pub(super) fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
     options
 }
 
-/// The file that is there, as it is; or a new one, for this user alone, and at no other place than the path.
+/// Opens the existing file, or creates a new one that only this user can read, exactly at the path.
 fn open(path: &Path) -> io::Result<File> {
     let file = match appending().open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => appending().create_new(true).mode(0o600).open(path),
@@ -106,7 +105,7 @@ fn open(path: &Path) -> io::Result<File> {
     }?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file any more"));
+        return Err(io::Error::other("it is not a regular file any more"));
     }
     if input_file::is_news_that_others_read(path, &metadata) {
         warn!(path = %path.display(), "others can read the sink's file");
@@ -133,7 +132,7 @@ impl Session for LinesFile {
         }
     }
 
-    /// Whoever starts at the path must find it locked, also while there is nothing to store.
+    /// Another bridge must find the path locked even while there is nothing to store.
     fn probe(&mut self) -> Result<(), SessionError> {
         match self.named()? {
             Named::Ours => Ok(()),
@@ -151,7 +150,7 @@ impl Session for LinesFile {
             }
             let named = self.named()?;
             if named == Named::Removed {
-                // Nobody can read what is in it.
+                // Its contents are unreachable.
                 self.begin_another()?;
                 continue;
             }
@@ -164,15 +163,12 @@ impl Session for LinesFile {
             }
             return if named == Named::Moved { self.begin_another() } else { Ok(()) };
         }
-        Err(SessionError::Unavailable(format!(
-            "sink.file.path {}: something removes it again and again",
-            self.path.display()
-        )))
+        Err(SessionError::Unavailable(format!("sink.file.path {}: it is removed repeatedly", self.path.display())))
     }
 }
 
 impl LinesFile {
-    /// Writes a line for each that is to be published, at the end of its instance's sequence.
+    /// Writes a line for each job to be published, with the next sequence number of its instance.
     fn write(&mut self, jobs: &[Job]) -> Result<Vec<Option<u64>>, SessionError> {
         let mut lines = Vec::new();
         let mut sequences = Vec::with_capacity(jobs.len());
@@ -198,14 +194,14 @@ impl LinesFile {
         named(&self.path, &self.file).map_err(|error| self.unavailable(&error))
     }
 
-    /// Whether it is shorter than what was written.
+    /// Whether the file is shorter than what was written.
     fn is_cut(&self) -> Result<bool, SessionError> {
         let metadata = self.file.metadata().map_err(|error| self.unavailable(&error))?;
         Ok(metadata.len() < self.length)
     }
 
-    /// The next group goes to the file that is at the path, or is made there. What was published
-    /// before stays known, and the sequences are those of that file.
+    /// Continues with the file at the path, or creates one. What was published before stays known; sequences are those of the new
+    /// file.
     fn begin_another(&mut self) -> Result<(), SessionError> {
         info!(path = %self.path.display(), "the sink's file was moved or removed: going on in a new one");
         let next = Self::acquire(&self.path)?;
@@ -222,14 +218,13 @@ impl LinesFile {
     fn exhausted(&self, instance: InstanceId) -> SessionError {
         let path = self.path.display();
         SessionError::Unavailable(format!(
-            "sink.file.path {path}: the last line of instance {instance} has an impossible sequence: move the file away"
+            "sink.file.path {path}: the last line of instance {instance} has an invalid sequence: move the file away"
         ))
     }
 
-    /// All of it on the disk, or none of it in the file: what a failed fsync leaves behind reads
-    /// like a line and may be gone after a power cut.
+    /// Writes and fsyncs all of it, or removes it: after a failed fsync the data is readable but may be lost in a power failure.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        // Not what it was after the last group: somebody may have cut it since.
+        // Not the length after the last group: the file may have been truncated since.
         let before = self.file.metadata()?.len();
         let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
         match written {
@@ -240,8 +235,7 @@ impl LinesFile {
     }
 }
 
-/// A crash in the middle of a write leaves a last line without its line feed: it was never
-/// reported as stored, so it goes. Then everything that is left is on the disk, not only written.
+/// Removes a last line without a line feed, left by a crash and never reported as stored. Then fsyncs everything.
 fn cut_torn_line(file: &mut File) -> io::Result<()> {
     let (end, length) = (end_of_last_line(file)?, file.seek(SeekFrom::End(0))?);
     if end < length {
@@ -267,7 +261,7 @@ pub(super) fn end_of_last_line(file: &mut (impl Read + Seek)) -> io::Result<u64>
     Ok(0)
 }
 
-/// From 1 on. None behind the largest of all, which only somebody else can have written.
+/// The next sequence number, starting with 1. `None` after the largest possible one, which only somebody else can have written.
 fn next_sequence(last: Option<&Remembered>) -> Option<u64> {
     last.map_or(Some(1), |last| last.sequence.checked_add(1))
 }

@@ -27,7 +27,7 @@ use crate::verify::Audit;
 /// Its form as a URL.
 pub(super) const FORM: &str = "stdout:";
 
-/// JSON lines on standard output: nothing to say about it.
+/// JSON lines on standard output. There are no options.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Stdout")]
@@ -59,11 +59,11 @@ impl Driver for Options {
     }
 
     fn examine(&self, _shards: u16) -> Vec<Check> {
-        vec![Check::of_sink("stdout", Ok("remembers nothing: the first of each start is marked".into()))]
+        vec![Check::of_sink("stdout", Ok("no memory: the first notification after each start is marked".into()))]
     }
 
     fn audit(&self, _drain: bool, _audit: &mut Audit) -> Result<bool, SetupError> {
-        Err("sink.stdout keeps nothing that could be verified".into())
+        Err("sink.stdout has nothing that could be verified".into())
     }
 }
 
@@ -97,7 +97,7 @@ impl<W: Write> Session for Stdout<W> {
                     .map_err(|error| SessionError::Unavailable(error.to_string()))?;
             }
         }
-        // Standard output cannot be opened again: whoever read it is gone.
+        // Standard output cannot be reopened: its reader is gone.
         self.writer
             .write_all(&lines)
             .and_then(|()| self.writer.flush())
