@@ -1,9 +1,9 @@
-//! Sudden death at a named step of a notification's way, and file systems that hang, for the tests. Only builds with the
-//! feature `fault-hooks` contain it; in all others [`reached`] and [`hanging`] are nothing.
+//! Fault injection for the tests: sudden death at a named step on the path of a notification, and file systems that hang. Only
+//! builds with the feature `fault-hooks` contain it; in all others [`reached`] and [`hanging`] do nothing.
 //!
-//! The variable `BRIDGE_FAULT=SIGNAL@STEP#N` makes the process send itself that signal, `SIGKILL`
-//! or `SIGSTOP` say, when it reaches that step for the N-th time. A pipe `NAME.hangs` beside the file `NAME` makes
-//! whoever asks about that file hang in the system's hands until somebody opens the pipe for writing.
+//! With `BRIDGE_FAULT=SIGNAL@STEP#N` the process sends itself that signal, such as `SIGKILL` or `SIGSTOP`, when it reaches the step
+//! for the N-th time. A pipe `NAME.hangs` beside the file `NAME` makes every access to the file block in a system call until
+//! somebody opens the pipe for writing.
 
 /// A step is reached. Does not return if the process is to die here.
 #[cfg(not(feature = "fault-hooks"))]
@@ -52,7 +52,7 @@ mod hooks {
     pub(crate) fn reached(step: &str) {
         let Some(plan) = PLAN.as_ref().filter(|plan| plan.step == step) else { return };
         if plan.times.fetch_add(1, Ordering::Relaxed) + 1 == plan.at {
-            // To this thread, which so cannot go on even for a moment before the process stops.
+            // To this thread, so that it cannot continue even for a moment before the process stops.
             raise(plan.signal).unwrap_or_else(|error| panic!("{}: {error}", plan.signal));
         }
     }
@@ -61,7 +61,7 @@ mod hooks {
         let mut pipe = path.as_os_str().to_owned();
         pipe.push(".hangs");
         if Path::new(&pipe).metadata().is_ok_and(|metadata| metadata.file_type().is_fifo()) {
-            // Whether somebody came or the pipe is gone.
+            // Returns when somebody opens the pipe or it is gone.
             File::open(pipe).ok();
         }
         ask(path)

@@ -1,7 +1,10 @@
-//! The one door by which files are read: config, instances, secrets, certificates.
+//! Reads files: config, instances, secrets, certificates. No other code does.
 //!
-//! A path may lead to anything. So nothing but regular files is opened, and of these no more is read than a limit. A file
-//! system may hang in any call, forever: it is asked on a thread beside, and who asks gets an answer within 5 seconds.
+//! A path may lead to anything, so only regular files are opened, and they are read up to a limit. A file system may hang
+//! forever in any call, so all calls are made on a separate thread, and the caller gets a result within 5 seconds.
+//!
+//! What is remembered here belongs to the process, as the files and the hanging threads do: which files were reported as
+//! readable by others, and which have not answered.
 
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
@@ -18,25 +21,25 @@ use tracing::{info, warn};
 use crate::fault;
 
 const MIB: u64 = 1 << 20;
-/// The largest file that is read, but for the config.
+/// The maximum size of a file other than the config.
 const LARGEST: u64 = MIB;
 const LARGEST_CONFIG: u64 = 16 * MIB;
-/// How long a file may take.
+/// How long an access to a file may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// When so many files of a folder hang, it is the folder that hangs: no more threads are spent on it.
+/// When this many files of a folder hang, the folder itself is considered to hang, and no more threads are spent on it.
 const HANGING_IN_A_FOLDER: usize = 8;
 
-/// What stands in a file.
+/// The content of a file.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     beside(path, |path| limited(open(path)?, LARGEST))
 }
 
-/// The text in a file.
+/// The text of a file.
 pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     read(path).and_then(text)
 }
 
-/// What stands in a file that nobody else should read. Warns once if others can.
+/// The content of a file that is secret. Warns once if others can read it.
 pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     beside(path, |path| {
         let file = open(path)?;
@@ -47,7 +50,7 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Warns once if others can read a file in which one of these secrets stands as it is.
+/// Warns once if others can read a file that contains one of these secrets.
 pub(crate) fn warn_if_others_read(path: &Path, secrets: &[&str]) {
     let read = |path: &Path| {
         let metadata = fs::metadata(path)?;
@@ -63,14 +66,14 @@ pub(crate) fn warn_if_others_read(path: &Path, secrets: &[&str]) {
     }
 }
 
-/// The text in a file that nobody else should read.
+/// The text of a file that is secret. Warns once if others can read it.
 pub(crate) fn read_secret_text(path: &Path) -> io::Result<String> {
     read_secret(path).and_then(text)
 }
 
 /// The text of the config, which may come through a pipe.
 pub(crate) fn read_config(path: &Path) -> io::Result<String> {
-    // Whoever writes into a pipe may take as long as a person at a prompt.
+    // Whoever writes into a pipe may be a person at a prompt, so there is no time limit.
     let is_pipe = |path: &Path| Ok(fs::metadata(path)?.file_type().is_fifo());
     let read = if beside(path, is_pipe)? {
         limited(File::open(path)?, LARGEST_CONFIG)
@@ -80,13 +83,13 @@ pub(crate) fn read_config(path: &Path) -> io::Result<String> {
     read.and_then(text)
 }
 
-/// Opens a regular file for reading. Blocks as long as its file system does.
+/// Opens a regular file for reading. Blocks for as long as its file system does.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    // Others are not even opened: that may have an effect.
+    // Other files are not even opened, because that may have side effects.
     require_regular(&fs::metadata(path)?)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
-    // Meanwhile the path may lead to another one.
+    // Meanwhile the path may lead to another file.
     require_regular(&file.metadata()?)?;
     Ok(file)
 }
@@ -95,7 +98,7 @@ fn require_regular(metadata: &Metadata) -> io::Result<()> {
     if metadata.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file: use one")) }
 }
 
-/// Everything that can be read, if that is not more than `largest` bytes.
+/// Reads everything, up to `largest` bytes.
 pub(crate) fn limited(file: impl Read, largest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes)?;
@@ -106,25 +109,24 @@ pub(crate) fn limited(file: impl Read, largest: u64) -> io::Result<Vec<u8>> {
 }
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
-    // The error holds the bytes, and they may be a secret.
+    // The error contains the bytes, which may be secret.
     String::from_utf8(bytes).map_err(|_holds_them| io::Error::other("it is no text in UTF-8"))
 }
 
-/// Whether others than owner and group can read a file of which that was not asked before.
+/// Whether others than owner and group can read a file for which this was not reported before.
 pub(crate) fn is_news_that_others_read(path: &Path, metadata: &Metadata) -> bool {
     static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
     let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
     metadata.mode() & 0o004 != 0 && warned.insert(path.to_owned())
 }
 
-/// Asks the file system about one path, as [`each`] does.
+/// Accesses one path, like [`each`].
 pub(crate) fn beside<T: Send + 'static>(path: &Path, ask: fn(&Path) -> io::Result<T>) -> io::Result<T> {
     each(vec![path.to_owned()], ask).pop().unwrap_or_else(|| Err(late()))
 }
 
-/// Asks the file system about these paths, in their order. One that does not answer within 5 seconds is reported,
-/// and its error is [`io::ErrorKind::TimedOut`]; the others are asked all the same. It is not asked again before it has
-/// answered.
+/// Accesses these paths in order. One that does not answer within 5 seconds is reported and gets the error
+/// [`io::ErrorKind::TimedOut`]; the others are accessed nevertheless. It is not accessed again before it has answered.
 pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io::Result<T>) -> Vec<io::Result<T>> {
     let paths: Arc<[PathBuf]> = paths.into();
     let mut answers = Vec::with_capacity(paths.len());
@@ -141,7 +143,7 @@ pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io:
             for path in &paths[next..] {
                 let answer = if hangs(path) { Err(late()) } else { fault::hanging(path, ask) };
                 if sender.send(answer).is_err() {
-                    // Somebody else goes on since this one took too long.
+                    // Another thread has taken over because this one took too long.
                     return;
                 }
             }
@@ -170,7 +172,7 @@ pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io:
     answers
 }
 
-/// The files that have not answered yet, each with the life of the thread that waits for it.
+/// The files that have not answered yet, each with a reference that lives as long as the thread waiting for it.
 fn hanging() -> MutexGuard<'static, Vec<(PathBuf, Weak<()>)>> {
     static HANGING: Mutex<Vec<(PathBuf, Weak<()>)>> = Mutex::new(Vec::new());
     HANGING.lock().unwrap_or_else(PoisonError::into_inner)

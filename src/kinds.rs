@@ -1,6 +1,6 @@
-//! The kinds of notification that are told apart: bodies say what they like, and labels and topics must be few.
+//! The known kinds of notification. Bodies may name any kind, but the number of labels and topics must be bounded.
 
-/// The documented kinds, and whatever else.
+/// The documented kinds, and the one for all others.
 pub(crate) const KINDS: [&str; 12] = [
     "incomingMessageReceived",
     "outgoingMessageReceived",
@@ -16,23 +16,23 @@ pub(crate) const KINDS: [&str; 12] = [
     OTHER,
 ];
 
-/// What is usable and not documented.
+/// Stands for kinds that are valid but not documented.
 pub(crate) const OTHER: &str = "other";
 
-/// What is absent or unusable.
+/// Stands for kinds that are absent or invalid.
 const UNKNOWN: &str = "unknown";
 
-/// Where a word is listed; what is not known comes last.
+/// The index of a word in a list whose last element stands for all others.
 pub(crate) fn listed(words: &[&str], word: &str) -> usize {
     words.iter().position(|known| *known == word).unwrap_or(words.len() - 1)
 }
 
-/// What `{type}` becomes in a topic: no content makes a topic of its own.
+/// The value of `{type}` in a topic: content never creates topics.
 pub(crate) fn in_topic(kind: &str) -> &'static str {
     if kind == UNKNOWN { UNKNOWN } else { KINDS[listed(&KINDS, kind)] }
 }
 
-/// Everything that `{type}` can become in a topic.
+/// All values of `{type}` in a topic.
 pub(crate) fn in_topics() -> Vec<&'static str> {
     KINDS.into_iter().chain([UNKNOWN]).collect()
 }

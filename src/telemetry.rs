@@ -1,4 +1,4 @@
-//! The log: on standard error, because standard output carries data only.
+//! The log, on standard error because standard output carries only data.
 
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-/// Starts logging. `RUST_LOG` takes precedence over the config's level. Later calls change nothing.
+/// Starts logging. `RUST_LOG` takes precedence over the level of the config. Later calls have no effect.
 pub fn start(log: &Log) {
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -33,7 +33,7 @@ pub fn start(log: &Log) {
     };
     let started =
         tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(is_ours))).try_init();
-    // Only a second call in one process fails, and the first one's log goes on.
+    // Fails only for a second call in one process; then the first log stays in use.
     if started.is_ok() {
         std::panic::set_hook(Box::new(told_without_text));
     }
@@ -45,8 +45,8 @@ fn told_without_text(panic: &PanicHookInfo<'_>) {
     error!(place, "a panic: this is a defect, please report it");
 }
 
-/// The clients of HTTP and the brokers write URLs, passwords and whole bodies into lines of their
-/// own, at any level: those are never shown, whatever `RUST_LOG` asks for.
+/// The clients of HTTP and the brokers log URLs, passwords and complete bodies, at any level: their lines are never shown,
+/// whatever `RUST_LOG` says.
 fn is_ours(line: &Metadata<'_>) -> bool {
     line.target().starts_with(env!("CARGO_CRATE_NAME"))
 }

@@ -1,4 +1,4 @@
-//! Names to addresses, remembered for a minute: thousands of connections ask for a few names.
+//! Resolves names and caches the addresses for a minute, because thousands of connections need a few names.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,16 +9,15 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
 
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// How long the system may take when there is a last answer: one that is cut off from its resolver takes longer than
-/// a connection may.
+/// How long the system may take while there is a cached answer. Without a reachable resolver it takes longer than a connection
+/// may.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks the system, one question per name at a time. When the system does not know any more, the
-/// last answer goes on to be used.
+/// Resolves through the system, one query per name at a time. If the system fails, the last answer stays in use.
 #[derive(Clone, Default)]
 pub(super) struct Addresses(Arc<Mutex<HashMap<String, Known>>>);
 
-/// Locked while the system is asked: all others who want this name wait for the same answer.
+/// Locked during a query: all others who need the name wait for the same answer.
 type Known = Arc<tokio::sync::Mutex<Option<(Instant, Vec<SocketAddr>)>>>;
 
 impl Addresses {
@@ -35,7 +34,7 @@ impl Resolve for Addresses {
             let mut known = known.lock().await;
             let is_fresh = known.as_ref().is_some_and(|(asked, _)| asked.elapsed() < REMEMBERED);
             if !is_fresh {
-                // The port is the URL's.
+                // The URL provides the port.
                 let asking = tokio::net::lookup_host((name.as_str(), 0));
                 let answer = match *known {
                     Some(_) => timeout(RESOLVE_TIMEOUT, asking).await.unwrap_or_else(|late| Err(late.into())),

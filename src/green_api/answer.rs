@@ -1,11 +1,11 @@
-//! What every answer of Green API means. The answers are documented, seen or inferred; bodies come
-//! in several forms, so they are searched for words, and never repeated: they may hold the token.
+//! Interprets the answers of Green API, as documented, observed or inferred. Bodies come in several forms, so they are searched
+//! for words; they are never repeated, because they may contain the token.
 
 use serde::Deserialize;
 
 use crate::condition::Condition;
 
-/// An error is searched for words up to here: it is to cost no more than a notification, whatever its length.
+/// Errors longer than this are not searched, so that none costs more than a notification.
 const LONGEST_ERROR: usize = 64 << 10;
 
 /// A method of the API.
@@ -43,22 +43,22 @@ impl Call {
 /// What an answer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// It is what was asked for; of a delete: done.
+    /// The requested result; for a delete: done.
     Success,
-    /// A receive: nothing is queued, and there is no answer to be read.
+    /// For a receive: the queue is empty, and the body does not matter.
     Empty,
-    /// A delete: no such notification is waiting for its delete. No error, and no confirmation.
+    /// For a delete: no such notification waits to be deleted. Neither an error nor a confirmation.
     NotThere,
-    /// Neither; wait, in this condition.
+    /// Anything else; wait, in this condition.
     Trouble(Condition),
 }
 
-/// What this answer means. Whether a successful receive holds a notification is for
-/// [`Answer::read`](crate::notification::Answer::read) to say.
+/// Interprets an answer. Whether a successful receive contains a notification is determined by
+/// [`Answer::read`](crate::notification::Answer::read).
 #[must_use]
 pub fn meaning(call: Call, status: u16, body: &[u8]) -> Meaning {
     match (status, call) {
-        // With 408 and 504 a gateway ended an idle poll.
+        // With 408 and 504 gateways end an idle poll.
         (204 | 408 | 504, Call::Receive) => Meaning::Empty,
         (200..=299, Call::Delete) => deleted(body),
         (200..=299, _) => Meaning::Success,
@@ -86,7 +86,7 @@ fn condition(status: u16, body: &[u8]) -> Condition {
         400 if says(body, "expired") || says(body, "deleted") => Condition::InstanceExpired,
         400 if says(body, "not authorized") => Condition::InstanceNotAuthorized,
         401 => Condition::TokenRefused,
-        // A redirect is not followed: it would take the token along.
+        // Redirects are not followed, because the token would be sent along.
         300..=399 | 403 | 404 => Condition::WrongHost,
         429 => Condition::Throttled,
         466 => Condition::QuotaExceeded,
@@ -94,7 +94,7 @@ fn condition(status: u16, body: &[u8]) -> Condition {
     }
 }
 
-/// Whether the body, if it is no longer than an error's, holds these words, given in lower case.
+/// Whether the body contains these words, given in lower case, unless it is too long for an error.
 fn says(body: &[u8], words: &str) -> bool {
     let body = &body[..body.len().min(LONGEST_ERROR)];
     body.windows(words.len()).any(|window| window.eq_ignore_ascii_case(words.as_bytes()))

@@ -1,6 +1,6 @@
-//! HTTP clients of limited age. A connection that is polled is never idle, so it would stay with an address that its
-//! host has left. Each instance therefore moves on to the newest client every few minutes; the connections of the one
-//! before it finish what is under way, and go when nobody uses them any more.
+//! HTTP clients of limited age. A connection used for polling is never idle, so it would stay with an address that its host has
+//! left. Each instance therefore moves to the newest client every few minutes; the connections of the previous client finish
+//! their requests and are closed when nobody uses them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,29 +16,29 @@ use super::addresses::Addresses;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No connection takes a request when it is older.
+/// The maximum age of a connection at the start of a request.
 const OLDEST: Duration = Duration::from_secs(360);
 
-/// How long clients are used.
+/// The time limits of clients.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ages {
-    /// So long an instance keeps a client, or up to a fifth less.
+    /// How long an instance keeps a client, less up to a fifth.
     keep: Duration,
-    /// So old may a client be for an instance to move to it.
+    /// The maximum age of a client to which an instance moves.
     fresh: Duration,
-    /// Between the moves of two instances, each of which opens connections.
+    /// The interval between the moves of two instances, each of which opens connections.
     between: Duration,
 }
 
 impl Ages {
-    /// An instance can move between two of its polls, and finds at one of them that the newest client has to be built.
+    /// An instance can move only between two polls, and may first have to wait until the newest client is built.
     pub(super) fn with_polls_of(poll: Duration) -> Self {
         let fresh = Duration::from_secs(30);
         Self { keep: OLDEST.saturating_sub(fresh + 2 * poll), fresh, between: Duration::from_millis(20) }
     }
 }
 
-/// What all clients have in common.
+/// The settings of all clients.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
     pub proxy: Option<Url>,
@@ -50,8 +50,8 @@ pub(super) struct Settings {
 impl Settings {
     /// Reads the system's certificates.
     fn build(&self) -> Result<Client, ClientError> {
-        // HTTP/1.1 alone, by the missing feature. No redirects and no referer: both would carry the
-        // token in the path to another host.
+        // Only HTTP/1.1, because the feature `http2` is off. No redirects and no referer: both would send the token in the path
+        // to another host.
         let mut builder = Client::builder()
             .user_agent(concat!("green-api-bridge/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -68,7 +68,7 @@ impl Settings {
     }
 }
 
-/// The clients of all instances. Cloning shares them.
+/// The clients of all instances. Clones share them.
 #[derive(Clone)]
 pub(super) struct Clients(Arc<Shared>);
 
@@ -81,7 +81,7 @@ impl fmt::Debug for Clients {
 struct Shared {
     settings: Settings,
     ages: Ages,
-    /// Locked for a moment when an instance moves.
+    /// Locked briefly when an instance moves.
     newest: Mutex<Newest>,
 }
 
@@ -92,7 +92,7 @@ struct Newest {
     next_move: Instant,
 }
 
-/// The client of one instance, and until when it is used.
+/// The client of one instance, and how long it is used.
 #[derive(Clone, Debug)]
 pub(super) struct Current {
     pub client: Client,
@@ -106,12 +106,12 @@ impl Clients {
         Ok(Self(Arc::new(Shared { settings, ages, newest: Mutex::new(newest) })))
     }
 
-    /// For an instance that starts.
+    /// The client for an instance that starts.
     pub(super) fn first(&self) -> Current {
         self.current(self.0.newest().client.clone())
     }
 
-    /// Moves to the newest client when it is time to, and it is there, and no other instance has just moved.
+    /// Moves to the newest client if the current one is too old, a new one is built, and no other instance has just moved.
     pub(super) fn renew(&self, current: &mut Current) {
         let now = Instant::now();
         if now < current.until {

@@ -1,4 +1,4 @@
-//! How much memory large answers may take, all instances together. A small one needs no permission.
+//! Limits the memory of large answers, over all instances. Small ones need no permit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use tokio::time::timeout;
 
 /// The largest answer that is read; a notification's body has no documented limit.
 pub(super) const LARGEST_ANSWER: usize = 64 << 20;
-/// So much is read without a permit, and on the threads that serve all instances.
+/// Answers up to this size need no permit, and are parsed on the threads that serve all instances.
 pub(super) const SMALL: usize = 256 << 10;
-/// What all permits allow.
+/// The sum of all permits.
 const TOGETHER: usize = 256 << 20;
-/// How long a permit is waited for.
+/// How long to wait for a permit.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Permits of a byte each. Cloning shares them.
+/// Permits of one byte each. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct LargeAnswers(Arc<Semaphore>);
 
@@ -29,9 +29,9 @@ impl Default for LargeAnswers {
 /// Why an answer cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotRead {
-    /// Larger than any that is.
+    /// Larger than the maximum.
     TooLarge,
-    /// Others are in hand.
+    /// Other large answers take the memory.
     NoRoom,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Waits for a permit if the answer says that it is large, before any of it is read. More than `largest` is not read.
+    /// Waits for a permit before reading, if the answer announces that it is large. Not more than `largest` bytes are read.
     pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>, largest: usize) -> Result<Self, NotRead> {
         let mut reading = Self { large, largest, first: Bytes::new(), whole: None, permit: None };
         match length.map(usize::try_from) {
@@ -58,7 +58,7 @@ impl<'a> Reading<'a> {
         Ok(reading)
     }
 
-    /// The next part of it. An answer of one part is not copied.
+    /// Appends the next part. An answer of one part is not copied.
     pub(super) async fn push(&mut self, part: Bytes) -> Result<(), NotRead> {
         let length = self.first.len() + self.whole.as_ref().map_or(0, BytesMut::len) + part.len();
         if length > self.largest {
@@ -71,7 +71,7 @@ impl<'a> Reading<'a> {
             self.first = part;
             return Ok(());
         }
-        // A large one gets all that it may take at once: to grow would take as much again. What is not written takes nothing.
+        // The whole permitted size is reserved at once, because growing would need as much again. Unwritten memory costs nothing.
         let capacity = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let whole = self.whole.get_or_insert_with(BytesMut::new);
         whole.reserve(capacity.saturating_sub(whole.len()));
@@ -80,7 +80,7 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// All of it, with its permit, which ends with the last that shares these bytes.
+    /// The complete answer. Its permit is released with the last clone of these bytes.
     pub(super) fn finish(self) -> Bytes {
         let whole = self.whole.map_or(self.first, BytesMut::freeze);
         match self.permit {
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(read(&large, None, &[SMALL, 1]).await, Err(NotRead::NoRoom));
         assert_eq!(read(&large, Some(SMALL), &[SMALL]).await.unwrap().len(), SMALL);
         assert_eq!(read(&large, None, &[SMALL]).await.unwrap().len(), SMALL);
-        // What shares the bytes keeps the permit.
+        // Clones of the bytes keep the permit.
         let part = in_hand.pop().unwrap().slice(1..2);
         assert_eq!(read(&large, Some(MIB), &[MIB]).await, Err(NotRead::NoRoom));
         drop(part);
