@@ -65,7 +65,7 @@ async fn a_queue_is_consumed_only_when_it_is_asked_for() {
     assert!(code == 1 && stdout.is_empty() && stderr.contains("--drain"), "{code} {stdout} {stderr}");
     assert_eq!(names.read(2).len(), 2);
     let (_, help, _) = run(command().args(["verify", "--help"]));
-    assert!(help.contains("acknowledged and gone"), "{help}");
+    assert!(help.contains("acknowledged and thereby removed"), "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
