@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::scene::{ID, Scene, numbered};
 use crate::support::{Worker, command, eventually, run};
 
-/// A free port of this machine.
+/// A free port of this machine: not one that an outgoing connection or a broker of the tests may take before it is used.
 pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    let mut addresses = std::iter::repeat_with(|| format!("127.0.0.1:{}", fastrand::u16(12_000..20_000)));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).unwrap()
 }
 
 pub fn start(scene: &Scene, sink: &str, address: &str) -> Worker {

@@ -1,13 +1,13 @@
 //! What lies in `deploy/` and the compose file, run by the programs that it is for and against brokers of the tests.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 use serde_json::Value;
 
+use crate::admin::free_address;
 use crate::deploy::{file, yaml};
 use crate::kafka_topics::Topics;
 use crate::rabbitmq_queues::Names;
@@ -67,8 +67,8 @@ fn start_profile(profile: &str, broker: (&'static str, String), folder: &Path) -
     let url = told().unwrap();
     let emulator = service(here, vec![(there, url.clone())]);
     eventually("the emulator is healthy", || emulator.is_healthy(folder));
-    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let admin = ("0.0.0.0:9464", format!("0.0.0.0:{}", admin.port()));
+    let admin = free_address();
+    let admin = ("0.0.0.0:9464", admin.replace("127.0.0.1", "0.0.0.0"));
     let bridge = service(&format!("bridge-{profile}"), vec![(there, url), broker, admin]);
     let worker = bridge.start(folder, "bridge.log");
     eventually("the bridge is healthy", || bridge.is_healthy(folder));

@@ -3,6 +3,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::admin::free_address;
 use crate::network::{Network, Weather};
 use crate::rabbitmq_queues::{Message, Names, messages};
 use crate::scene::Scene;
@@ -141,10 +142,10 @@ async fn a_queue_made_without_all_this_is_used_and_told_once_with_the_policy_tha
     let made = json!({"queue": queue, "durable": true, "arguments": {"x-queue-type": "quorum", "x-max-length": 1000}});
     names.operate(&[("queue_declare", made)]);
     let broker = names.uri.split(['@', '/']).nth(3).unwrap().to_owned();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let network = Network::start(&format!("127.0.0.1:{port}"), &broker).await;
+    let address = free_address();
+    let network = Network::start(&address, &broker).await;
     let direct = names.uri.clone();
-    names.uri = names.uri.replace(&broker, &format!("127.0.0.1:{port}"));
+    names.uri = names.uri.replace(&broker, &address);
     let sink = names.sink("").replace(&format!("queue: {}", names.queue()), &format!("queue: \"{queue}\""));
     scene.push(["1"]);
     let bridge = scene.start_with("bridge", &sink);
