@@ -48,7 +48,7 @@ async fn each_fault_planted_in_a_file_is_found() {
 fn what_cannot_be_verified_says_why() {
     let folder = tempfile::tempdir().unwrap();
     for (sink, told, wanted) in [
-        ("stdout:", "keeps nothing", 1),
+        ("stdout:", "has nothing that could be verified", 1),
         ("file:nowhere.jsonl", "sink.file.path nowhere.jsonl", 1),
         ("nonsense", "expected stdout:", 2),
     ] {
