@@ -15,11 +15,7 @@ use crate::notification::InstanceId;
 use crate::sink::kind::Options;
 use crate::token::TokenSource;
 
-pub(crate) use self::found::Found;
-
 mod check;
-mod found;
-mod locations;
 mod read;
 
 /// The checked configuration. Keys that are not given have their documented defaults.

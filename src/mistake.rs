@@ -5,6 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::{Error, Location};
 
+pub(crate) use self::found::{Found, Source};
+
+mod found;
+mod locations;
+
 /// All mistakes, one per line. Never empty.
 #[derive(Debug)]
 pub struct Mistakes(pub Vec<Mistake>);

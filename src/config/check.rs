@@ -4,9 +4,8 @@ use std::collections::HashSet;
 
 use secrecy::ExposeSecret;
 
-use super::found::{Found, Source};
 use super::{Api, Config, Instance};
-use crate::mistake::{Mistakes, unknown};
+use crate::mistake::{Found, Mistakes, Source, unknown};
 use crate::notification::InstanceId;
 
 /// The settings of an instance that switch on kinds of notification.

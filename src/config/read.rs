@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::{Location, Options};
 
-use super::found::Source;
 use super::{Config, Instance, check};
 use crate::input_file;
-use crate::mistake::{Mistake, Mistakes};
+use crate::mistake::{Mistake, Mistakes, Source};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let text = input_file::read_config(path).map_err(|error| unreadable(path, &error))?;

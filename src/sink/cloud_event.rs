@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::DeadLetter;
-use crate::config::Found;
 use crate::kinds;
+use crate::mistake::Found;
 use crate::notification::Notification;
 
 /// The media type of a body.

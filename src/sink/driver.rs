@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Sink;
 use super::dead_letter::Folder;
-use crate::config::Found;
 use crate::doctor::Check;
 use crate::error::SetupError;
 use crate::metrics::Metrics;
+use crate::mistake::Found;
 use crate::verify::Audit;
 
 /// A kind of sink, implemented by its options.

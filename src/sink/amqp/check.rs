@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::options::{Argument, Options, QueueType};
 use crate::address;
-use crate::config::Found;
+use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// Adds what parses but cannot work.

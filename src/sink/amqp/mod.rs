@@ -12,8 +12,8 @@ pub(crate) use self::broker::destination;
 pub use self::options::{Argument, OnUnroutable, Options, QueueType};
 use super::driver::{Driver, Kind};
 use crate::address::has_password;
-use crate::config::Found;
 use crate::error::SetupError;
+use crate::mistake::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "amqp(s)://USER:PASS@HOST:PORT/VHOST[?exchange=NAME&queue=NAME]";

@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 use super::options::Options;
 use super::template::{self, Types};
 use crate::address;
-use crate::config::Found;
+use crate::mistake::Found;
 use crate::sink::cloud_event::check_placeholders;
 
 /// Properties that the sink sets itself: other values would break a promise.

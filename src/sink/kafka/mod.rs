@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 pub(crate) use self::broker::assert_reads_its_own;
 pub use self::options::{CreateTopics, Key, Options};
 use super::driver::{Driver, Kind};
-use crate::config::Found;
 use crate::error::SetupError;
+use crate::mistake::Found;
 
 /// Its form as a URL.
 pub(super) const FORM: &str = "kafka://HOST:PORT[,HOST:PORT]/TOPIC";

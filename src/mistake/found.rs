@@ -6,10 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, Options};
 
 use super::locations::Locations;
-use crate::mistake::{Mistake, Mistakes};
+use super::{Mistake, Mistakes};
 
 /// The text of a file of the config.
-pub(super) struct Source<'a> {
+pub(crate) struct Source<'a> {
     pub file: PathBuf,
     pub text: String,
     pub options: &'a Options,
@@ -37,12 +37,12 @@ pub(crate) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    pub(super) fn new(source: Option<&'a Source<'a>>) -> Self {
+    pub(crate) fn new(source: Option<&'a Source<'a>>) -> Self {
         Self { source, locations: None, within: Vec::new(), mistakes: Vec::new() }
     }
 
     /// Checks the part of the config under these keys.
-    pub(super) fn within(&mut self, keys: &[&str], check: impl FnOnce(&mut Self)) {
+    pub(crate) fn within(&mut self, keys: &[&str], check: impl FnOnce(&mut Self)) {
         let outside = self.within.len();
         self.within.extend(keys.iter().map(|key| (*key).to_owned()));
         check(self);
@@ -62,11 +62,11 @@ impl<'a> Found<'a> {
         self.mistakes.push(mistake);
     }
 
-    pub(super) fn append(&mut self, mut other: Found<'_>) {
+    pub(crate) fn append(&mut self, mut other: Found<'_>) {
         self.mistakes.append(&mut other.mistakes);
     }
 
-    pub(super) fn result(self) -> Result<(), Mistakes> {
+    pub(crate) fn result(self) -> Result<(), Mistakes> {
         if self.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(self.mistakes)) }
     }
 }
