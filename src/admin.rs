@@ -55,7 +55,7 @@ impl Admin {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         tokio::spawn(connections::serve(listener, self.router(address)));
-        info!(%address, "the admin port answers");
+        info!(event = "admin_listening", %address, "the admin port answers");
         Ok(address)
     }
 

@@ -120,7 +120,11 @@ impl<'a> Bridge<'a> {
         let storing = match verdict {
             Verdict::Publish { marked } => lane.publish(Pending::new(&head), marked),
             Verdict::DeleteOnly { was_confirmed } => {
-                info!(instance = %head.instance(), receipt = %head.receipt(), was_confirmed, "delivered again, already stored: only deleting");
+                info!(
+                    event = "delivered_again",
+                    instance = %head.instance(), receipt = %head.receipt(), was_confirmed,
+                    "delivered again, already stored: only deleting"
+                );
                 lane.already_stored(Pending::new(&head))
             }
             Verdict::ReceiveAgain { receives } => {
@@ -151,7 +155,11 @@ impl<'a> Bridge<'a> {
             Err(SinkError::Reopen(cause)) => {
                 self.monitor.discarded();
                 self.metrics.publish_unknown.increase();
-                warn!(instance = %head.instance(), receipt = %head.receipt(), cause, "publish outcome unknown; reopening the sink");
+                warn!(
+                    event = "outcome_unknown",
+                    instance = %head.instance(), receipt = %head.receipt(), cause,
+                    "publish outcome unknown; reopening the sink"
+                );
                 drop(head);
                 sleep_unless(self.stop, self.monitor.pause()).await;
                 Ok(Published::LaneLost)
@@ -165,7 +173,11 @@ impl<'a> Bridge<'a> {
     async fn delete(&mut self, lane: &mut dyn Lane, doubt: &mut Doubt, stored: Stored) -> Option<Notification> {
         let asked = Instant::now();
         if stored.valid_until().is_some_and(|until| until <= asked) {
-            info!(instance = %stored.instance(), receipt = %stored.receipt(), "too late to delete under this ownership: receiving again");
+            info!(
+                event = "delete_too_late",
+                instance = %stored.instance(), receipt = %stored.receipt(),
+                "too late to delete under this ownership: receiving again"
+            );
             doubt.deleted(Deleted::Unconfirmed);
             return None;
         }
@@ -249,7 +261,11 @@ impl<'a> Bridge<'a> {
         if problem.condition == Condition::TokenRefused
             && let Some(Err(error)) = self.stop.run_until_cancelled(self.queue.read_token_again()).await
         {
-            warn!(instance = %self.queue.instance(), error = %Chain(&error), "the token cannot be read again");
+            warn!(
+                event = "token_unreadable",
+                instance = %self.queue.instance(), error = %Chain(&error),
+                "the token cannot be read again"
+            );
         }
     }
 }

@@ -204,7 +204,7 @@ impl Conditions {
         if is_news || has_new_cause {
             self.entered.insert(condition);
             let instance = self.instance.map(tracing::field::display);
-            warn!(instance, %condition, %cause, "{}", condition.advice());
+            warn!(event = "condition_entered", instance, %condition, %cause, "{}", condition.advice());
             if self.instance.is_none() {
                 self.cause = cause.to_string();
             }
@@ -216,7 +216,7 @@ impl Conditions {
         if self.contains(condition) {
             self.entered.remove(condition);
             let instance = self.instance.map(tracing::field::display);
-            info!(instance, %condition, "condition cleared");
+            info!(event = "condition_cleared", instance, %condition, "condition cleared");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::input_file;
 pub(crate) fn warn_of(config: &Config) {
     for key in config.sink.kind().unverified() {
         warn!(
+            event = "unverified_certificates",
             key,
             "certificates are not verified: whoever is between the bridge and the broker can read and change everything"
         );
@@ -40,7 +41,10 @@ impl OfInstances {
         if let Some(host) = url.host_str().filter(|_| is_plain(url))
             && self.plain_hosts.insert(host.to_owned())
         {
-            warn!(host, "the token goes over the network unencrypted: use https in `api_url`");
+            warn!(
+                event = "unencrypted_token",
+                host, "the token goes over the network unencrypted: use https in `api_url`"
+            );
         }
     }
 }

@@ -44,7 +44,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), SinkError> {
     if queues.is_empty() {
-        warn!("there is no instance to run yet: waiting for one");
+        warn!(event = "no_instances", "there is no instance to run yet: waiting for one");
     }
     let mut fleet = Fleet {
         sink,
@@ -75,7 +75,10 @@ pub async fn run(
         }
     };
     if tokio::time::timeout(GRACE, ended).await.is_err() {
-        warn!("shutdown timed out after 4 s; unfinished notifications will be re-checked at the next start");
+        warn!(
+            event = "shutdown_timed_out",
+            "shutdown timed out after 4 s; unfinished notifications will be re-checked at the next start"
+        );
     }
     end
 }
@@ -113,7 +116,7 @@ impl Fleet {
 
     /// Starts one that was added later, which is logged.
     fn add(&mut self, queue: Queue) {
-        info!(instance = %queue.instance(), "starting");
+        info!(event = "instance_started", instance = %queue.instance(), "starting");
         self.start(queue, Duration::ZERO);
     }
 
@@ -162,7 +165,11 @@ impl Fleet {
                 self.metrics.panicked();
                 // The text of a panic may quote a notification.
                 let panicked = panic.is_panic();
-                error!(%instance, panicked, "a bridge ended unexpectedly: it is started again; this is a defect, please report it");
+                error!(
+                    event = "bridge_panicked",
+                    %instance, panicked,
+                    "a bridge ended unexpectedly: it is started again; this is a defect, please report it"
+                );
                 true
             }
         };
@@ -175,7 +182,7 @@ impl Fleet {
                 self.spawn(member, pause);
             }
             // It stopped because this fleet stopped it.
-            Next::Again | Next::Nothing => info!(%instance, "stopped"),
+            Next::Again | Next::Nothing => info!(event = "instance_stopped", %instance, "stopped"),
             Next::Replace(queue) => self.add(*queue),
         }
         Ok(())

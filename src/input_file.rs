@@ -44,7 +44,7 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     beside(path, |path| {
         let file = open(path)?;
         if is_news_that_others_read(path, &file.metadata()?) {
-            warn!(path = %path.display(), "others can read this secret");
+            warn!(event = "secret_readable_by_others", path = %path.display(), "others can read this secret");
         }
         limited(file, LARGEST)
     })
@@ -62,13 +62,21 @@ pub(crate) fn warn_if_others_read(path: &Path, secrets: &[&str]) {
         && secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret))
         && is_news_that_others_read(path, &metadata)
     {
-        warn!(path = %path.display(), "others can read this secret");
+        warn!(event = "secret_readable_by_others", path = %path.display(), "others can read this secret");
     }
 }
 
 /// The text of a file that is secret. Warns once if others can read it.
 pub(crate) fn read_secret_text(path: &Path) -> io::Result<String> {
-    read_secret(path).and_then(text)
+    let secret = read_secret(path).and_then(text)?;
+    // Editors do not show what some of them add.
+    if secret.starts_with('\u{feff}') {
+        return Err(io::Error::other("it begins with a byte order mark: save it without one"));
+    }
+    if secret.contains('\0') {
+        return Err(io::Error::other("it contains a NUL character: write it as plain text"));
+    }
+    Ok(secret)
 }
 
 /// The text of the config, which may come through a pipe.
@@ -157,7 +165,7 @@ pub(crate) fn each<T: Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> io:
                 Ok(answer) => answers.push(answer),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let path = &paths[answers.len()];
-                    warn!(path = %path.display(), "a file does not answer within 5 s");
+                    warn!(event = "file_unresponsive", path = %path.display(), "a file does not answer within 5 s");
                     hanging().push((path.clone(), lives));
                     answers.push(Err(late()));
                     break;
@@ -181,7 +189,7 @@ fn hanging() -> MutexGuard<'static, Vec<(PathBuf, Weak<()>)>> {
 fn hangs(path: &Path) -> bool {
     let mut hanging = hanging();
     for (path, _) in hanging.extract_if(.., |(_, lives)| lives.strong_count() == 0) {
-        info!(path = %path.display(), "a file answers again");
+        info!(event = "file_responsive_again", path = %path.display(), "a file answers again");
     }
     let in_the_folder = hanging.iter().filter(|(other, _)| other.parent() == path.parent()).count();
     in_the_folder >= HANGING_IN_A_FOLDER || hanging.iter().any(|(other, _)| other == path)

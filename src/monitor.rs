@@ -196,7 +196,11 @@ impl Monitor {
             Reason::Malformed => self.metrics.dead_malformed.increase(),
         }
         let (instance, receipt, reason) = (head.instance(), head.receipt(), letter.reason);
-        warn!(%instance, %receipt, id = %head.id(), %reason, destination = letter.destination, kept_in = %letter.kept_in, "dead letter");
+        warn!(
+            event = "dead_letter",
+            %instance, %receipt, id = %head.id(), %reason, destination = letter.destination, kept_in = %letter.kept_in,
+            "dead letter"
+        );
     }
 
     fn judge_repeats(&mut self) {

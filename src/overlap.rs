@@ -38,7 +38,11 @@ impl Overlap {
         } else if delete_was_answered {
             self.stale += 1;
             if !self.is_useful() {
-                info!(instance = %head.instance(), "the queue answers with stale heads: receiving only after the delete from now on");
+                info!(
+                    event = "overlap_disabled",
+                    instance = %head.instance(),
+                    "the queue answers with stale heads: receiving only after the delete from now on"
+                );
             }
         }
         is_accepted

@@ -34,6 +34,6 @@ pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &Cancella
 
 fn tell(state: &NotifyState) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        warn!(%error, "failed to notify systemd; check NOTIFY_SOCKET");
+        warn!(event = "systemd_unreachable", %error, "failed to notify systemd; check NOTIFY_SOCKET");
     }
 }

@@ -42,7 +42,7 @@ pub fn start(log: &Log) {
 /// The text of a panic may quote a notification.
 fn told_without_text(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(tracing::field::display);
-    error!(place, "a panic: this is a defect, please report it");
+    error!(event = "panic", place, "a panic: this is a defect, please report it");
 }
 
 /// The clients of HTTP and the brokers log URLs, passwords and complete bodies, at any level: their lines are never shown,

@@ -102,13 +102,17 @@ impl Token {
         match make_queue(instance) {
             Ok(queue) => {
                 *self = Self { stamp: now, trouble: None };
-                info!(instance = %id, why = "its token file has changed", "starting again");
+                info!(event = "instance_restarted", instance = %id, why = "its token file has changed", "starting again");
                 Some(Change::Run(Box::new(queue)))
             }
             Err(error) => {
                 let cause = Chain(&*error).to_string();
                 if self.trouble.as_ref() != Some(&cause) {
-                    warn!(instance = %id, cause, "cannot apply the change; keeping the running instance");
+                    warn!(
+                        event = "change_not_applied",
+                        instance = %id, cause,
+                        "cannot apply the change; keeping the running instance"
+                    );
                 }
                 self.trouble = Some(cause);
                 None
@@ -122,7 +126,10 @@ impl Seen {
     /// file.
     fn wrong(self, cause: String) -> Self {
         if self.trouble.as_ref() != Some(&cause) {
-            warn!(cause, "a file of instances_dir is invalid; keeping the running instance");
+            warn!(
+                event = "invalid_instance_file",
+                cause, "a file of instances_dir is invalid; keeping the running instance"
+            );
         }
         Self { stamp: None, waits_for: None, trouble: Some(cause), ..self }
     }
@@ -165,7 +172,10 @@ impl Watch {
                 (self, found)
             });
             let Ok((watch, found)) = scanned.await else {
-                error!("files of instances are no longer watched: this is a defect, please report it");
+                error!(
+                    event = "watch_ended",
+                    "files of instances are no longer watched: this is a defect, please report it"
+                );
                 return;
             };
             self = watch;
@@ -184,7 +194,11 @@ impl Watch {
             Some((_, Ok(paths))) => Some(paths),
             Some((folder, Err(error))) => {
                 // No instance is stopped because the folder is temporarily unreadable.
-                warn!(folder = %folder.display(), %error, "instances_dir cannot be read");
+                warn!(
+                    event = "instances_dir_unreadable",
+                    folder = %folder.display(), %error,
+                    "instances_dir cannot be read"
+                );
                 None
             }
         };
@@ -201,7 +215,11 @@ impl Watch {
         for file in gone {
             let removed = self.files.remove(&file).and_then(|seen| seen.instance);
             if let Some(instance) = removed.filter(|instance| !self.is_taken(instance.id, &file)) {
-                info!(instance = %instance.id, file = %file.display(), "its file is gone: stopping");
+                info!(
+                    event = "instance_removed",
+                    instance = %instance.id, file = %file.display(),
+                    "its file is gone: stopping"
+                );
                 changes.push(Change::Stop(instance.id));
             }
         }
@@ -249,7 +267,11 @@ impl Watch {
             Ok(queue) => queue,
             Err(error) => return (before.wrong(Chain(&*error).to_string()), Vec::new()),
         };
-        info!(instance = %id, file = %path.display(), "its file is new or has changed: starting");
+        info!(
+            event = "instance_file_applied",
+            instance = %id, file = %path.display(),
+            "its file is new or has changed: starting"
+        );
         let former = before.instance.map(|before| before.id).filter(|before| *before != id);
         let changes = former.map(Change::Stop).into_iter().chain([Change::Run(Box::new(queue))]);
         let token = Token { stamp: token, trouble: None };

@@ -44,7 +44,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let Some(prepared) = stop.run_until_cancelled(preparing).await else { return Ok(()) };
     let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.into()))??;
     listen(admin, asked_for).await?;
-    info!(instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
+    info!(event = "running", instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
     let (tell, changes) = mpsc::channel(1);
     let watching = tokio::spawn(watch.run(tell));
     let closing = Arc::clone(&sink);
@@ -52,7 +52,7 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     watching.abort();
     // A broker may not answer; then other replicas take over by themselves.
     drop(timeout(CLOSE_TIMEOUT, closing.close()).await);
-    info!("stopped");
+    info!(event = "stopped", "stopped");
     outcome.map_err(|end| match end {
         SinkError::Fenced(_) => Failure::Fenced(end.into()),
         SinkError::Refused(_)
@@ -129,7 +129,7 @@ async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Fa
         }
         None => {
             if let Err(error) = admin.start(DEFAULT_LISTEN).await {
-                warn!("{}: there is none", told(DEFAULT_LISTEN, error));
+                warn!(event = "admin_unavailable", "{}: there is none", told(DEFAULT_LISTEN, error));
             }
             Ok(())
         }
@@ -151,8 +151,8 @@ fn allow_connections(instances: usize) {
     let allowed = if raised { hard } else { soft };
     if allowed < wanted {
         warn!(
-            allowed,
-            wanted, "too few open files are allowed for so many instances: raise `ulimit -n` or LimitNOFILE"
+            event = "too_few_open_files",
+            allowed, wanted, "too few open files are allowed for so many instances: raise `ulimit -n` or LimitNOFILE"
         );
     }
 }
@@ -161,7 +161,11 @@ fn allow_connections(instances: usize) {
 /// a handler the write fails instead, as on a full disk.
 fn survive_file_limit() {
     if let Err(error) = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32)) {
-        warn!(%error, "cannot listen for SIGXFSZ: a limit on the size of files would end the bridge");
+        warn!(
+            event = "sigxfsz_unavailable",
+            %error,
+            "cannot listen for SIGXFSZ: a limit on the size of files would end the bridge"
+        );
     }
 }
 

@@ -24,7 +24,10 @@ impl Source {
     /// Warns of a password that others on this machine can see in the process list.
     pub(super) fn warn_of_password(&self) {
         if self.sink.as_deref().is_some_and(has_password) {
-            warn!("a password is on the command line: put the sink's URL into BRIDGE_SINK, or use a config");
+            warn!(
+                event = "password_on_command_line",
+                "a password is on the command line: put the sink's URL into BRIDGE_SINK, or use a config"
+            );
         }
     }
 

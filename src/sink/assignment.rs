@@ -85,7 +85,11 @@ impl Assignment {
             }
         });
         if !changed.is_empty() {
-            info!(shards = ?changed, "{}", if held { "shards assigned" } else { "shards revoked" });
+            if held {
+                info!(event = "shards_assigned", shards = ?changed, "shards assigned");
+            } else {
+                info!(event = "shards_revoked", shards = ?changed, "shards revoked");
+            }
         }
         let probers = self.probers.get().into_iter().filter(|_| !held);
         probers.flat_map(|probers| changed.iter().filter_map(|shard| probers.get(*shard))).for_each(|probe| probe());

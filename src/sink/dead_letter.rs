@@ -141,7 +141,11 @@ pub(super) fn audit(folder: &Path, audit: &mut Audit) -> io::Result<()> {
             if let Some((letter, _)) = parse(&text) {
                 audit.in_folder(&letter);
             } else {
-                warn!(path = %path.display(), "not a dead letter of the bridge: it is passed over");
+                warn!(
+                    event = "foreign_dead_letter",
+                    path = %path.display(),
+                    "not a dead letter of the bridge: it is passed over"
+                );
             }
         }
     }

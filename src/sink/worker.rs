@@ -255,7 +255,7 @@ fn pause_after(
 ) -> Result<Duration, SinkError> {
     match failure {
         SessionError::Renew(cause) => {
-            info!(cause, "renewing the ownership of the sink");
+            info!(event = "sink_reopened", cause, "renewing the ownership of the sink");
             Ok(Duration::ZERO)
         }
         SessionError::Unavailable(cause) => {
@@ -346,7 +346,7 @@ impl Lane for OwnedLane {
 
 /// The thread ends only after its lanes, unless it panicked.
 fn thread_ended() -> SinkError {
-    error!("the sink's thread ended: this is a defect, please report it");
+    error!(event = "sink_thread_ended", "the sink's thread ended: this is a defect, please report it");
     SinkError::Closed("its thread ended".into())
 }
 

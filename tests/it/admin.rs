@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Worker, command, eventually, run};
+use crate::support::{Worker, command, event, eventually, run};
 
 /// A free port of this machine: not one that an outgoing connection or a broker of the tests may take before it is used.
 pub fn free_address() -> String {
@@ -318,7 +318,7 @@ async fn a_taken_port_is_a_failure_only_for_who_asked_for_it() {
     let mut silent = scene.command_with("silent", "{stdout: {}}");
     let silent = Worker::start(silent.env_remove("BRIDGE_ADMIN_LISTEN"), &scene.path("silent.log"));
     silent.wait_for_log("the admin port 127.0.0.1:9464 cannot be opened");
-    silent.wait_for_log("running");
+    silent.wait_for_log(&event("running"));
 }
 
 #[test]

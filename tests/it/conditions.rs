@@ -3,14 +3,14 @@ use std::time::Duration;
 use green_api_bridge::emulator::{EventKind, Fault, Method, Redelivery};
 
 use crate::scene::{ID, Scene, answer, numbered, times};
-use crate::support::{Worker, eventually};
+use crate::support::{Worker, event, eventually};
 
 fn entered(name: &str) -> String {
     format!(r#""condition":"{name}","cause""#)
 }
 
 fn left(name: &str) -> String {
-    format!(r#""message":"condition cleared","instance":"{ID}","condition":"{name}""#)
+    format!(r#""event":"condition_cleared","instance":"{ID}","condition":"{name}""#)
 }
 
 /// Entered once and left once, as the log tells.
@@ -56,7 +56,7 @@ async fn an_account_that_says_it_is_logged_out_is_one_until_it_says_otherwise() 
     let worker = scene.start_into_file();
     worker.wait_for_log(r#""cause":"its state is notAuthorized""#);
     scene.drained();
-    assert!(!worker.log().contains("condition cleared"), "{}", worker.log());
+    assert!(!worker.log().contains(&event("condition_cleared")), "{}", worker.log());
     // What keeps it from answering at all comes first, and does not make it forget.
     scene.fault(times(1, Fault::before(answer(401, "")).on(Method::ReceiveNotification)));
     scene.push([changed("blocked").as_str()]);
@@ -141,12 +141,12 @@ async fn the_sink_s_own_conditions_are_entered_and_left_once() {
     let worker = scene.start("file:later/out.jsonl");
     worker.wait_for_log("sink_unavailable");
     std::fs::create_dir(scene.path("later")).unwrap();
-    worker.wait_for_log("condition cleared");
+    worker.wait_for_log(&event("condition_cleared"));
     assert_eq!(worker.log().matches("sink_unavailable").count(), 2, "{}", worker.log());
     let second = Worker::start(&mut scene.command("file:later/out.jsonl"), &scene.path("second-log"));
     second.wait_for_log("waiting_for_ownership");
     worker.kill();
-    second.wait_for_log("condition cleared");
+    second.wait_for_log(&event("condition_cleared"));
     assert_eq!(second.log().matches("waiting_for_ownership").count(), 2, "{}", second.log());
 }
 

@@ -4,7 +4,7 @@ use green_api_bridge::emulator::EventKind;
 use serde_json::Value;
 
 use crate::scene::{ID, Scene, TOKEN};
-use crate::support::run;
+use crate::support::{event, run};
 
 /// Exit code, whether all is well, and the names of the failed checks.
 fn doctor(scene: &Scene, sink: &str) -> (i32, bool, Vec<String>) {
@@ -88,7 +88,7 @@ async fn kafka_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     assert_eq!(doctor(&scene, &sink(&servers)), (0, true, vec![]));
     scene.push(["2"]);
     scene.drained();
-    assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches(&event("sink_owned")).count(), 1, "{}", bridge.log());
     assert_eq!(doctor(&scene, &sink("127.0.0.1:1")), (1, false, vec!["broker".to_owned()]));
 }
 
@@ -100,7 +100,7 @@ async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     let bridge = scene.start_with("bridge", &with("", 2));
     scene.push(["1"]);
     scene.drained();
-    let owned = || bridge.log().matches("owning the Kafka sink").count();
+    let owned = || bridge.log().matches(&event("sink_owned")).count();
     crate::support::eventually("both shards are open", || owned() == 2);
     assert_eq!(failed_of_sink(&scene, &with("", 2)), []);
     let of_brokers =
@@ -119,7 +119,7 @@ async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     scene.push(["2"]);
     scene.drained();
     let log = bridge.log();
-    assert_eq!((owned(), log.matches("shards revoked").count()), (2, 0), "{log}");
+    assert_eq!((owned(), log.matches(&event("shards_revoked")).count()), (2, 0), "{log}");
 }
 
 #[cfg(feature = "broker-tests")]
@@ -136,6 +136,6 @@ async fn rabbitmq_is_looked_at_beside_a_running_bridge_without_disturbing_it() {
     assert_eq!(doctor(&scene, &sink(&uri)), (0, true, vec![]));
     scene.push(["2"]);
     scene.drained();
-    assert_eq!(bridge.log().matches("owning the AMQP sink").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches(&event("sink_owned")).count(), 1, "{}", bridge.log());
     assert_eq!(doctor(&scene, &sink("amqp://guest:guest@127.0.0.1:1/%2f")), (1, false, vec!["broker".to_owned()]));
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::scene::{Scene, TOKEN};
-use crate::support::{Worker, command};
+use crate::support::{Worker, command, event};
 
 /// Starts a bridge with this config, until it runs; and what it warned of until then, with the fields that name the place.
 fn warnings(scene: &Scene, mode: u32, instances: &str, sink: &str) -> Vec<(String, String)> {
@@ -23,23 +23,23 @@ fn until_it_runs(command: &mut Command, scene: &Scene) -> Vec<(String, String)> 
     // Each start adds to it.
     fs::remove_file(scene.path("log")).ok();
     let bridge = Worker::start(command, &scene.path("log"));
-    bridge.wait_for_log(r#""message":"running""#);
+    bridge.wait_for_log(&event("running"));
     let log = bridge.log();
-    let before = log.lines().take_while(|line| !line.contains(r#""message":"running""#));
+    let before = log.lines().take_while(|line| !line.contains(&event("running")));
     let lines = before.map(|line| serde_json::from_str::<Value>(line).expect(line));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let place = |line: &Value| ["path", "host", "key"].map(|key| text(&line[key])).concat();
     // The sinks here lead nowhere.
     let warnings = lines.filter(|line| line["level"] == "WARN" && line["condition"].is_null());
-    warnings.map(|line| (text(&line["message"]).split(':').next().unwrap().to_owned(), place(&line))).collect()
+    warnings.map(|line| (text(&line["event"]), place(&line))).collect()
 }
 
 fn given(id: u32, api_url: &str, token: &str) -> String {
     format!("\n  - id: {id}\n    api_url: {api_url}\n    {token}")
 }
 
-fn warning(message: &str, place: &str) -> (String, String) {
-    (message.to_owned(), place.to_owned())
+fn warning(event: &str, place: &str) -> (String, String) {
+    (event.to_owned(), place.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn a_config_with_a_secret_in_it_that_others_can_read_is_warned_about() {
     let given = |token: &str| given(1, &scene.emulator.url(), token);
     fs::write(scene.path("token"), TOKEN).unwrap();
     fs::set_permissions(scene.path("token"), fs::Permissions::from_mode(0o600)).unwrap();
-    let secret = [warning("others can read this secret", "bridge.yaml")];
+    let secret = [warning("secret_readable_by_others", "bridge.yaml")];
     let inline = given(&format!("api_token: {TOKEN}"));
     assert_eq!(warnings(&scene, 0o644, &inline, "{stdout: {}}"), secret);
     assert_eq!(warnings(&scene, 0o640, &inline, "{stdout: {}}"), []);
@@ -79,7 +79,7 @@ async fn an_instance_file_with_a_token_in_it_that_others_can_read_is_warned_abou
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let found = warnings(&scene, 0o644, " []", "{stdout: {}}\ninstances_dir: instances");
-    assert_eq!(found, [warning("others can read this secret", "instances/1.yaml")]);
+    assert_eq!(found, [warning("secret_readable_by_others", "instances/1.yaml")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn a_token_that_leaves_the_machine_unencrypted_is_warned_about_once_for_ea
     let given = |id: u32, host: &str| given(id, &format!("http://{host}"), "api_token: ${A_TOKEN}");
     let instances = [given(1, "192.0.2.1"), given(2, "192.0.2.1"), given(3, "192.0.2.2:8080"), given(4, "127.0.0.1:1")];
     let found = warnings(&scene, 0o600, &instances.concat(), "{stdout: {}}");
-    let plain = |host| warning("the token goes over the network unencrypted", host);
+    let plain = |host| warning("unencrypted_token", host);
     assert_eq!(found, [plain("192.0.2.1"), plain("192.0.2.2")]);
 }
 
@@ -107,7 +107,7 @@ async fn switching_off_that_certificates_are_verified_is_warned_about() {
         ("enable.ssl.certificate.verification: false", "enable.ssl.certificate.verification"),
         ("ssl.endpoint.identification.algorithm: none", "ssl.endpoint.identification.algorithm"),
     ] {
-        assert_eq!(with(property), [warning("certificates are not verified", key)]);
+        assert_eq!(with(property), [warning("unverified_certificates", key)]);
     }
     assert_eq!(with("enable.ssl.certificate.verification: true"), []);
     assert_eq!(with("ssl.endpoint.identification.algorithm: https"), []);
@@ -119,7 +119,7 @@ async fn a_password_on_the_command_line_is_warned_about() {
     let scene = Scene::new().await;
     let start = |command: &mut Command| until_it_runs(command, &scene);
     let found = start(&mut scene.command("amqp://user:hunter2@127.0.0.1:1/%2f"));
-    assert_eq!(found, [warning("a password is on the command line", "")]);
+    assert_eq!(found, [warning("password_on_command_line", "")]);
     assert_eq!(start(&mut scene.command("amqp://127.0.0.1:1/%2f")), []);
     let mut from_environment = command();
     from_environment.arg("run").env("BRIDGE_SINK", "amqp://user:hunter2@127.0.0.1:1/%2f");

@@ -5,7 +5,7 @@ use std::process::Command;
 use green_api_bridge::emulator::EventKind;
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Worker, eventually, run};
+use crate::support::{Worker, event, eventually, run};
 
 fn bodies_of(scene: &Scene, name: &str) -> Vec<String> {
     let text = fs::read_to_string(scene.path(name)).unwrap();
@@ -110,7 +110,7 @@ async fn a_limit_on_the_size_of_files_is_a_condition_until_it_is_raised_and_leav
     assert!((1..100).contains(&unfinished), "{unfinished}");
     eventually("it is tried again", || worker.log().matches("reopening the sink").count() >= 3);
     let log = worker.log();
-    assert!(!log.contains("condition cleared"), "nothing was stored since: {log}");
+    assert!(!log.contains(&event("condition_cleared")), "nothing was stored since: {log}");
     assert_eq!(log.matches(r#""condition":"sink_unavailable""#).count(), 1, "{log}");
     assert_eq!(scene.bodies(), bodies[..unfinished], "whole lines, and none that is not stored");
     worker.kill();
@@ -159,7 +159,7 @@ async fn a_file_that_is_made_is_for_its_user_alone_and_not_where_a_link_leads() 
     scene.push(["3"]);
     scene.drained();
     assert_eq!((bodies_of(&scene, "elsewhere"), mode("elsewhere")), (vec!["3".to_owned()], 0o644));
-    assert_eq!(bridge.log().matches("others can read the sink's file").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches(&event("sink_file_readable_by_others")).count(), 1, "{}", bridge.log());
 }
 
 #[cfg(feature = "fault-hooks")]

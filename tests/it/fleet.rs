@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{ENDS_WITHIN, Worker, command, eventually, times};
+use crate::support::{ENDS_WITHIN, Worker, command, event, eventually, times};
 
 /// `run` with a config file into a file.
 const INTO_FILE: &str = "{file: {path: out.jsonl}}";
@@ -86,14 +86,14 @@ async fn a_file_that_comes_changes_and_goes_starts_restarts_and_stops_its_instan
     write_instance(&scene, "two.yaml", &other, &given);
     stored(&scene, &other, 3);
     fs::remove_file(scene.path("instances/two.yaml")).unwrap();
-    bridge.wait_for_log("its file is gone");
-    bridge.wait_for_log(&format!(r#""message":"stopped","instance":"{other}""#));
+    bridge.wait_for_log(&event("instance_removed"));
+    bridge.wait_for_log(&format!(r#""event":"instance_stopped","instance":"{other}""#));
     scene.emulator.push(&other, "4");
     scene.emulator.push(&one, "5");
     stored(&scene, &one, 5);
     assert_eq!(scene.emulator.queued(&other), 1);
     let log = bridge.log();
-    let starts = |id: &str| log.matches(&format!(r#""message":"starting","instance":"{id}""#)).count();
+    let starts = |id: &str| log.matches(&format!(r#""event":"instance_started","instance":"{id}""#)).count();
     // All that are there at the start are one line.
     assert_eq!((starts(&one), starts(&other)), (0, 2), "{log}");
 }
@@ -146,7 +146,7 @@ async fn a_changed_token_file_is_used_before_the_old_token_is_refused() {
     scene.push(["1"]);
     scene.drained();
     fs::write(scene.path("token"), "another-canary").unwrap();
-    bridge.wait_for_log("its token file has changed");
+    bridge.wait_for_log(&event("instance_restarted"));
     scene.emulator.set_token(ID, "another-canary");
     scene.push(["2"]);
     scene.drained();

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::fleet::{start, stored, watch, write_config, write_instance};
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{ENDS_WITHIN, Worker, command, eventually};
+use crate::support::{ENDS_WITHIN, Worker, command, event, eventually};
 
 fn make_pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
@@ -83,8 +83,8 @@ async fn a_token_file_that_becomes_a_pipe_stops_its_instance_alone() {
     scene.drained();
     replace(&scene.path("token"), make_pipe);
     scene.emulator.set_token(&one, "another");
-    bridge.wait_for_log("the token cannot be read again");
-    bridge.wait_for_log("cannot apply the change; keeping the running instance");
+    bridge.wait_for_log(&event("token_unreadable"));
+    bridge.wait_for_log(&event("change_not_applied"));
     scene.emulator.push(&other, "2");
     stored(&scene, &other, 2);
     replace(&scene.path("token"), |path| fs::write(path, "another").unwrap());
@@ -92,7 +92,7 @@ async fn a_token_file_that_becomes_a_pipe_stops_its_instance_alone() {
     stored(&scene, &one, 2);
     replace(&scene.path("token"), make_pipe);
     scene.emulator.set_token(&one, "a third");
-    eventually("it is refused again", || bridge.log().matches("the token cannot be read again").count() > 1);
+    eventually("it is refused again", || bridge.log().matches(&event("token_unreadable")).count() > 1);
     let (status, took) = bridge.stop(Signal::SIGTERM);
     assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
 }
@@ -124,12 +124,12 @@ async fn what_is_no_file_in_the_folder_of_instances_disturbs_no_other() {
 async fn an_instance_waits_for_its_token_file_to_come() {
     let scene = Scene::fleet(1, &numbered(1)).await;
     let bridge = watch(&scene);
-    bridge.wait_for_log("there is no instance to run yet");
+    bridge.wait_for_log(&event("no_instances"));
     write_instance(&scene, "one.yaml", &scene.instances[0], "api_token_file: token");
-    bridge.wait_for_log("a file of instances_dir is invalid");
+    bridge.wait_for_log(&event("invalid_instance_file"));
     fs::write(scene.path("token"), TOKEN).unwrap();
     scene.drained();
-    assert_eq!(bridge.log().matches("a file of instances_dir is invalid").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches(&event("invalid_instance_file")).count(), 1, "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,9 +150,9 @@ async fn a_secret_that_others_can_read_is_told_once() {
     let bridge = start(&scene);
     scene.drained();
     write("open", 0o644);
-    bridge.wait_for_log("its token file has changed");
+    bridge.wait_for_log(&event("instance_restarted"));
     let log = bridge.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("others can read this secret")).collect();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains(&event("secret_readable_by_others"))).collect();
     assert!(told.len() == 1 && told[0].contains(r#""path":"open""#), "{log}");
 }
 
@@ -187,7 +187,7 @@ mod hanging {
         stored(&scene, &ids[1], 1);
         hang(&scene, "instances/hung.yaml");
         write_instance(&scene, "hung.yaml", &ids[2], &token);
-        eventually("both are told", || bridge.log().matches("a file does not answer within 5 s").count() == 2);
+        eventually("both are told", || bridge.log().matches(&event("file_unresponsive")).count() == 2);
         write_instance(&scene, "other.yaml", &ids[3], &token);
         stored(&scene, &ids[3], 1);
         assert_eq!((scene.emulator.queued(&ids[0]), scene.emulator.queued(&ids[2])), (1, 1));
@@ -196,10 +196,10 @@ mod hanging {
         let_answer(&scene, "instances/hung.yaml");
         stored(&scene, &ids[2], 1);
         let log = bridge.log();
-        assert_eq!(log.matches("a file does not answer within 5 s").count(), 2, "each once: {log}");
+        assert_eq!(log.matches(&event("file_unresponsive")).count(), 2, "each once: {log}");
         hang(&scene, "token");
         scene.emulator.set_token(&ids[0], "another");
-        eventually("it is told", || bridge.log().matches("a file does not answer within 5 s").count() == 3);
+        eventually("it is told", || bridge.log().matches(&event("file_unresponsive")).count() == 3);
         let (status, took) = bridge.stop(Signal::SIGTERM);
         assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
     }

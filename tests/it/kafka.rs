@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::kafka_topics::Topics;
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{eventually, foreign_client};
+use crate::support::{event, eventually, foreign_client};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_body_arrives_once_in_order_with_its_headers_and_is_deleted_after() {
@@ -63,7 +63,7 @@ async fn killed_between_commit_and_delete_it_only_deletes_when_it_comes_back() {
     let bridge = scene.start_with("bridge", &topics.sink(""));
     scene.drained();
     assert_eq!(topics.bodies(2), ["1", "2"]);
-    assert!(bridge.log().contains("already stored"), "{}", bridge.log());
+    assert!(bridge.log().contains(&event("delivered_again")), "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,7 @@ async fn a_second_bridge_takes_over_and_the_first_ends_with_79() {
     let first = scene.start_with("first", &topics.sink(""));
     scene.drained();
     let second = scene.start_with("second", &topics.sink(""));
-    second.wait_for_log("owning the Kafka sink");
+    second.wait_for_log(&event("sink_owned"));
     let bodies = numbered(20);
     scene.push(bodies.iter().map(String::as_str));
     let log = scene.path("first.log");
@@ -116,7 +116,7 @@ async fn a_topic_that_is_missing_stops_only_the_instance_that_needs_it() {
     eventually("the good queue is empty", || scene.emulator.queued(ID) == 0);
     assert_eq!(scene.emulator.queued(other), 1, "what is not stored is not deleted");
     assert_eq!(topics.read_from("of.incomingCall", 21).len(), 21);
-    assert_eq!(bridge.log().matches("owning the Kafka sink").count(), 1, "{}", bridge.log());
+    assert_eq!(bridge.log().matches(&event("sink_owned")).count(), 1, "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use green_api_bridge::notification::Fingerprint;
 
 use crate::kafka_topics::{Record, Topics};
 use crate::scene::{Scene, numbered};
-use crate::support::{command, eventually, run, seeded, times};
+use crate::support::{command, event, eventually, run, seeded, times};
 
 /// Where a bridge can die: the steps of a transaction, and those around the delete.
 const STEPS: [&str; 6] = ["before_begin", "produced", "delivered", "before_commit", "stored", "deleted"];
@@ -110,12 +110,12 @@ async fn more_instances_need_no_more_threads_and_share_their_transactions() {
         let bodies = numbered(each);
         let (scene, topics) = (Scene::fleet(count, &bodies).await, Topics::new());
         let bridge = scene.start_with("bridge", &topics.sink(""));
-        bridge.wait_for_log("owning the Kafka sink");
+        bridge.wait_for_log(&event("sink_owned"));
         let begun = Instant::now();
         eventually("half of it is done", || scene.queued() <= count * each / 2);
         threads.push(bridge.threads());
         scene.drained();
-        let transactions = bridge.log().matches(r#""message":"committed""#).count();
+        let transactions = bridge.log().matches(&event("committed")).count();
         let milliseconds = usize::try_from(begun.elapsed().as_millis()).unwrap();
         let [of_transactions, of_notifications] =
             [transactions, count * each].map(|number| 1000 * number / milliseconds);
@@ -143,5 +143,5 @@ async fn a_bridge_that_slept_past_its_transaction_timeout_without_a_rival_goes_o
     scene.push_to_all(&bodies[20..]);
     scene.drained();
     assert_exactly_once(&scene, &topics, &bodies);
-    assert!(bridge.log().matches("owning the Kafka sink").count() >= 2, "{}", bridge.log());
+    assert!(bridge.log().matches(&event("sink_owned")).count() >= 2, "{}", bridge.log());
 }

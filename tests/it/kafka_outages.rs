@@ -7,7 +7,7 @@ use crate::kafka_kills::assert_exactly_once;
 use crate::kafka_topics::Topics;
 use crate::network::{Network, Weather};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, eventually, from_test_run, seeded, times};
+use crate::support::{Broker, event, eventually, from_test_run, seeded, times};
 
 /// How the way to Kafka can end for a while.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,6 @@ async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
     scene.drained();
     bridge.wait_for_log("exceeded 5 s: recreating the producer");
     // Everything is stored, so it is no failure of the sink.
-    assert!(bridge.log().contains("renewing the ownership of the sink"), "{}", bridge.log());
+    assert!(bridge.log().contains(&event("sink_reopened")), "{}", bridge.log());
     assert_exactly_once(&scene, &topics, &bodies);
 }

@@ -6,7 +6,7 @@ use crate::doctor::failed_of_sink;
 use crate::kafka_topics::Topics;
 use crate::readme::blocks;
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{eventually, foreign_client, from_test_run};
+use crate::support::{event, eventually, foreign_client, from_test_run};
 
 /// What the README says that a bridge needs, on the topics of a test.
 fn permit(topics: &Topics) {
@@ -99,7 +99,7 @@ async fn a_refused_password_is_told_waited_out_and_never_shown() {
     assert!(bridge.log().contains("Authentication failed"), "{}", bridge.log());
     fs::write(&file, "test-password").unwrap();
     scene.drained();
-    bridge.wait_for_log("condition cleared");
+    bridge.wait_for_log(&event("condition_cleared"));
     for canary in ["passw0rd-canary", "m3ssage-canary", "test-password", TOKEN] {
         assert!(!bridge.log().contains(canary), "{canary}: {}", bridge.log());
     }
@@ -135,7 +135,7 @@ async fn a_forbidden_topic_stops_only_the_instances_that_need_it() {
     bridge.wait_for_log("grant WRITE and DESCRIBE on the topic");
     assert_eq!(scene.emulator.queued(other), 1);
     // Once, because a transaction of nothing but the forbidden cannot even be aborted.
-    let owned = bridge.log().matches("owning the Kafka sink").count();
+    let owned = bridge.log().matches(&event("sink_owned")).count();
     assert!(owned <= 2, "{owned} acquisitions: {}", bridge.log());
     permission(&topics, &[&format!("undo:{bad}")]);
     scene.drained();
@@ -160,7 +160,7 @@ async fn a_forbidden_dead_letter_topic_leaves_the_folder_and_stops_nobody() {
     let kept = bridge.log().matches(r#""kept_in":"dead_letter_dir""#).count();
     assert_eq!(kept, 10, "{}", bridge.log());
     // Once known to be forbidden it is tried by itself.
-    let owned = bridge.log().matches("owning the Kafka sink").count();
+    let owned = bridge.log().matches(&event("sink_owned")).count();
     assert!(owned <= 2, "{owned} acquisitions: {}", bridge.log());
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::kafka_topics::Topics;
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{eventually, foreign_client};
+use crate::support::{event, eventually, foreign_client};
 
 fn create(topics: &Topics, name: &str, setting: &str) {
     foreign_client("create_kafka.py", &[&topics.servers, &format!("{}.{name}", topics.name), setting]);
@@ -49,7 +49,7 @@ async fn a_ledger_that_is_less_safe_than_the_topic_is_told() {
     scene.push(["1"]);
     let bridge = scene.start_with("bridge", &topics.sink(""));
     scene.drained();
-    assert!(bridge.log().contains("lower min.insync.replicas than the topic"), "{}", bridge.log());
+    assert!(bridge.log().contains(&event("ledger_less_durable")), "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +66,7 @@ async fn partitions_added_while_running_stay_unused_so_that_the_order_holds() {
             scene.push_to_all(&bodies[pushed..=pushed]);
             pushed += 1;
         }
-        bridge.log().contains("more partitions than at the start")
+        bridge.log().contains(&event("partitions_added"))
     });
     scene.push_to_all(&bodies[pushed..pushed + 10]);
     scene.drained();
@@ -146,7 +146,7 @@ async fn a_topic_that_was_missing_and_comes_back_with_fewer_partitions_is_used_a
     bridge.kill();
     let strict = topics.sink(IMPATIENT).replace("create_topics: {partitions: 3}", "create_topics: null");
     let bridge = scene.start_with("strict", &strict);
-    bridge.wait_for_log("owning the Kafka sink");
+    bridge.wait_for_log(&event("sink_owned"));
     scene.push_to_all(&bodies[20..25]);
     scene.drained();
     make_anew(&topics, "0");

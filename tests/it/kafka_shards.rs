@@ -16,7 +16,7 @@ use crate::replicas::{SHARDS, changes, held, shards_of, survive, waits};
 #[cfg(feature = "fault-hooks")]
 use crate::replicas::{cells, strike};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, Worker, eventually, foreign_client, times};
+use crate::support::{Broker, Worker, event, eventually, foreign_client, times};
 
 const SESSION: Duration = Duration::from_secs(3);
 
@@ -103,7 +103,7 @@ async fn whoever_raises_the_shards_takes_along_what_was_published_last() {
     assert_exactly_once(&scene, &topics, &bodies);
     let times = ["killed", "first", "second", "third", "fourth", "fifth"].map(|name| {
         let log = std::fs::read_to_string(scene.path(&format!("{name}.log"))).unwrap();
-        log.matches("raised the number of shards").count()
+        log.matches(&event("shards_raised")).count()
     });
     assert_eq!(times.iter().sum::<usize>(), 2, "each raise happens once: {times:?}");
     drop(raised);
@@ -118,7 +118,7 @@ async fn partitions_that_are_added_while_replicas_run_are_reported_and_disturb_n
     let bridge = scene.start_with("bridge", &sink);
     scene.drained();
     foreign_client("partition_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), "24"]);
-    bridge.wait_for_log("the ledger_topic has more partitions than there are shards");
+    bridge.wait_for_log(&event("surplus_ledger_partitions"));
     scene.push_to_all(&bodies[2..]);
     scene.drained();
     assert_eq!(held(&bridge), SHARDS);
@@ -148,7 +148,7 @@ async fn a_replica_that_cannot_open_a_shard_leaves_it_to_another() {
     permission(&topics, &[&format!("deny:transactional_id:{name}-{shard}:describe,write")]);
     let bodies = numbered(10);
     scene.push_to_all(&bodies);
-    unable.wait_for_log("did not open for 120 s; leaving the consumer group");
+    unable.wait_for_log(&event("shard_not_opened"));
     eventually("the other has all shards", || held(&able) == SHARDS);
     scene.drained();
     assert_exactly_once(&scene, &topics, &bodies);

@@ -5,7 +5,7 @@ use green_api_bridge::emulator::{self, EventKind, Fault, FaultKind, Method};
 use nix::sys::signal::Signal;
 
 use crate::scene::{ID, Line, Scene, TOKEN, answer, numbered, times};
-use crate::support::{ENDS_WITHIN, Worker, command, eventually, run};
+use crate::support::{ENDS_WITHIN, Worker, command, event, eventually, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_body_arrives_once_in_order_and_is_deleted_after_it_is_stored() {
@@ -91,7 +91,7 @@ async fn a_torn_last_line_is_cut_and_its_notification_stored_again() {
     let worker = scene.start_into_file();
     scene.drained();
     assert_eq!(scene.bodies(), bodies);
-    assert!(worker.log().contains("a torn last line was cut off"), "{}", worker.log());
+    assert!(worker.log().contains(&event("torn_line_removed")), "{}", worker.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +142,8 @@ async fn a_wrong_token_is_told_once_and_the_bridge_goes_on_when_the_file_is_corr
     fs::write(scene.path("token"), format!("{TOKEN}\n")).unwrap();
     scene.drained();
     // Whoever comes first to the corrected file: the bridge itself, or the watch, which starts another for its instance.
-    let is_corrected = |log: &str| log.contains("condition cleared") || log.contains("its token file has changed");
+    let is_corrected =
+        |log: &str| log.contains(&event("condition_cleared")) || log.contains(&event("instance_restarted"));
     eventually("the right token is used", || is_corrected(&worker.log()));
     let log = worker.log();
     let entered = log.lines().filter(|line| line.contains(r#""condition":"token_refused""#) && line.contains("WARN"));
@@ -265,7 +266,7 @@ async fn a_second_bridge_waits_for_the_file() {
     let second = Worker::start(&mut scene.command("file:out.jsonl"), &scene.path("second-log"));
     second.wait_for_log("waiting_for_ownership");
     first.kill();
-    second.wait_for_log("condition cleared");
+    second.wait_for_log(&event("condition_cleared"));
     scene.push(["2"]);
     scene.drained();
     assert_eq!(scene.bodies(), ["1", "2"]);

@@ -4,7 +4,7 @@ use green_api_bridge::emulator::{EventKind, Fault, Method};
 use serde_json::Value;
 
 use crate::scene::{ID, Scene, answer, times};
-use crate::support::eventually;
+use crate::support::{event, eventually};
 
 /// Attributes of the lines of the file sink, and their data, decoded.
 fn lines(scene: &Scene) -> Vec<(Value, Vec<u8>)> {
@@ -83,7 +83,7 @@ async fn an_answer_that_ends_early_is_received_again() {
     let worker = scene.start_into_file();
     scene.drained();
     assert_eq!(scene.bodies(), [r#"{"idMessage":"whole"}"#]);
-    assert!(!worker.log().contains("dead letter"), "{}", worker.log());
+    assert!(!worker.log().contains(&event("dead_letter")), "{}", worker.log());
     assert!(worker.log().contains("upstream_unavailable") && !worker.log().contains("idMess"), "{}", worker.log());
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{ENDS_WITHIN, eventually, times};
+use crate::support::{ENDS_WITHIN, event, eventually, times};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_overlapped_receive_brings_again_is_neither_published_nor_deleted() {
@@ -14,7 +14,7 @@ async fn what_an_overlapped_receive_brings_again_is_neither_published_nor_delete
     let worker = scene.start_into_file();
     eventually("the head is received again, beside its delete", || scene.count(EventKind::Received) == 2);
     // Nothing more happens until the delete is given up; then the head is a redelivery.
-    worker.wait_for_log("already stored");
+    worker.wait_for_log(&event("delivered_again"));
     let journal = scene.journal();
     let before = journal.iter().position(|event| event.event == EventKind::Deleted);
     let events: Vec<_> = journal[2..before.unwrap_or(journal.len())].iter().map(|event| event.event).collect();
@@ -66,7 +66,7 @@ async fn where_overlapped_receives_bring_stale_heads_they_are_given_up() {
     scene.emulator.set_delay(ID, Duration::from_millis(50));
     scene.push(bodies[..30].iter().map(String::as_str));
     let worker = scene.start_into_file();
-    worker.wait_for_log("receiving only after the delete");
+    worker.wait_for_log(&event("overlap_disabled"));
     scene.drained();
     let before = scene.count(EventKind::Received);
     assert!(before >= 40, "{before} receives for 30 notifications: no stale head came");

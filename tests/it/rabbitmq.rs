@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::rabbitmq_queues::{Message, Names};
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::eventually;
+use crate::support::{event, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_body_arrives_once_in_order_with_its_properties() {
@@ -165,7 +165,7 @@ async fn a_second_bridge_waits_for_ownership_and_takes_over() {
     let second = scene.start_with("second", &names.sink(""));
     second.wait_for_log("waiting_for_ownership");
     first.kill();
-    second.wait_for_log("owning the AMQP sink");
+    second.wait_for_log(&event("sink_owned"));
     scene.push(["2"]);
     scene.drained();
     assert_eq!(names.read(2).iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["1", "2"]);
@@ -183,7 +183,7 @@ async fn refused_credentials_are_waited_out_and_no_secret_is_logged() {
     assert!(bridge.log().contains("ACCESS_REFUSED"), "{}", bridge.log());
     std::fs::write(&file, &names.uri).unwrap();
     scene.drained();
-    bridge.wait_for_log("condition cleared");
+    bridge.wait_for_log(&event("condition_cleared"));
     for canary in ["passw0rd-canary", "m3ssage-canary", "guest:guest", TOKEN] {
         assert!(!bridge.log().contains(canary), "{canary}: {}", bridge.log());
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::rabbitmq_queues::{Message, Names};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, Worker, eventually, from_test_run, rabbitmqctl};
+use crate::support::{Broker, Worker, event, eventually, from_test_run, rabbitmqctl};
 
 fn shared_broker() -> PathBuf {
     from_test_run("BRIDGE_TEST_RABBITMQ_DIR").into()
@@ -56,8 +56,7 @@ fn assert_stored(messages: &[Message], instance: &str, bodies: &[String]) {
 /// The sink was never in a condition. Its client may lose a connection with a channel: then it is there again at once.
 fn assert_undisturbed(bridge: &Worker) {
     let log = bridge.log();
-    let (owned, closed) =
-        (log.matches("owning the AMQP sink").count(), log.matches("the broker closed a channel").count());
+    let (owned, closed) = (log.matches(&event("sink_owned")).count(), log.matches(&event("channel_closed")).count());
     assert!(owned <= 1 + closed, "it is no reason to connect anew: {log}");
     let of_the_sink = |line: &serde_json::Value| line["condition"].is_string() && line["instance"].is_null();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -150,7 +149,7 @@ async fn a_dead_letter_queue_that_may_not_be_written_to_leaves_the_folder() {
         assert_stored(&messages, id, &bodies);
     }
     let marks = messages.iter().filter(|message| message.is_marked()).count();
-    let owned = bridge.log().matches("owning the AMQP sink").count();
+    let owned = bridge.log().matches(&event("sink_owned")).count();
     assert!(
         marks <= owned * scene.instances.len(),
         "{marks} marks: the first of each under its ownership, and no other"

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use crate::rabbitmq_queues::{Names, assert_kept, marks_due};
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, eventually, rabbitmqctl, seeded, times};
+use crate::support::{Broker, event, eventually, rabbitmqctl, seeded, times};
 
 const INSTANCES: usize = 10;
 
@@ -86,7 +86,7 @@ async fn each_fault_of_a_broker_under_load_is_survived_and_costs_at_most_marked_
         mend(&broker);
         give();
         scene.drained();
-        bridge.wait_for_log("condition cleared");
+        bridge.wait_for_log(&event("condition_cleared"));
         print!("{name}, {:?}: ", begun.elapsed());
         assert_kept(&scene, &names.read(INSTANCES * given), &plenty[..given], marks_due(&scene, &bridge.log()));
     }
@@ -104,8 +104,8 @@ async fn a_broker_that_takes_long_is_told_before_it_is_given_up() {
     bridge.wait_for_log("no answer for more than 10 s");
     broker.resume();
     scene.drained();
-    bridge.wait_for_log("condition cleared");
-    assert_eq!(bridge.log().matches("owning the AMQP sink").count(), 1, "it is no reason to connect anew");
+    bridge.wait_for_log(&event("condition_cleared"));
+    assert_eq!(bridge.log().matches(&event("sink_owned")).count(), 1, "it is no reason to connect anew");
     assert_kept(&scene, &names.read(INSTANCES * 10), &numbered(10), marks_due(&scene, &bridge.log()));
 }
 

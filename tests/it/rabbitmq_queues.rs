@@ -137,12 +137,12 @@ pub fn assert_each_kept(scene: &Scene, messages: &[Message], bodies: &[String], 
 
 /// The marks that these logs account for: one per instance and acquisition of the ownership, one per unknown outcome.
 pub fn marks_due(scene: &Scene, log: &str) -> usize {
-    let of_line = |line: Value| match line["message"].as_str()? {
-        "owning the AMQP sink" => Some(match line["shard"].as_u64() {
+    let of_line = |line: Value| match line["event"].as_str()? {
+        "sink_owned" => Some(match line["shard"].as_u64() {
             None => scene.instances.len(),
             Some(shard) => scene.instances.iter().filter(|id| shard_of(id) == shard).count(),
         }),
-        "publish outcome unknown; reopening the sink" => Some(1),
+        "outcome_unknown" => Some(1),
         _ => usize::try_from(line["unconfirmed"].as_u64()?).ok(),
     };
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(of_line).sum()

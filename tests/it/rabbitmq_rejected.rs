@@ -7,7 +7,7 @@ use crate::admin::free_address;
 use crate::network::{Network, Weather};
 use crate::rabbitmq_queues::{Message, Names, messages};
 use crate::scene::Scene;
-use crate::support::{command, eventually, foreign_client, from_test_run, run};
+use crate::support::{command, event, eventually, foreign_client, from_test_run, run};
 
 /// More often than any delivery limit that a queue of notifications has.
 const OFTEN: &str = "25";
@@ -153,13 +153,13 @@ async fn a_queue_made_without_all_this_is_used_and_told_once_with_the_policy_tha
     network.becomes(Weather::Cut);
     bridge.wait_for_log("sink_unavailable");
     network.becomes(Weather::Fine);
-    eventually("it is connected again", || bridge.log().matches("owning the AMQP sink").count() > 1);
+    eventually("it is connected again", || bridge.log().matches(&event("sink_owned")).count() > 1);
     names.uri = direct;
     let log = bridge.log();
     let told: Vec<Value> = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|line| line["message"].as_str().is_some_and(|text| text.contains("it is used as it is")))
+        .filter(|line| line["event"] == "queue_differs")
         .collect();
     assert_eq!(told.len(), 1, "once: {log}");
     let differs = told[0]["differs"].as_str().unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::rabbitmq_queues::{Message, Names, assert_kept, marks_due};
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{eventually, from_test_run, rabbitmqctl};
+use crate::support::{event, eventually, from_test_run, rabbitmqctl};
 
 fn bodies_of(messages: &[Message]) -> Vec<&str> {
     messages.iter().map(|message| message.body.as_str()).collect()
@@ -42,7 +42,7 @@ async fn what_is_reported_unroutable_is_exactly_what_was_not_stored() {
     let log = bridge.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let reported: BTreeSet<String> = lines
-        .filter(|line| line["message"] == "dead letter" && line["reason"] == "unroutable")
+        .filter(|line| line["event"] == "dead_letter" && line["reason"] == "unroutable")
         .map(|line| line["id"].as_str().unwrap().to_owned())
         .collect();
     assert!(
@@ -158,7 +158,7 @@ async fn a_queue_deleted_while_the_bridge_runs_is_declared_again() {
         }
         print!("{kind}: ");
         assert_kept(&scene, &messages, &bodies, marks_due(&scene, &bridge.log()));
-        assert_eq!(bridge.log().matches("owning the AMQP sink").count(), 1, "it is no reason to connect anew");
+        assert_eq!(bridge.log().matches(&event("sink_owned")).count(), 1, "it is no reason to connect anew");
     }
 }
 

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::network::{Network, Weather};
 use crate::scene::{ID, Scene, TOKEN, numbered};
-use crate::support::{Broker, Worker, eventually, foreign_client};
+use crate::support::{Broker, Worker, event, eventually, foreign_client};
 
 #[path = "../../examples/redis_streams.rs"]
 #[expect(dead_code, reason = "its `main` is run as a process")]
@@ -306,7 +306,7 @@ async fn a_frozen_redis_is_given_up_and_costs_nothing_when_it_goes_on() {
     eventually("it works", || scene.queued() <= 60);
     redis.broker.pause();
     scene.push_to_all(&bodies[40..]);
-    bridge.wait_for_log("publish outcome unknown; reopening the sink");
+    bridge.wait_for_log(&event("outcome_unknown"));
     redis.broker.resume();
     scene.drained();
     assert_exactly_once(&scene, &redis, &bodies);
@@ -324,7 +324,7 @@ async fn a_script_that_arrives_after_the_next_session_has_begun_stores_nothing()
     scene.push(["2"]);
     // By the second session: what the first has sent is still on its way.
     scene.drained();
-    bridge.wait_for_log("publish outcome unknown; reopening the sink");
+    bridge.wait_for_log(&event("outcome_unknown"));
     assert_eq!(redis.clients(), 2);
     network.becomes(Weather::Fine);
     eventually("what was late has arrived, and its connection is closed", || redis.clients() == 1);

@@ -10,7 +10,7 @@ use green_api_bridge::emulator::EventKind;
 use nix::sys::signal::Signal;
 
 use crate::scene::{Scene, numbered};
-use crate::support::{Broker, Worker, eventually, is_long, seeded};
+use crate::support::{Broker, Worker, event, eventually, is_long, seeded};
 
 pub const SHARDS: usize = 12;
 
@@ -28,11 +28,13 @@ pub fn held(bridge: &Worker) -> usize {
 pub fn shards_of(bridge: &Worker) -> BTreeSet<u64> {
     let log = bridge.log();
     let mut held = BTreeSet::new();
-    for line in log.lines().filter(|line| line.contains("shards assigned") || line.contains("shards revoked")) {
+    for line in
+        log.lines().filter(|line| line.contains(&event("shards_assigned")) || line.contains(&event("shards_revoked")))
+    {
         let line: serde_json::Value = serde_json::from_str(line).expect(line);
         let shards = line["shards"].as_str().unwrap().trim_matches(['[', ']']).split(", ");
         for shard in shards.map(|shard| shard.parse::<u64>().unwrap()) {
-            if line["message"] == "shards assigned" {
+            if line["event"] == "shards_assigned" {
                 held.insert(shard)
             } else {
                 held.remove(&shard)
@@ -97,7 +99,7 @@ pub fn strike(
     );
     if (step, signal) == ("stored", Signal::SIGSTOP) {
         // What it had stored was somebody else's to delete when it woke up.
-        assert!(first.log().contains("too late to delete"), "{}", first.log());
+        assert!(first.log().contains(&event("delete_too_late")), "{}", first.log());
     }
     replicas.push(first);
     replicas

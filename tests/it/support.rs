@@ -138,6 +138,11 @@ impl Drop for Worker {
     }
 }
 
+/// How a line of the JSON log has the code of its event.
+pub fn event(code: &str) -> String {
+    format!(r#""event":"{code}""#)
+}
+
 /// How often to do a thing: a sample, or with `tests/run --long` all of it.
 pub fn times(sample: usize, all: usize) -> usize {
     if is_long() { all } else { sample }

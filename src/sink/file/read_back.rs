@@ -53,7 +53,7 @@ fn each_line(file: impl Read, mut take: impl FnMut(&[u8]) -> Option<()>) -> io::
         number += 1;
         // A line without a line feed is being written, or was left incomplete by a crash.
         if line.ends_with(b"\n") && take(&line).is_none() {
-            warn!(number, "a line of the sink's file is not the bridge's: it is passed over");
+            warn!(event = "foreign_line", number, "a line of the sink's file is not the bridge's: it is passed over");
         }
         line.clear();
     }

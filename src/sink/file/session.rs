@@ -108,7 +108,7 @@ fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::other("it is not a regular file any more"));
     }
     if input_file::is_news_that_others_read(path, &metadata) {
-        warn!(path = %path.display(), "others can read the sink's file");
+        warn!(event = "sink_file_readable_by_others", path = %path.display(), "others can read the sink's file");
     }
     Ok(file)
 }
@@ -145,7 +145,11 @@ impl Session for LinesFile {
             let sequences = self.write(jobs)?;
             fault::reached("written");
             if self.is_cut()? {
-                warn!(path = %self.path.display(), "something cut the sink's file: writing the last group again");
+                warn!(
+                    event = "sink_file_truncated",
+                    path = %self.path.display(),
+                    "something cut the sink's file: writing the last group again"
+                );
                 continue;
             }
             let named = self.named()?;
@@ -203,7 +207,11 @@ impl LinesFile {
     /// Continues with the file at the path, or creates one. What was published before stays known; sequences are those of the new
     /// file.
     fn begin_another(&mut self) -> Result<(), SessionError> {
-        info!(path = %self.path.display(), "the sink's file was moved or removed: going on in a new one");
+        info!(
+            event = "sink_file_moved",
+            path = %self.path.display(),
+            "the sink's file was moved or removed: going on in a new one"
+        );
         let next = Self::acquire(&self.path)?;
         let mut earlier = std::mem::take(&mut self.earlier);
         earlier.extend(self.remembered.drain());
@@ -239,7 +247,11 @@ impl LinesFile {
 fn cut_torn_line(file: &mut File) -> io::Result<()> {
     let (end, length) = (end_of_last_line(file)?, file.seek(SeekFrom::End(0))?);
     if end < length {
-        warn!(bytes = length - end, "a torn last line was cut off: it was not reported as stored");
+        warn!(
+            event = "torn_line_removed",
+            bytes = length - end,
+            "a torn last line was cut off: it was not reported as stored"
+        );
         file.set_len(end)?;
     }
     file.sync_all()

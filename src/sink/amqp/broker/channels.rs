@@ -102,8 +102,10 @@ impl Amqp<'_> {
         if let Some(closed) = closed {
             let unconfirmed = known.iter().filter(|outcome| outcome.is_none()).count();
             warn!(
+                event = "channel_closed",
                 cause = closed.cause,
-                unconfirmed, "the broker closed a channel: publishing again what it did not confirm"
+                unconfirmed,
+                "the broker closed a channel: publishing again what it did not confirm"
             );
             // Kept across sessions: frames that the client had queued for the channel may end the connection.
             let unknown = together.iter().zip(&known).filter(|(_, outcome)| outcome.is_none() && dead.is_none());

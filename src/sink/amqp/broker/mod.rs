@@ -119,6 +119,7 @@ impl Acquire for Acquisition {
         }
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         info!(
+            event = "sink_owned",
             name = self.config.name,
             exchange = self.config.exchange,
             shard = here.is_some().then_some(shard.index()),

@@ -141,7 +141,11 @@ impl Topology<'_> {
         let differences: Vec<Difference> = differences.into_values().collect();
         let differs = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let command = arguments::policy(&vhost, name, &differences);
-        warn!(queue = name, %differs, %command, "a queue that exists differs from what would be declared: it is used as it is");
+        warn!(
+            event = "queue_differs",
+            queue = name, %differs, %command,
+            "a queue that exists differs from what would be declared: it is used as it is"
+        );
         self.reported.add(name);
         Ok(())
     }

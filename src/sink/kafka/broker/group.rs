@@ -106,7 +106,7 @@ impl Sharing for Group {
 fn serve(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) {
     while !assignment.is_stopped() {
         if let Err(error) = take_part(client, topic, assignment) {
-            warn!(%error, "cannot join the consumer group; trying again in 60 s");
+            warn!(event = "group_join_failed", %error, "cannot join the consumer group; trying again in 60 s");
         }
         assignment.rest(REJOIN_PAUSE);
     }
@@ -123,7 +123,10 @@ fn take_part(client: &ClientConfig, topic: &str, assignment: &Arc<Assignment>) -
             Some(Err(error)) => debug!(%error, "consumer group error"),
         }
         if let Some(shard) = assignment.overdue(OPEN_TIMEOUT) {
-            warn!(shard, "an assigned shard did not open for 120 s; leaving the consumer group for 60 s");
+            warn!(
+                event = "shard_not_opened",
+                shard, "an assigned shard did not open for 120 s; leaving the consumer group for 60 s"
+            );
             break;
         }
     }
@@ -161,6 +164,7 @@ impl ConsumerContext for Member {
                 .and_then(|()| consumer.pause(partitions));
             if shards.iter().any(|shard| *shard >= self.assignment.count()) {
                 warn!(
+                    event = "surplus_ledger_partitions",
                     "the ledger_topic has more partitions than there are shards: stop all replicas, then start all with the same number"
                 );
             }

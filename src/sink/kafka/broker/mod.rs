@@ -140,7 +140,7 @@ impl Acquire for Acquisition {
             opened.begin();
         }
         self.topic_memory.report_foreign(&self.config.ledger_topic, &entries);
-        info!(instances = entries.of.len(), transactional_id, "owning the Kafka sink");
+        info!(event = "sink_owned", instances = entries.of.len(), transactional_id, "owning the Kafka sink");
         Ok(Kafka {
             producer,
             ledger,

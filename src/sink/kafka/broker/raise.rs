@@ -109,7 +109,13 @@ impl Raise<'_> {
         }
         let Some(first) = first else { return Ok(()) };
         commit(&first, &self.copies(&known)?)?;
-        info!(former, shards = self.shards, instances = known.len(), "raised the number of shards");
+        info!(
+            event = "shards_raised",
+            former,
+            shards = self.shards,
+            instances = known.len(),
+            "raised the number of shards"
+        );
         Ok(())
     }
 

@@ -241,7 +241,7 @@ impl Kafka<'_> {
 
     /// Answers all jobs of the group.
     fn committed(&mut self, group: &mut Vec<Prepared>, since: Instant) {
-        debug!(notifications = group.len(), "committed");
+        debug!(event = "committed", notifications = group.len(), "committed");
         fault::reached("committed");
         let valid_until = self.valid_for.map(|valid| since + valid);
         group.drain(..).for_each(|prepared| self.answer(prepared, valid_until));

@@ -87,14 +87,18 @@ impl TopicMemory {
         for (kind, count) in &entries.foreign {
             if self.foreign.insert(kind, *count) != Some(*count) {
                 warn!(
-                    ledger,
-                    count, kind, "records of the ledger_topic are no entries: keep others from writing to it"
+                    event = "foreign_ledger_records",
+                    ledger, count, kind, "records of the ledger_topic are no entries: keep others from writing to it"
                 );
             }
         }
         for (instance, why) in &entries.unusable {
             if self.unusable.insert(*instance) {
-                warn!(ledger, %instance, why, "an entry of the ledger_topic cannot be used: its instance waits");
+                warn!(
+                    event = "unusable_ledger_entry",
+                    ledger, %instance, why,
+                    "an entry of the ledger_topic cannot be used: its instance waits"
+                );
             }
         }
         self.unusable.retain(|instance| entries.unusable.contains_key(instance));
@@ -104,10 +108,11 @@ impl TopicMemory {
     pub(super) fn report_unreadable_settings(&mut self, ledger: &str, why: &SetupError) {
         if !std::mem::replace(&mut self.settings_told, true) {
             warn!(
+                event = "ledger_compaction_unknown",
                 ledger,
                 %why,
-                "whether the ledger_topic is compacted cannot be checked: grant DESCRIBE_CONFIGS on the topics, or see to it \
-                 that its cleanup.policy is compact"
+                "whether the ledger_topic is compacted cannot be checked: grant DESCRIBE_CONFIGS on the topics, or ensure that \
+                 its cleanup.policy is compact"
             );
         }
     }
@@ -121,6 +126,7 @@ impl Partitions {
         self.there = there;
         if there > self.used {
             warn!(
+                event = "partitions_added",
                 topic,
                 there,
                 used = self.used,
@@ -129,8 +135,10 @@ impl Partitions {
             );
         } else if there < self.used {
             warn!(
+                event = "partitions_removed",
                 topic,
-                there, "the topic has fewer partitions than before: what is older may be read after what is newer"
+                there,
+                "the topic has fewer partitions than before: what is older may be read after what is newer"
             );
             self.used = there;
         }

@@ -124,6 +124,7 @@ impl Topics {
         {
             let ledger = &self.ledger;
             warn!(
+                event = "ledger_less_durable",
                 topic,
                 ledger,
                 of_topic,
@@ -180,7 +181,7 @@ impl Topics {
             self.runtime.block_on(self.admin.create_topics([&new], &options)).map_err(|error| unavailable(&error))?;
         for result in created {
             match result {
-                Ok(_) => info!(topic, partitions, "created a topic"),
+                Ok(_) => info!(event = "topic_created", topic, partitions, "created a topic"),
                 // Somebody else created it meanwhile, perhaps with other settings.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {
                     return Ok(Ensured::Exists {
