@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::config::Config;
 use crate::error::{self, Chain, SetupError};
@@ -155,10 +156,13 @@ impl Command {
                 let config = source.load()?;
                 telemetry::start(&config.log);
                 source.warn_of_password();
+                for doubt in &config.doubts {
+                    warn!(event = "doubtful_config", %doubt, "the config is probably not what is meant");
+                }
                 run::run(config, stop_on_signal()?).await
             }
             Self::Validate(source) => {
-                let Config { instances, .. } = source.load()?;
+                let Config { instances, .. } = source.load_with_doubts()?;
                 eprintln!("the configuration is valid: {} instance(s)", instances.len());
                 Ok(())
             }

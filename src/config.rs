@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use crate::address;
-use crate::mistake::Mistakes;
+use crate::mistake::{Mistake, Mistakes};
 use crate::notification::InstanceId;
 use crate::sink::kind::Options;
 use crate::token::TokenSource;
@@ -52,6 +52,10 @@ pub struct Config {
     #[serde(skip)]
     #[schemars(skip)]
     pub file: Option<PathBuf>,
+    /// What is probably a mistake, but works.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub doubts: Vec<Mistake>,
 }
 
 /// One Green API instance, with exactly one of `api_token` and `api_token_file`.
@@ -246,7 +250,7 @@ impl Config {
     /// As [`from_file`](Self::from_file), from the text of a file.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn from_text(text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        read::from_text(Path::new("bridge.yaml"), text.to_owned(), variables.collect())
+        read::from_text(Path::new("bridge.yaml"), text, variables.collect())
     }
 
     /// One instance and a sink, with the defaults for everything else; checked like a file.
@@ -265,9 +269,10 @@ impl Config {
             admin: None,
             log: Log::default(),
             file: None,
+            doubts: Vec::new(),
         };
-        check::check(&config, None, &[])?;
-        Ok(config)
+        let doubts = check::check(&config, None, &[])?;
+        Ok(Self { doubts, ..config })
     }
 }
 
@@ -304,5 +309,7 @@ pub(crate) fn listen_address(text: Option<&str>) -> Result<Option<SocketAddr>, &
     }
 }
 
+#[cfg(test)]
+mod form_tests;
 #[cfg(test)]
 mod tests;

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_saphyr::{Error, Location};
 
-pub(crate) use self::found::{Found, Source};
+pub(crate) use self::found::Found;
+pub(crate) use self::source::Source;
 
 mod found;
+mod keys;
 mod locations;
+mod source;
+mod variables;
 
 /// All mistakes, one per line. Never empty.
 #[derive(Debug)]
@@ -24,13 +28,14 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    pub(crate) fn at(file: Option<&Path>, location: Location, text: String) -> Self {
-        Self { file: file.map(Path::to_owned), line: location.line(), column: location.column(), text }
+    /// `line` and `column` count from 1; 0 if the place is unknown.
+    pub(crate) fn at(file: Option<&Path>, (line, column): (u64, u64), text: String) -> Self {
+        Self { file: file.map(Path::to_owned), line, column, text }
     }
 
-    /// A mistake found by the parser. The parser's own rendering shows lines of the file, which may contain a token, so only
+    /// What the parser found in `text`. The parser's own rendering shows lines of the file, which may contain a token, so only
     /// its message is used.
-    pub(crate) fn of_form(file: &Path, text: &str, error: &Error) -> Self {
+    fn of_form(text: &str, error: &Error) -> String {
         let error = error.without_snippet();
         let location = error.location().unwrap_or(Location::UNKNOWN);
         let key = key_before(text, location);
@@ -54,12 +59,13 @@ impl Mistake {
             Error::InvalidPropertyName { .. } => {
                 "`${` must be followed by a variable's name and `}`, as in ${NAME} or ${NAME:-default}".into()
             }
+            Error::PropertyRequiredButUnset { name, .. } => format!("the variable `{name}` is not set"),
             other => sentence(&other.to_string()),
         };
         let about_a_key = matches!(error, Error::SerdeUnknownField { .. } | Error::SerdeMissingField { .. });
         match key.filter(|_| !about_a_key) {
-            Some(key) => Self::at(Some(file), location, format!("`{key}`: {what}")),
-            None => Self::at(Some(file), location, what),
+            Some(key) => format!("`{key}`: {what}"),
+            None => what,
         }
     }
 }
@@ -101,7 +107,21 @@ pub(crate) fn unknown(what: &str, given: &str, known: &[&str]) -> String {
     }
 }
 
+/// What others call it.
+const SYNONYMS: [(&str, &str); 6] = [
+    ("rabbitmq", "amqp"),
+    ("rabbit", "amqp"),
+    ("redpanda", "kafka"),
+    ("token", "api_token"),
+    ("url", "api_url"),
+    ("brokers", "bootstrap_servers"),
+];
+
 fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let meant = SYNONYMS.iter().find(|(synonym, _)| given.eq_ignore_ascii_case(synonym)).map(|(_, name)| name);
+    if let Some(name) = known.iter().find(|name| Some(*name) == meant) {
+        return Some(name);
+    }
     let score = |name: &str| strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase());
     let best = known.iter().copied().max_by(|one, other| score(one).total_cmp(&score(other)))?;
     (score(best) > 0.7).then_some(best)

@@ -34,7 +34,7 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let config = self.source.load()?;
+        let config = self.source.load_with_doubts()?;
         let is_wanted = |instance: &Instance| self.instance.is_none_or(|wanted| wanted == instance.id);
         let instances: Vec<Instance> = config.instances.into_iter().filter(is_wanted).collect();
         if let Some(wanted) = self.instance.filter(|_| instances.is_empty()) {

@@ -26,6 +26,7 @@ pub(super) struct Setup {
 impl Setup {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = source::instances_from(self.config)?;
+        source::print_doubts(&config);
         let mut failed = 0;
         for queue in run::queues(&config.api, &config.instances)? {
             if let Err(problem) = make_ready(&queue, &config.api.webhooks, self.apply).await {

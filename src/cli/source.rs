@@ -21,6 +21,13 @@ impl Source {
         Ok(config)
     }
 
+    /// As [`load`](Self::load); prints what is probably a mistake.
+    pub(super) fn load_with_doubts(&self) -> Result<Config, Failure> {
+        let config = self.load()?;
+        print_doubts(&config);
+        Ok(config)
+    }
+
     /// Warns of a password that others on this machine can see in the process list.
     pub(super) fn warn_of_password(&self) {
         if self.sink.as_deref().is_some_and(has_password) {
@@ -47,6 +54,10 @@ impl Source {
         kind::supported(&sink).map_err(|error| Failure::Configuration(error.into()))?;
         Ok(sink)
     }
+}
+
+pub(super) fn print_doubts(config: &Config) {
+    config.doubts.iter().for_each(|doubt| eprintln!("warning: {doubt}"));
 }
 
 /// The config of `path`, or the one instance of the environment.

@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use secrecy::ExposeSecret;
 
 use super::{Api, Config, Instance};
-use crate::mistake::{Found, Mistakes, Source, unknown};
+use crate::mistake::{Found, Mistake, Mistakes, Source, unknown};
 use crate::notification::InstanceId;
+use crate::token;
 
-/// The settings of an instance that switch on kinds of notification.
-const SWITCHES: [&str; 15] = [
+/// The settings of an instance that switch on kinds of notification. Green API adds new ones.
+const SWITCHES: [&str; 16] = [
     "incomingWebhook",
+    "incomingMessageStatusWebhook",
     "outgoingWebhook",
     "outgoingMessageWebhook",
     "outgoingAPIMessageWebhook",
@@ -27,12 +29,13 @@ const SWITCHES: [&str; 15] = [
     "statusInstanceChangedWebhook",
 ];
 
-/// Checks a config and the instances of its folder. `source` is the text that it was read from, if any.
+/// Checks a config and the instances of its folder. `source` is the text that it was read from, if any. What is probably a
+/// mistake, but works.
 pub(super) fn check(
     config: &Config,
-    source: Option<&Source<'_>>,
-    in_folder: &[(Instance, Source<'_>)],
-) -> Result<(), Mistakes> {
+    source: Option<&Source>,
+    in_folder: &[(Instance, Source)],
+) -> Result<Vec<Mistake>, Mistakes> {
     let mut found = Found::new(source);
     if config.instances.is_empty() && config.instances_dir.is_none() {
         found.add(&[], "no instance: add one to `instances`, or name an `instances_dir`");
@@ -56,16 +59,20 @@ pub(super) fn check(
             format!("`dead_letter_dir_limit_mib` must be 1 to 1048576, not {}", config.dead_letter_dir_limit_mib);
         found.add(&["dead_letter_dir_limit_mib"], text);
     }
+    if config.dead_letter_dir.to_string_lossy().contains(char::is_control) {
+        let text = "`dead_letter_dir` contains a control character, perhaps a carriage return at its end";
+        found.add(&["dead_letter_dir"], text);
+    }
     check_shards(config, &mut found);
     found.within(&["sink", config.sink.kind().name()], |found| config.sink.kind().check(found));
     found.result()
 }
 
 /// Checks an instance whose file was read on its own.
-pub(super) fn instance(instance: &Instance, source: &Source<'_>) -> Result<(), Mistakes> {
+pub(super) fn instance(instance: &Instance, source: &Source) -> Result<(), Mistakes> {
     let mut found = Found::new(Some(source));
     check_instance(instance, &mut found);
-    found.result()
+    found.result().map(drop)
 }
 
 fn check_once(instance: &Instance, seen: &mut HashSet<InstanceId>, found: &mut Found<'_>) {
@@ -82,10 +89,12 @@ fn check_instance(instance: &Instance, found: &mut Found<'_>) {
         (Some(_), Some(_)) => {
             found.add(&["id"], format!("instance {id} has both `api_token_file` and `api_token`: keep one"));
         }
-        (Some(token), None) if token.expose_secret().trim().is_empty() => {
-            found.add(&["api_token"], format!("instance {id}: `api_token` is empty"));
+        (Some(token), None) => {
+            if let Some(flaw) = token::flaw(token.expose_secret()) {
+                found.add(&["api_token"], format!("instance {id}: `api_token`: {flaw}"));
+            }
         }
-        _ => {}
+        (None, Some(_)) => {}
     }
 }
 
@@ -105,7 +114,7 @@ fn check_api(api: &Api, found: &mut Found<'_>) {
     }
     for (index, switch) in api.webhooks.iter().enumerate() {
         if !SWITCHES.contains(&switch.as_str()) {
-            found.add(&["webhooks", &index.to_string()], unknown("kind", switch, &SWITCHES));
+            found.doubt(&["webhooks", &index.to_string()], unknown("kind", switch, &SWITCHES));
         }
     }
 }

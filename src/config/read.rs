@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use serde_saphyr::{Location, Options};
+use std::rc::Rc;
 
 use super::{Config, Instance, check};
 use crate::input_file;
@@ -13,26 +12,26 @@ use crate::mistake::{Mistake, Mistakes, Source};
 
 pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let text = input_file::read_config(path).map_err(|error| unreadable(path, &error))?;
-    let config = from_text(path, text, variables)?;
+    let config = from_text(path, &text, variables)?;
     Ok(Config { file: Some(path.to_owned()), ..config })
 }
 
 /// `path` is named in mistakes.
-pub(super) fn from_text(path: &Path, text: String, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
-    let options = &Options::default().with_properties(variables);
-    let source = Source { file: path.to_owned(), text, options };
+pub(super) fn from_text(path: &Path, text: &str, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
+    let variables = Rc::new(variables);
+    let source = Source::new(path.to_owned(), text, &variables);
     let mut config: Config = source.parse()?;
     let folder = config.instances_dir.as_deref();
-    let in_folder = folder.map(|folder| from_folder(folder, options)).transpose()?.unwrap_or_default();
-    check::check(&config, Some(&source), &in_folder)?;
+    let in_folder = folder.map(|folder| from_folder(folder, &variables)).transpose()?.unwrap_or_default();
+    config.doubts = check::check(&config, Some(&source), &in_folder)?;
     config.instances.extend(in_folder.into_iter().map(|(instance, _)| instance));
     Ok(config)
 }
 
 /// Reads the instances of a folder, by file name.
-fn from_folder<'a>(folder: &Path, options: &'a Options) -> Result<Vec<(Instance, Source<'a>)>, Mistakes> {
+fn from_folder(folder: &Path, variables: &Rc<HashMap<String, String>>) -> Result<Vec<(Instance, Source)>, Mistakes> {
     let paths = instance_files(folder).map_err(|error| unreadable(folder, &error))?;
-    paths.into_iter().map(|path| read_instance(path, options)).collect()
+    paths.into_iter().map(|path| read_instance(path, variables)).collect()
 }
 
 /// The files of an `instances_dir` by name. Hidden files are ignored: they belong to editors or are part of how a folder is
@@ -49,19 +48,18 @@ pub(super) fn instance_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Reads and checks one file of an `instances_dir`.
 pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Result<Instance, Mistakes> {
-    let options = Options::default().with_properties(variables);
-    let (instance, source) = read_instance(path.to_owned(), &options)?;
+    let (instance, source) = read_instance(path.to_owned(), &Rc::new(variables))?;
     check::instance(&instance, &source)?;
     Ok(instance)
 }
 
-fn read_instance(path: PathBuf, options: &Options) -> Result<(Instance, Source<'_>), Mistakes> {
+fn read_instance(path: PathBuf, variables: &Rc<HashMap<String, String>>) -> Result<(Instance, Source), Mistakes> {
     let text = input_file::read_text(&path).map_err(|error| unreadable(&path, &error))?;
-    let source = Source { file: path, text, options };
+    let source = Source::new(path, &text, variables);
     let instance: Instance = source.parse()?;
     Ok((Instance { file: Some(source.file.clone()), ..instance }, source))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Mistakes {
-    Mistakes(vec![Mistake::at(Some(path), Location::UNKNOWN, format!("cannot be read: {error}"))])
+    Mistakes(vec![Mistake::at(Some(path), (0, 0), format!("cannot be read: {error}"))])
 }

@@ -4,19 +4,19 @@ use secrecy::ExposeSecret;
 
 use super::*;
 
-const INSTANCE: &str = "instances: [{id: 1101, api_url: 'https://host', api_token: t0ken}]\n";
+pub(super) const INSTANCE: &str = "instances: [{id: 1101, api_url: 'https://host', api_token: t0ken}]\n";
 
-fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bridge.yaml");
     fs::write(&path, text).unwrap();
-    let variables = [("TOKEN", "from: the [environment"), ("SECONDS", "30")];
+    let variables = [("TOKEN", "{from:[the,environment"), ("SECONDS", "30")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_file(&path, variables.into_iter());
     config.map_err(|mistakes| mistakes.to_string().replace(&format!("{}:", path.display()), ""))
 }
 
-fn mistakes(text: &str) -> String {
+pub(super) fn mistakes(text: &str) -> String {
     parse(text).expect_err(text)
 }
 
@@ -91,58 +91,15 @@ admin: null
 }
 
 #[test]
-fn variables_are_values_and_cannot_change_the_document() {
-    let text = r"
-instances:
-  - id: 1101
-    api_url: https://host
-    api_token: ${TOKEN}
-api:
-  receive_timeout_secs: ${SECONDS}
-sink:
-  file:
-    path: ${FILE:-a.jsonl}
-";
-    let config = parse(text).unwrap();
-    assert_eq!(config.instances[0].api_token.as_ref().unwrap().expose_secret(), "from: the [environment");
-    assert_eq!(config.api.receive_timeout(), Duration::from_secs(30));
-    assert!(matches!(config.sink, Options::File(file) if file.path.ends_with("a.jsonl")));
-    let missing = mistakes(&format!("{INSTANCE}sink:\n  file:\n    path: ${{NOWHERE}}\n"));
-    assert!(missing.starts_with("4:11:") && missing.contains("NOWHERE"), "{missing}");
-}
-
-#[test]
-fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
-    let sink = |rest: &str| mistakes(&format!("{INSTANCE}{rest}"));
-    assert_eq!(sink("sink: {stdout: {}}\nadmn: null\n"), "3:1: unknown key `admn`: did you mean `admin`?");
-    assert_eq!(sink("sink:\n  kafka:\n    topik: x\n"), "4:5: unknown key `topik`: did you mean `topic`?");
-    assert_eq!(sink("sink:\n  kafak: {}\n"), "3:3: unknown key `kafak`: did you mean `kafka`?");
-    assert_eq!(sink("sink:\n  kafka:\n    key: chta\n"), "4:10: `key`: unknown value `chta`: did you mean `chat`?");
-    assert_eq!(
-        sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: soon\n"),
-        "4:25: `receive_timeout_secs`: wrong type: expected a whole number"
+fn a_kind_that_nobody_knows_is_doubted_and_works() {
+    let text = format!(
+        "{INSTANCE}api: {{webhooks: [incomingMessageStatusWebhook, incomingWebhok]}}\nsink: {{stdout: {{}}}}\n"
     );
-    assert_eq!(
-        sink("sink: {stdout: {}}\napi:\n  receive_timeout_secs: [1]\n"),
-        "4:25: `receive_timeout_secs`: wrong type: expected string scalar"
-    );
-    assert_eq!(sink(""), "1:1: the key `sink` is missing");
-    assert_eq!(
-        sink("sink: {kafka: {}, amqp: {}}\n"),
-        "2:19: exactly one of `kafka`, `amqp`, `file` and `stdout` may be given"
-    );
-    assert_eq!(sink("sink: {stdout: {}\n"), "2:7: `sink`: unclosed bracket '{'");
-    assert_eq!(
-        sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"),
-        "3:17: `listen`: must look like 127.0.0.1:9464, or be off"
-    );
-    assert_eq!(
-        sink("sink: {stdout: {}}\napi: {proxy: nowhere}\n"),
-        "3:14: `proxy`: must look like http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
-    );
-    assert_eq!(
-        mistakes("instances: [{id: 1, api_url: 'ftp://h'}]\nsink: {stdout: {}}\n"),
-        "1:30: `api_url`: must look like https://1101.api.greenapi.com, without user, query or token"
+    let doubts = parse(&text).unwrap().doubts;
+    let [doubt] = &*doubts else { panic!("{doubts:?}") };
+    assert!(
+        doubt.to_string().ends_with(":2:48: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?"),
+        "{doubt}"
     );
 }
 
@@ -169,7 +126,6 @@ instances:
   - {id: 1, api_url: 'https://host'}
 api:
   receive_timeout_secs: 3
-  webhooks: [incomingWebhok]
 sink:
   kafka:
     topic: '{instance}'
@@ -179,7 +135,7 @@ sink:
 ";
     assert_eq!(
         mistakes(text),
-        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n7:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n13:23: `transactional_id` is empty: it identifies this bridge to the brokers\n10:12: `topic` must begin with literal text before a placeholder\n12:33: `partitions` must be at least 1\n11:36: the property `transactional.id` is set by the bridge itself: remove it"
+        "3:10: instance 1 has both `api_token_file` and `api_token`: keep one\n4:10: instance 1 needs `api_token_file` or `api_token`\n4:10: instance 1 is given twice: two readers of one queue disturb each other\n6:25: `receive_timeout_secs` must be 5 to 60, not 3\n12:23: `transactional_id` is empty: it identifies this bridge to the brokers\n9:12: `topic` must begin with literal text before a placeholder\n11:33: `partitions` must be at least 1\n10:36: the property `transactional.id` is set by the bridge itself: remove it"
     );
 }
 
@@ -198,28 +154,6 @@ fn a_mistake_in_a_file_of_the_folder_is_told_with_that_file() {
     fs::remove_file(file).unwrap();
     let config = Config::from_file(&config, std::iter::empty()).unwrap();
     assert_eq!(config.instances.len(), 1);
-}
-
-#[test]
-fn no_mistake_shows_a_secret() {
-    for text in [
-        "instances: [{id: 1, api_url: 'https://host', api_token: [s3cret]}]\nsink: {stdout: {}}\n",
-        "instances: [{id: s3cret, api_url: 'https://host', api_token: s3cret}]\nsink: {stdout: {}}\n",
-        "instances: [{id: 1, api_url: 's3cret', api_token: s3cret, x: 1}]\nsink: {stdout: {}}\n",
-        "instances: [{id: 1, api_url: 'https://host/?s3cret', api_token: s3cret}]\nsink: {amqp: {uri: {s3cret: 1}}}\n",
-        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: amqp://user:s3cret@host/vhost\n",
-        "instances:\n  - id: 1\n    api_url: https://host\n    api_token: ${1s3cret}\nsink: {stdout: {}}\n",
-        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp:user:s3cret@host'}}\n",
-        "instances: [{id: 1, api_url: 'https://u:s3cret@host', api_token: s3cret}]\nsink: {amqp: {uri: 's3cret'}}\n",
-    ] {
-        let shown = mistakes(text);
-        assert!(!shown.contains("s3cret"), "{shown}");
-    }
-    let config = parse(
-        "instances: [{id: 1, api_url: 'https://host', api_token: s3cret}]\nsink: {amqp: {uri: 'amqp://u:s3cret@h'}}\napi: {proxy: 'http://u:s3cret@h'}",
-    )
-    .unwrap();
-    assert!(!format!("{config:?}").contains("s3cret"));
 }
 
 /// What else is behind the broker's name is no part of the topic, and a login no part of a broker's name.

@@ -1,5 +1,5 @@
-//! The places of values in a YAML text. The config itself has plain values: a place is looked up by keys, and only for a
-//! mistake.
+//! The places of keys and values in a YAML text. The config itself has plain values: a place is looked up by keys, and only for
+//! a mistake.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,23 +11,44 @@ use serde_saphyr::{Location, Options, Spanned};
 #[derive(Debug)]
 pub(super) struct Locations(Option<Node>);
 
+/// A value.
 #[derive(Debug)]
-struct Node {
+pub(super) struct Node {
     location: Location,
     /// By key, or by index for a list.
-    parts: BTreeMap<String, Node>,
+    parts: BTreeMap<String, Part>,
+}
+
+/// A value under a key.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Of a list: where the value is.
+    pub key: Location,
+    pub node: Node,
+}
+
+impl Node {
+    /// The values in this one by key, or by index for a list.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&str, &Part)> {
+        self.parts.iter().map(|(key, part)| (&**key, part))
+    }
 }
 
 impl Locations {
-    pub(super) fn of(text: &str, options: &Options) -> Self {
-        Self(serde_saphyr::from_str_with_options(text, options.clone()).ok())
+    /// Of a text that is no YAML there are none.
+    pub(super) fn of(text: &str, options: Options) -> Self {
+        Self(serde_saphyr::from_str_with_options(text, options).ok())
+    }
+
+    pub(super) fn root(&self) -> Option<&Node> {
+        self.0.as_ref()
     }
 
     /// The place of the value under these keys or, if it is not given, of the nearest enclosing value.
     pub(super) fn find(&self, keys: &[String]) -> Location {
         let (mut node, mut found) = (self.0.as_ref(), Location::UNKNOWN);
         for key in keys {
-            node = node.and_then(|node| node.parts.get(key));
+            node = node.and_then(|node| Some(&node.parts.get(key)?.node));
             found = node.map_or(found, |node| node.location);
         }
         found
@@ -41,7 +62,7 @@ impl<'de> Deserialize<'de> for Node {
     }
 }
 
-struct Parts(BTreeMap<String, Node>);
+struct Parts(BTreeMap<String, Part>);
 
 impl<'de> Deserialize<'de> for Parts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -83,16 +104,16 @@ impl<'de> Visitor<'de> for PartsVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Parts, A::Error> {
         let mut parts = BTreeMap::new();
-        while let Some(node) = list.next_element()? {
-            parts.insert(parts.len().to_string(), node);
+        while let Some(node) = list.next_element::<Node>()? {
+            parts.insert(parts.len().to_string(), Part { key: node.location, node });
         }
         Ok(Parts(parts))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parts, A::Error> {
         let mut parts = BTreeMap::new();
-        while let Some((key, node)) = map.next_entry()? {
-            parts.insert(key, node);
+        while let Some((key, node)) = map.next_entry::<Spanned<String>, _>()? {
+            parts.insert(key.value, Part { key: key.referenced, node });
         }
         Ok(Parts(parts))
     }
@@ -105,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_not_given_is_where_it_would_be() {
         let text = "a:\n  b: [x, {c: 1}]\n  d: &d {e: null}\nf: *d\n";
-        let locations = Locations::of(text, &Options::default());
+        let locations = Locations::of(text, Options::default());
         let find = |keys: &str| {
             let keys: Vec<String> = keys.split_terminator('/').map(str::to_owned).collect();
             let location = locations.find(&keys);

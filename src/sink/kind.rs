@@ -48,6 +48,9 @@ impl Options {
     /// # Errors
     /// Lists the known forms. Does not repeat `text`, which may contain a password.
     pub fn from_url(text: &str) -> Result<Self, UnknownForm> {
+        if text.contains(char::is_control) {
+            return Err(UnknownForm("contains a control character, perhaps a carriage return at its end"));
+        }
         let (scheme, rest) = text.split_once(':').unwrap_or((text, ""));
         let parsed = match scheme {
             "kafka" => kafka::Options::from_url(rest).map(Self::Kafka),

@@ -27,10 +27,14 @@ fn mistakes_have_line_column_and_the_nearest_right_key_and_exit_with_78() {
     let wrong_type = format!("{VALID}api:\n  receive_timeout_secs: soon\n");
     let told = "bridge.yaml:8:25: `receive_timeout_secs`: wrong type: expected a whole number\n";
     assert_eq!(validate(&wrong_type), (78, told.into()));
-    let bad_values = format!("{VALID}api:\n  receive_timeout_secs: 90\n  webhooks: [incomingWebhok]\n");
-    let told = "bridge.yaml:8:25: `receive_timeout_secs` must be 5 to 60, not 90\n\
-                bridge.yaml:9:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n";
+    let bad_values = format!("{VALID}api:\n  receive_timeout_secs: 90\ndead_letter_dir: \"a\\r\"\n");
+    let told = "bridge.yaml:8:25: `receive_timeout_secs` must be 5 to 60, not 90\nbridge.yaml:9:18: `dead_letter_dir` \
+                contains a control character, perhaps a carriage return at its end\n";
     assert_eq!(validate(&bad_values), (78, told.into()));
+    let doubtful = format!("{VALID}api:\n  webhooks: [incomingWebhok]\n");
+    let told = "warning: bridge.yaml:8:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n\
+                the configuration is valid: 1 instance(s)\n";
+    assert_eq!(validate(&doubtful), (0, told.into()));
     let told = "bridge.yaml:7:28: `dead_letter_dir_limit_mib` must be 1 to 1048576, not 0\n";
     assert_eq!(validate(&format!("{VALID}dead_letter_dir_limit_mib: 0\n")), (78, told.into()));
     let run = run(command().args(["run", "--config", "/nowhere/bridge.yaml"]));
@@ -54,6 +58,8 @@ fn without_a_file_the_environment_names_one_instance() {
     };
     let whole = [("GREEN_API_URL", "https://host"), ("GREEN_API_ID_INSTANCE", "1101"), ("GREEN_API_TOKEN", "s3cret")];
     assert_eq!(environment(&whole, "stdout:").0, 0);
+    let (code, _, told) = environment(&whole, "file:a.jsonl\r");
+    assert!(code == 2 && told.contains("it contains a control character"), "{code} {told}");
     let (code, _, told) = environment(&whole[1..], "stdout:");
     assert!(code == 78 && told.contains("GREEN_API_URL"), "{code} {told}");
     let (code, _, told) = environment(&whole[..2], "stdout:");

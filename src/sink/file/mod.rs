@@ -16,6 +16,7 @@ use crate::doctor::Check;
 use crate::error::SetupError;
 use crate::input_file;
 use crate::metrics::Metrics;
+use crate::mistake::Found;
 use crate::verify::Audit;
 
 #[cfg(test)]
@@ -59,6 +60,12 @@ impl Kind for Options {
 
     fn guarantee(&self) -> &'static str {
         "exactly once"
+    }
+
+    fn check(&self, found: &mut Found<'_>) {
+        if self.path.to_string_lossy().contains(char::is_control) {
+            found.add(&["path"], "`path` contains a control character, perhaps a carriage return at its end");
+        }
     }
 
     fn driver(&self) -> Result<&dyn Driver, SetupError> {
