@@ -2,6 +2,7 @@
 //! order. The attributes around each body say where in the stream of its instance it belongs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Serialize;
 
@@ -27,6 +28,8 @@ pub struct Findings {
     pub lost: u64,
     /// Copies that are not marked as possible duplicates.
     pub doubled: u64,
+    /// Messages that Green API itself queued again: equal bytes under another receipt, with others in between.
+    pub repeated: u64,
     /// Messages that are marked as possible duplicates.
     pub marked: u64,
     /// Messages behind one of a later place.
@@ -40,6 +43,7 @@ pub struct Findings {
 pub(crate) struct Published {
     pub instance: InstanceId,
     id: String,
+    receipt: u64,
     epoch: u64,
     sequence: u64,
     marked: bool,
@@ -51,20 +55,28 @@ impl Published {
     /// is not the bridge's.
     pub fn from_attributes<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Self> {
         let (mut instance, mut id, mut sequence) = (None, None, None);
-        let (mut epoch, mut marked, mut dead) = (0, false, false);
+        let (mut epoch, mut receipt, mut marked, mut dead) = (0, 0, false, false);
         for (name, value) in attributes {
             match name {
                 "idinstance" => instance = value.parse().ok(),
                 "id" => id = Some(value.to_owned()),
                 "sequence" => sequence = value.parse().ok(),
+                // Receipts are only compared.
+                "receiptid" => receipt = hash(value),
                 "epoch" => epoch = value.parse().ok()?,
                 "possibleduplicate" => marked = value == "true",
                 "deadletterreason" => dead = true,
                 _ => {}
             }
         }
-        Some(Self { instance: instance?, id: id?, sequence: sequence?, epoch, marked, dead })
+        Some(Self { instance: instance?, id: id?, receipt, sequence: sequence?, epoch, marked, dead })
     }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Where a message stands: the order of its sink holds within one lane (a partition, a queue).
@@ -81,19 +93,33 @@ pub(crate) struct Audit {
 #[derive(Debug, Default)]
 struct Tally {
     published: u64,
+    /// Copies at a place that has its message already.
     doubled: u64,
     marked: u64,
     reordered: u64,
     dead_lettered: u64,
-    ids: HashSet<String>,
-    /// Epoch and sequence.
-    places: HashSet<(u64, u64)>,
+    /// By id: the first one read,
+    ids: HashMap<String, Occurrence>,
+    /// and all at other places.
+    copies: HashMap<String, Vec<Occurrence>>,
+    places: HashSet<Position>,
     /// The first sequence, and the last place, in each lane.
     first: HashMap<Lane, u64>,
-    last: HashMap<Lane, (u64, u64)>,
+    last: HashMap<Lane, Position>,
     /// Of each epoch.
     ranges: BTreeMap<u64, Range>,
     remembered: Option<Remembered>,
+}
+
+/// Epoch and sequence.
+type Position = (u64, u64);
+
+/// One of several messages of equal bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Occurrence {
+    at: Position,
+    receipt: u64,
+    marked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,15 +162,17 @@ impl Audit {
         tally.published += u64::from(!message.dead);
         tally.dead_lettered += u64::from(message.dead);
         tally.marked += u64::from(message.marked);
-        let new_id = tally.ids.insert(message.id.clone());
+        let occurrence = Occurrence { at: place, receipt: message.receipt, marked: message.marked };
+        let new_id = tally.add(&message.id, occurrence);
         let new_place = tally.places.insert(place);
         tally.there(message.epoch, message.sequence);
         tally.first.entry(lane).or_insert(message.sequence);
-        // Only what has neither a time nor an id may come twice with equal bytes.
-        let is_copy = !new_id && (!new_place || has_identity(body));
-        if is_copy {
+        if !new_id && !new_place {
             tally.doubled += u64::from(!message.marked);
+        } else if !new_id && has_identity(body) {
+            tally.copies.entry(message.id.clone()).or_default().push(occurrence);
         } else {
+            // Of what has neither a time nor an id, equal bytes may come again.
             tally.reordered += u64::from(tally.last.get(&lane).is_some_and(|last| *last >= place));
             tally.last.insert(lane, place);
         }
@@ -154,9 +182,10 @@ impl Audit {
     /// after a crash between the two.
     pub fn in_folder(&mut self, letter: &Published) {
         let tally = self.instances.entry(letter.instance).or_default();
-        if tally.ids.insert(letter.id.clone()) {
+        let at = (letter.epoch, letter.sequence);
+        if tally.add(&letter.id, Occurrence { at, receipt: letter.receipt, marked: letter.marked }) {
             tally.dead_lettered += 1;
-            tally.places.insert((letter.epoch, letter.sequence));
+            tally.places.insert(at);
         }
     }
 
@@ -167,7 +196,8 @@ impl Audit {
             id,
             published: tally.published,
             lost: tally.lost(from_the_beginning, &self.cut),
-            doubled: tally.doubled,
+            doubled: tally.doubled + tally.copies(false),
+            repeated: tally.copies(true),
             marked: tally.marked,
             reordered: tally.reordered,
             dead_lettered: tally.dead_lettered,
@@ -179,6 +209,30 @@ impl Audit {
 }
 
 impl Tally {
+    /// Whether it is the first with this id.
+    fn add(&mut self, id: &str, occurrence: Occurrence) -> bool {
+        let is_new = !self.ids.contains_key(id);
+        if is_new {
+            self.ids.insert(id.to_owned(), occurrence);
+        }
+        is_new
+    }
+
+    /// Unmarked copies: those that Green API queued itself, or those that it did not. The head of its queue stays until it is
+    /// deleted: what comes again under another receipt, after others, is not the same head.
+    fn copies(&self, are_repeated: bool) -> u64 {
+        let of_id = |(id, copies): (&String, &Vec<Occurrence>)| {
+            let mut all: Vec<Occurrence> = self.ids.get(id).into_iter().chain(copies).copied().collect();
+            all.sort_unstable();
+            let is_repeated = |before: &Occurrence, copy: &Occurrence| {
+                before.receipt != copy.receipt && self.places.iter().any(|place| before.at < *place && *place < copy.at)
+            };
+            let copies = all.windows(2).filter(|pair| !pair[1].marked);
+            copies.filter(|pair| is_repeated(&pair[0], &pair[1]) == are_repeated).count() as u64
+        };
+        self.copies.iter().map(of_id).sum()
+    }
+
     fn there(&mut self, epoch: u64, sequence: u64) {
         let range = self.ranges.entry(epoch).or_insert(Range { first: sequence, last: sequence });
         range.first = range.first.min(sequence);
@@ -223,6 +277,34 @@ mod tests {
         let sequence = sequence.to_string();
         let attributes = [("idinstance", "7"), ("id", sequence.as_str()), ("sequence", &sequence)];
         Published::from_attributes(attributes.into_iter().chain(more.iter().copied())).expect("complete")
+    }
+
+    #[test]
+    fn what_green_api_queued_twice_is_reported_and_no_fault() {
+        let copy = |sequence: u64, receipt: &'static str, more: &[(&'static str, &'static str)]| {
+            let attributes: Vec<_> =
+                [("id", "1"), ("receiptid", receipt)].into_iter().chain(more.iter().copied()).collect();
+            message(sequence, &attributes)
+        };
+        let repeated = |copies: &[Published]| {
+            let mut audit = of(&[2, 4]);
+            for copy in copies {
+                audit.message(copy, 0, BODY);
+            }
+            audit.message(&message(6, &[]), 0, BODY);
+            let report = audit.report(false);
+            let found = &report.instances[0];
+            assert_eq!(report.ok, found.lost + found.doubled + found.reordered == 0);
+            (found.doubled, found.repeated)
+        };
+        assert_eq!(repeated(&[copy(1, "1", &[]), copy(5, "5", &[])]), (0, 1), "others in between");
+        assert_eq!(repeated(&[copy(1, "1", &[]), copy(3, "3", &[]), copy(5, "5", &[])]), (0, 2));
+        assert_eq!(repeated(&[copy(5, "5", &[]), copy(1, "1", &[])]), (0, 1), "read in any order");
+        assert_eq!(repeated(&[copy(1, "1", &[]), copy(5, "1", &[])]), (1, 0), "the same receipt");
+        assert_eq!(repeated(&[copy(4, "4", &[]), copy(5, "5", &[])]), (1, 0), "side by side");
+        assert_eq!(repeated(&[copy(5, "5", &[]), copy(5, "5", &[])]), (1, 0), "at the same place");
+        let marked = copy(5, "5", &[("possibleduplicate", "true")]);
+        assert_eq!(repeated(&[copy(1, "1", &[]), marked]), (0, 0), "marked");
     }
 
     fn found(audit: Audit) -> [u64; 6] {

@@ -50,13 +50,13 @@ impl Verify {
             return Ok(());
         }
         eprintln!(
-            "{:>20} {:>12} {:>8} {:>8} {:>8} {:>10} {:>13}",
-            "instance", "published", "lost", "doubled", "marked", "reordered", "dead_lettered"
+            "{:>20} {:>12} {:>8} {:>8} {:>8} {:>8} {:>10} {:>13}",
+            "instance", "published", "lost", "doubled", "repeated", "marked", "reordered", "dead_lettered"
         );
         for found in &report.instances {
-            let Findings { id, published, lost, doubled, marked, reordered, dead_lettered } = found;
+            let Findings { id, published, lost, doubled, repeated, marked, reordered, dead_lettered } = found;
             eprintln!(
-                "{id:>20} {published:>12} {lost:>8} {doubled:>8} {marked:>8} {reordered:>10} {dead_lettered:>13}"
+                "{id:>20} {published:>12} {lost:>8} {doubled:>8} {repeated:>8} {marked:>8} {reordered:>10} {dead_lettered:>13}"
             );
         }
         Ok(())

@@ -13,7 +13,7 @@ fn found(
     reordered: usize,
     dead_lettered: usize,
 ) -> Value {
-    json!({"id": ID.parse::<u64>().unwrap(), "published": published, "lost": lost, "doubled": doubled,
+    json!({"id": ID.parse::<u64>().unwrap(), "published": published, "lost": lost, "doubled": doubled, "repeated": 0,
            "marked": marked, "reordered": reordered, "dead_lettered": dead_lettered})
 }
 

@@ -15,7 +15,7 @@ pub fn verify(folder: &Path, arguments: &[&str]) -> (i32, Value) {
 }
 
 fn found(published: usize, lost: usize, doubled: usize, reordered: usize) -> Value {
-    json!({"id": ID.parse::<u64>().unwrap(), "published": published, "lost": lost, "doubled": doubled, "marked": 0,
+    json!({"id": ID.parse::<u64>().unwrap(), "published": published, "lost": lost, "doubled": doubled, "repeated": 0, "marked": 0,
            "reordered": reordered, "dead_lettered": 0})
 }
 
@@ -42,6 +42,18 @@ async fn each_fault_planted_in_a_file_is_found() {
     let (code, stdout, stderr) = run(command().current_dir(&scene.folder).args(["verify", "--sink", "file:out.jsonl"]));
     assert_eq!((code, stdout.as_str()), (0, ""), "data only on stdout");
     assert!(stderr.contains("instance") && stderr.contains(ID), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_green_api_queued_twice_is_no_fault() {
+    let scene = Scene::new().await;
+    let bodies = numbered(3);
+    scene.push([0, 1, 0, 2, 1].map(|index| bodies[index].as_str()));
+    let _bridge = scene.start_into_file();
+    scene.drained();
+    let (code, found) = verify(scene.folder.path(), &["--sink", "file:out.jsonl"]);
+    let counts = ["published", "lost", "doubled", "repeated", "reordered"].map(|count| found[count].as_u64().unwrap());
+    assert_eq!((code, counts), (0, [5, 0, 0, 2, 0]));
 }
 
 #[test]
