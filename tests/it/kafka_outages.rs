@@ -87,6 +87,22 @@ async fn a_broker_that_falls_silent_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_advertised_at_a_dead_address_is_named() {
+    let broker = Broker::start("kafka");
+    // Nobody listens where clients of this listener are sent to.
+    let dead = broker.address("BRIDGE_TEST_KAFKA_BEFORE");
+    let (scene, topics) = (Scene::fleet(1, &[]).await, Topics::at(broker.address("BRIDGE_TEST_KAFKA_BEHIND")));
+    let named = format!("broker 1 is advertised as {dead}, where it cannot be reached from here");
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    let found = crate::doctor::failed_of_sink(&scene, &topics.sink(""));
+    let [(check, told)] = &found[..] else { panic!("{found:?}") };
+    assert!(check == "broker" && told.starts_with(&named), "{check}: {told}");
+    bridge.wait_for_log(&named);
+    // Through an address of its own everybody reaches it.
+    assert_eq!(crate::doctor::failed_of_sink(&scene, &Topics::at(broker.address("BRIDGE_TEST_KAFKA")).sink("")), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_commit_that_took_long_a_new_producer_goes_on() {
     use nix::sys::signal::Signal;
 

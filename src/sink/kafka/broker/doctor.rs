@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::client::{self, Quiet};
 use super::ledger::is_of_group;
 use super::rights::{Right, grant};
+use super::unreachable;
 use crate::doctor::Check;
 use crate::error::SetupError;
 use crate::sink::kafka::options::Options;
@@ -29,6 +30,11 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     match metadata(&client) {
         Err(why) => checks.push(Check::of_sink("broker", Err(SetupError::new("sink.kafka.bootstrap_servers", why)))),
         Ok(metadata) => {
+            if let Some(why) = unreachable::advertised(&metadata) {
+                // Everything else would only time out.
+                checks.push(Check::of_sink("broker", Err(why.into())));
+                return checks;
+            }
             let count = metadata.brokers().len();
             checks.push(Check::of_sink("broker", Ok(format!("logged in; {count} broker(s)"))));
             let topics = [

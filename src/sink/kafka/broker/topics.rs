@@ -146,6 +146,12 @@ impl Topics {
         value.ok_or_else(|| "the broker does not tell".into())
     }
 
+    /// The reason of a request's failure, if it is a broker that is advertised at an unreachable address.
+    pub(super) fn explain(&self, error: SessionError) -> SessionError {
+        let SessionError::Unavailable(_) = error else { return error };
+        unreachable::advertised_to(&self.client).map_or(error, SessionError::Unavailable)
+    }
+
     fn metadata(&self, topic: &str) -> Result<Metadata, SessionError> {
         self.admin.inner().fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
             match unreachable::why(&self.client) {
@@ -162,7 +168,6 @@ impl Topics {
         settings: &[(&str, &str)],
     ) -> Result<Ensured, SessionError> {
         let unusable = |why: &str| Ok(Ensured::Unusable(format!("topic {topic}: {why}")));
-        let unavailable = |why: &dyn std::fmt::Display| SessionError::Unavailable(format!("topic {topic}: {why}"));
         let metadata = self.metadata(topic)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
         if let Some(found) = found {
@@ -177,8 +182,10 @@ impl Topics {
         }
         let options =
             AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
-        let created =
-            self.runtime.block_on(self.admin.create_topics([&new], &options)).map_err(|error| unavailable(&error))?;
+        let created = self
+            .runtime
+            .block_on(self.admin.create_topics([&new], &options))
+            .map_err(|error| self.explain(SessionError::Unavailable(format!("topic {topic}: {error}"))))?;
         for result in created {
             match result {
                 Ok(_) => info!(event = "topic_created", topic, partitions, "created a topic"),

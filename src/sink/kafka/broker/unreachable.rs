@@ -1,6 +1,8 @@
 //! Why no broker can be reached. Requests merely time out; refused certificates and passwords are reported only as events of
 //! the connections.
 
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -8,10 +10,12 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
 use super::client::Quiet;
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const POLLS: usize = 50;
 
@@ -24,6 +28,41 @@ pub(super) fn why(config: &ClientConfig) -> Option<String> {
         listening.poll(POLL_TIMEOUT);
         listening.context().0.lock().ok()?.take()
     })
+}
+
+/// The first broker that the cluster advertises at an address to which no connection can be made, although the bootstrap
+/// servers answer. The client itself only reports timeouts. Takes up to 3 s per address.
+pub(super) fn advertised(metadata: &Metadata) -> Option<String> {
+    metadata.brokers().iter().find_map(|broker| {
+        let (id, host, port) = (broker.id(), broker.host(), u16::try_from(broker.port()).ok()?);
+        let why = connect(host, port).err()?;
+        Some(format!(
+            "broker {id} is advertised as {host}:{port}, where it cannot be reached from here ({why}): correct its \
+             `advertised.listeners`, or name resolution, firewall or routes"
+        ))
+    })
+}
+
+/// As [`advertised`], for new clients: one that was sent to such an address may no longer ask the bootstrap servers, and may
+/// have been sent there before its first request.
+pub(super) fn advertised_to(config: &ClientConfig) -> Option<String> {
+    let mut config = config.clone();
+    config.remove("transactional.id");
+    (0..3).find_map(|_| {
+        let client: BaseProducer<Quiet> = config.create_with_context(Quiet).ok()?;
+        advertised(&client.client().fetch_metadata(None, CONNECT_TIMEOUT).ok()?)
+    })
+}
+
+fn connect(host: &str, port: u16) -> io::Result<()> {
+    let mut last = io::Error::other("the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(_connection) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 struct Listening(Mutex<Option<String>>);
