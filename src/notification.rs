@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+mod chat;
 mod envelope;
 mod facts;
 
+pub use self::chat::ChatKind;
 use self::envelope::Envelope;
 pub use self::facts::Facts;
 pub(crate) use self::facts::has_identity;

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::InstanceId;
+use super::chat::ChatKind;
+
 /// What consumers route and sort by, read off a body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -20,8 +23,16 @@ pub struct Facts {
     pub unix_seconds: u64,
     /// The chat that it belongs to, for `key: chat`: personal data, not for headers or logs.
     pub chat: Option<String>,
+    /// What kind of chat that is.
+    pub chat_kind: ChatKind,
+    /// The `idMessage`, if it is a text of `[A-Za-z0-9_-]{1,128}`.
+    pub message: Option<String>,
+    /// The `typeMessage` of its `messageData`, if it is a text of `[A-Za-z0-9_-]{1,64}`.
+    pub message_kind: Option<String>,
     /// The `stateInstance` of a `stateInstanceChanged`.
     pub state: Option<String>,
+    /// The instance that it says it is of, its `idInstance`.
+    pub instance: Option<InstanceId>,
     /// Whether the body identifies itself, by a non-empty `idMessage` or an integer `timestamp`: two
     /// of equal bytes are then one notification.
     pub has_identity: bool,
@@ -33,28 +44,40 @@ const LAST_SECOND: u64 = 253_402_300_799;
 impl Facts {
     /// Never fails: what is not there, or not of the expected form, counts as absent.
     pub(super) fn of(body: &[u8], received_at: Timestamp) -> Self {
-        let [kind, timestamp, sender, chat, from, avatar, state, message] = members(
+        let [kind, timestamp, sender, chat, from, avatar, state, message, instance, data] = members(
             body,
-            ["typeWebhook", "timestamp", "senderData", "chatId", "from", "avatarInfo", "stateInstance", "idMessage"],
+            [
+                "typeWebhook",
+                "timestamp",
+                "senderData",
+                "chatId",
+                "from",
+                "avatarInfo",
+                "stateInstance",
+                "idMessage",
+                "instanceData",
+                "messageData",
+            ],
         );
-        let kind = kind.and_then(text).filter(|kind| is_kind(kind)).unwrap_or_else(|| "unknown".into());
+        let [id] = nested(instance, ["idInstance"]);
+        let [sender_chat, chat_type] = nested(sender, ["chatId", "chatType"]);
+        let [avatar_chat] = nested(avatar, ["chatId"]);
+        let [message_kind] = nested(data, ["typeMessage"]);
+        let kind = kind.and_then(text).filter(|kind| is_word(kind, 64)).unwrap_or_else(|| "unknown".into());
         let state = state.filter(|_| kind == "stateInstanceChanged").and_then(text);
         let seconds = timestamp.and_then(|raw| raw.get().parse().ok()).filter(|seconds| *seconds <= LAST_SECOND);
-        let nested = |raw: Option<&RawValue>| {
-            let [chat] = members(raw?.get().as_bytes(), ["chatId"]);
-            chat.and_then(text)
-        };
-        let said = |text: &String| !text.is_empty();
+        let mut chats = [sender_chat, chat, from, avatar_chat].into_iter().flatten().filter_map(text);
+        let chat = chats.find(|chat| !chat.is_empty());
         Self {
             kind,
             time: seconds.map_or_else(|| time_of_receipt(received_at), rfc3339),
             unix_seconds: seconds.unwrap_or_else(|| received_at.as_second().try_into().unwrap_or(0)),
-            chat: nested(sender)
-                .filter(said)
-                .or_else(|| chat.and_then(text).filter(said))
-                .or_else(|| from.and_then(text).filter(said))
-                .or_else(|| nested(avatar).filter(said)),
+            chat_kind: ChatKind::of(chat.as_deref(), chat_type.and_then(text).as_deref()),
+            chat,
+            message: message.and_then(text).filter(|id| is_word(id, 128)),
+            message_kind: message_kind.and_then(text).filter(|kind| is_word(kind, 64)),
             state,
+            instance: id.and_then(|id| id.get().parse().ok()),
             has_identity: is_identity(message, timestamp),
         }
     }
@@ -77,8 +100,8 @@ fn is_identity(message: Option<&RawValue>, timestamp: Option<&RawValue>) -> bool
     message.is_some_and(is_text) || timestamp.is_some_and(is_integer)
 }
 
-fn is_kind(text: &str) -> bool {
-    (1..=64).contains(&text.len())
+fn is_word(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
@@ -96,6 +119,11 @@ fn time_of_receipt(received_at: Timestamp) -> String {
 /// A lone surrogate or another type is no text.
 fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
+}
+
+/// The members of an object that may not be there.
+fn nested<'a, const N: usize>(object: Option<&'a RawValue>, names: [&'static str; N]) -> [Option<&'a RawValue>; N] {
+    object.map_or([None; N], |object| members(object.get().as_bytes(), names))
 }
 
 /// The members of these names in one pass; of a repeated name the last, as most parsers do it.
@@ -210,6 +238,35 @@ mod tests {
             assert!(!has_identity(body.as_bytes()), "{body}");
         }
         assert!(Facts::of(br#"{"idMessage":"x"}"#, Timestamp::now()).has_identity);
+    }
+
+    #[test]
+    fn what_consumers_route_by_is_a_word_or_absent() {
+        let facts = |body: &str| {
+            let Facts { message, message_kind, chat_kind, .. } = Facts::of(body.as_bytes(), Timestamp::now());
+            (message, message_kind, chat_kind.name())
+        };
+        let body =
+            r#"{"idMessage":"BAE5_1-2","messageData":{"typeMessage":"textMessage"},"senderData":{"chatId":"7@c.us"}}"#;
+        assert_eq!(facts(body), (Some("BAE5_1-2".into()), Some("textMessage".into()), "private"));
+        let channel = r#"{"senderData":{"chatId":"-72000000000002","chatType":"channel"}}"#;
+        assert_eq!(facts(channel), (None, None, "channel"));
+        for odd in ["", "a b", "a.b", "é", &"x".repeat(129)] {
+            let body = format!(r#"{{"idMessage":"{odd}","messageData":{{"typeMessage":"{odd}"}},"chatId":""}}"#);
+            assert_eq!(facts(&body), (None, None, "none"), "{odd}");
+        }
+        let longest = format!(r#"{{"idMessage":"{}","messageData":[]}}"#, "x".repeat(128));
+        assert_eq!(facts(&longest).0.map(|id| id.len()), Some(128));
+        assert_eq!(facts(r#"{"idMessage":7,"typeMessage":"textMessage","from":"-1"}"#), (None, None, "group"));
+    }
+
+    #[test]
+    fn a_body_may_name_its_instance() {
+        let named = |body: &str| Facts::of(body.as_bytes(), Timestamp::now()).instance.map(|id| id.to_string());
+        assert_eq!(named(r#"{"instanceData":{"wid":"7@c.us","idInstance":1101}}"#).as_deref(), Some("1101"));
+        for odd in [r#"{"idInstance":1}"#, r#"{"instanceData":{"idInstance":"1"}}"#, r#"{"instanceData":[]}"#, "null"] {
+            assert_eq!(named(odd), None, "{odd}");
+        }
     }
 
     #[test]

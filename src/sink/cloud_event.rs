@@ -40,6 +40,10 @@ pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(
         ("idinstance", instance.to_string().into()),
         ("receiptid", notification.receipt().to_string().into()),
     ];
+    let of_message = [("idmessage", &facts.message), ("typemessage", &facts.message_kind)];
+    attributes
+        .extend(of_message.into_iter().filter_map(|(name, value)| Some((name, Cow::Borrowed(value.as_deref()?)))));
+    attributes.push(("chatkind", Cow::Borrowed(facts.chat_kind.name())));
     if let Some(epoch) = place.epoch {
         attributes.push(("epoch", epoch.to_string().into()));
     }
@@ -56,20 +60,38 @@ pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(
 /// Expands the placeholders of a topic.
 #[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has topics"))]
 pub(super) fn topic(template: &str, notification: &Notification) -> String {
-    let kind = kinds::in_topic(&notification.facts().kind);
-    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", kind)
+    let facts = notification.facts();
+    expand(template, notification, kinds::in_topic(&facts.kind), kinds::message_in_topic(facts.message_kind.as_deref()))
 }
 
 /// Expands the placeholders of a routing key.
 #[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has routing keys"))]
 pub(super) fn fill(template: &str, notification: &Notification) -> String {
-    template.replace("{instance}", &notification.instance().to_string()).replace("{type}", &notification.facts().kind)
+    let facts = notification.facts();
+    expand(template, notification, &facts.kind, facts.message_kind.as_deref().unwrap_or(kinds::NONE))
+}
+
+fn expand(template: &str, notification: &Notification, kind: &str, message: &str) -> String {
+    let instance = notification.instance().to_string();
+    let values = [instance.as_str(), kind, message, notification.facts().chat_kind.name()];
+    // No value contains a brace.
+    PLACEHOLDERS
+        .iter()
+        .zip(values)
+        .fold(template.to_owned(), |text, (placeholder, value)| text.replace(placeholder, value))
+}
+
+/// The placeholders of topics and routing keys.
+const PLACEHOLDERS: [&str; 4] = ["{instance}", "{type}", "{message}", "{chat}"];
+
+/// The literal text of a template.
+pub(super) fn without_placeholders(template: &str) -> String {
+    PLACEHOLDERS.iter().fold(template.to_owned(), |text, placeholder| text.replace(placeholder, ""))
 }
 
 /// Checks that a template has only known placeholders.
 pub(super) fn check_placeholders(template: &str, key: &str, found: &mut Found<'_>) {
-    let rest = template.replace("{instance}", "").replace("{type}", "");
-    if rest.contains(['{', '}']) {
-        found.add(&[key], format!("`{key}` knows the placeholders {{instance}} and {{type}} only"));
+    if without_placeholders(template).contains(['{', '}']) {
+        found.add(&[key], format!("`{key}` knows the placeholders {} only", PLACEHOLDERS.join(", ")));
     }
 }

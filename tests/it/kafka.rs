@@ -35,7 +35,41 @@ async fn every_kind_of_body_arrives_once_in_order_with_its_headers_and_is_delete
         );
         assert!(header("ce_time").unwrap().ends_with('Z'));
         assert_eq!((header("ce_possibleduplicate"), header("ce_epoch")), (None, None));
-        assert_eq!(record.headers.len(), 9, "{:?}", record.headers);
+        let of_message = [value["idMessage"].as_str(), value["messageData"]["typeMessage"].as_str()];
+        assert_eq!([header("ce_idmessage"), header("ce_typemessage")], of_message, "{value}");
+        let kinds = ["private", "group", "channel", "none"];
+        assert!(kinds.contains(&header("ce_chatkind").unwrap()), "{:?}", record.headers);
+        assert_eq!(record.headers.len(), 10 + of_message.iter().flatten().count(), "{:?}", record.headers);
+    }
+}
+
+/// Message and chat of a notification, as WhatsApp names them.
+pub fn in_chat(message: &str, chat: &str) -> String {
+    format!(
+        r#"{{"typeWebhook":"incomingMessageReceived","idMessage":"{}","senderData":{{"chatId":"{chat}"}},"messageData":{{"typeMessage":"{message}"}}}}"#,
+        Uuid::new_v4().simple()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chats_and_messages_can_have_topics_of_their_own() {
+    let (scene, topics) = (Scene::new().await, Topics::new());
+    let plain = format!("topic: {}.notifications,", topics.name);
+    let by_chat = topics.sink("").replace(&plain, &format!("topic: '{}.of.{{chat}}.{{message}}',", topics.name));
+    let bodies = [
+        in_chat("textMessage", "79990000001@c.us"),
+        in_chat("textMessage", "120363000000000001@g.us"),
+        in_chat("imageMessage", "79990000001@c.us"),
+        in_chat("somethingNew", "79990000001@c.us"),
+        r#"{"typeWebhook":"stateInstanceChanged"}"#.to_owned(),
+    ];
+    scene.push(bodies.iter().map(String::as_str));
+    let _bridge = scene.start_with("bridge", &by_chat);
+    scene.drained();
+    let names = ["private.textMessage", "group.textMessage", "private.imageMessage", "private.other", "none.none"];
+    for (name, body) in names.iter().zip(&bodies) {
+        let read = topics.read_from(&format!("of.{name}"), 1);
+        assert_eq!(read.iter().map(|record| &record.body).collect::<Vec<_>>(), [body], "{name}");
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::kafka::in_chat;
 use crate::rabbitmq_queues::{Message, Names, assert_kept, marks_due};
 use crate::scene::{ID, Scene, numbered};
 use crate::support::{event, eventually, from_test_run, rabbitmqctl};
@@ -221,4 +222,30 @@ async fn a_queue_that_is_full_for_a_while_is_waited_for() {
         print!("{kind}, room made by {}: ", if consumed { "a consumer" } else { "an operator" });
         assert_kept(&scene, &messages, &bodies, marks_due(&scene, &bridge.log()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_can_choose_by_message_and_chat() {
+    let (scene, names) = (Scene::new().await, Names::new());
+    names.operate(&[
+        ("exchange_declare", json!({"exchange": names.name, "exchange_type": "topic", "durable": true})),
+        ("queue_declare", json!({"queue": names.queue(), "durable": true})),
+        (
+            "queue_bind",
+            json!({"queue": names.queue(), "exchange": names.name, "routing_key": "*.incomingMessageReceived.*.private"}),
+        ),
+    ]);
+    let bodies = [
+        in_chat("textMessage", "79990000001@c.us"),
+        in_chat("textMessage", "120363000000000001@g.us"),
+        in_chat("imageMessage", "100000000000001@lid"),
+        r#"{"typeWebhook":"incomingCall","from":"79990000001@c.us"}"#.to_owned(),
+    ];
+    scene.push(bodies.iter().map(String::as_str));
+    let sink = names.sink_without_queue(", routing_key: '{instance}.{type}.{message}.{chat}'");
+    let _bridge = scene.start_with("bridge", &sink);
+    scene.drained();
+    let read: Vec<String> = names.read(2).into_iter().map(|message| message.body).collect();
+    assert_eq!(read, [bodies[0].clone(), bodies[2].clone()], "of groups and calls there is nothing");
+    assert_eq!(names.read_from("dead", 2).len(), 2);
 }

@@ -24,7 +24,7 @@ pub struct Options {
     pub name: String,
     /// Durable topic exchange.
     pub exchange: String,
-    /// `{instance}` and `{type}` are replaced.
+    /// `{instance}`, `{type}`, `{message}` and `{chat}` are replaced.
     pub routing_key: String,
     /// Durable queue bound to everything; `null`: you manage the queues.
     pub queue: Option<String>,

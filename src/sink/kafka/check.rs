@@ -6,7 +6,7 @@ use super::options::Options;
 use super::template::{self, Types};
 use crate::address;
 use crate::mistake::Found;
-use crate::sink::cloud_event::check_placeholders;
+use crate::sink::cloud_event::{check_placeholders, without_placeholders};
 
 /// Properties that the sink sets itself: other values would break a promise.
 const RESERVED: [&str; 15] = [
@@ -50,7 +50,7 @@ pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
         found.add(&["topic"], "`topic` must begin with literal text before a placeholder");
     }
     // Values of placeholders are legal and at most 64 bytes long.
-    let topic = kafka.topic.replace("{instance}", "").replace("{type}", "");
+    let topic = without_placeholders(&kafka.topic);
     let names =
         [("topic", &topic), ("ledger_topic", &kafka.ledger_topic), ("dead_letter_topic", &kafka.dead_letter_topic)];
     for (key, name) in names {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// `HOST:PORT` of one or more brokers.
     pub bootstrap_servers: Vec<String>,
-    /// Topic of the notifications; `{instance}` and `{type}` may follow a literal prefix. An undocumented type is `other`, a missing one `unknown`.
-    #[schemars(extend("x-types" = crate::kinds::in_topics()))]
+    /// Topic of the notifications; `{instance}`, `{type}`, `{message}` and `{chat}` may follow a literal prefix. An undocumented `{type}` or `{message}` is `other`, a missing one `unknown` or `none`.
+    #[schemars(extend("x-types" = crate::kinds::in_topics(), "x-messages" = crate::kinds::messages_in_topics()))]
     pub topic: String,
     /// Scope of ordering: the instance, or each chat.
     pub key: Key,

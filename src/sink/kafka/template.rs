@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::kinds;
-use crate::notification::InstanceId;
+use crate::notification::{ChatKind, InstanceId};
 
 /// The possible values of `{type}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,12 @@ pub(crate) fn can_become(template: &str, name: &str, types: Types) -> bool {
             used =
                 used.into_iter().flat_map(|place| kinds_at(from(place), types).map(move |end| place + end)).collect();
             rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("{message}") {
+            used = one_of(&kinds::messages_in_topics(), name, used);
+            rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("{chat}") {
+            used = one_of(&ChatKind::ALL.map(ChatKind::name), name, used);
+            rest = behind;
         } else {
             // Only an invalid template has another brace here.
             let brace = rest.char_indices().skip(1).find(|(_, letter)| *letter == '{');
@@ -43,6 +49,15 @@ pub(crate) fn can_become(template: &str, name: &str, types: Types) -> bool {
         }
     }
     used.contains(&name.len())
+}
+
+/// Where one of these words can end in the name.
+fn one_of(words: &[&str], name: &str, used: BTreeSet<usize>) -> BTreeSet<usize> {
+    let ends = |place: usize| {
+        let here = words.iter().filter(move |word| name[place..].starts_with(**word));
+        here.map(move |word| place + word.len())
+    };
+    used.into_iter().flat_map(ends).collect()
 }
 
 /// The possible ends of an instance id at the beginning.
@@ -86,6 +101,14 @@ mod tests {
             ("x.{type}.{instance}.z", "x.other.7.z", true, true),
             ("x.{type}.{instance}.z", "x.other..z", false, false),
             ("x-{type}", "x-outgoingCall", true, true),
+            ("x.{message}", "x.textMessage", true, true),
+            ("x.{message}", "x.other", true, true),
+            ("x.{message}", "x.none", true, true),
+            ("x.{message}", "x.unknown", false, false),
+            ("x.{chat}", "x.private", true, true),
+            ("x.{chat}", "x.none", true, true),
+            ("x.{chat}", "x.ledger", false, false),
+            ("x{chat}{message}.{type}", "xgrouptextMessage.other", true, true),
         ] {
             assert_eq!(can_become(template, name, Types::Documented), documented, "{template} {name}");
             assert_eq!(can_become(template, name, Types::Any), any, "{template} {name}");
