@@ -116,6 +116,8 @@ impl Admin {
             up: metrics.works(),
             guarantee: self.guarantee,
             conditions: names(metrics.conditions()),
+            rejected_messages: metrics.rejected(),
+            dead_letter_dir_bytes: metrics.dead_letter_dir_bytes.get(),
             shards: ShardsShown::of(&metrics.shards()),
         };
         let shown = |(id, status): (InstanceId, Arc<InstanceMetrics>)| InstanceShown {
@@ -162,6 +164,10 @@ struct SinkShown {
     up: bool,
     guarantee: &'static str,
     conditions: Vec<String>,
+    /// In the queue of messages that consumers rejected, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_messages: Option<u32>,
+    dead_letter_dir_bytes: u64,
     /// Only where replicas share.
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<ShardsShown>,

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::account::AccountState;
 use crate::condition::Condition;
 use crate::doubt::{Deleted, Doubt, Memory, Verdict};
 use crate::error::Chain;
@@ -24,6 +25,8 @@ use crate::unreadable::Unreadable;
 const EMPTY_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a wait for the sink is reported to the monitor.
 const SINK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long to wait for the state of the account, while nothing is received.
+const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The bridge of one instance.
 pub struct Bridge<'a> {
@@ -220,12 +223,23 @@ impl<'a> Bridge<'a> {
     async fn poll(&mut self) -> Option<Notification> {
         let mut head = None;
         while head.is_none() && !self.stop.is_cancelled() {
+            self.ask_for_state().await;
             let asked = Instant::now();
             self.monitor.asking();
             let answer = self.stop.run_until_cancelled(receive_once(&self.queue, &self.metrics)).await?;
             head = self.received(asked, answer).await;
         }
         head
+    }
+
+    /// Asks for the state of the account, if it is time to. Without an answer nothing changes.
+    async fn ask_for_state(&mut self) {
+        if self.monitor.take_state_turn() {
+            let asking = timeout(STATE_TIMEOUT, self.queue.state());
+            if let Some(Ok(Ok(state))) = self.stop.run_until_cancelled(asking).await {
+                self.monitor.account(AccountState::named(&state));
+            }
+        }
     }
 
     /// Handles the answer to a receive: returns its head, or pauses as the answer requires.

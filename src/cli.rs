@@ -142,7 +142,7 @@ impl Cli {
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("{failure}");
+                eprintln!("{}", printable(&failure.to_string()));
                 failure.exit_code().into()
             }
         }
@@ -200,6 +200,20 @@ impl Command {
             }
         }
     }
+}
+
+/// The text without characters that act on a terminal: what it quotes may come from others.
+fn printable(text: &str) -> String {
+    let acts = |letter: char| {
+        (letter.is_control() && letter != '\n')
+            // What changes the direction of the text that follows.
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut printable = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if acts(letter) { printable.extend(letter.escape_unicode()) } else { printable.push(letter) }
+    }
+    printable
 }
 
 /// Prints data to standard output.

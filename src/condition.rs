@@ -42,11 +42,13 @@ pub enum Condition {
     RetentionAtRisk,
     /// The last notification became a dead letter.
     DeadLetters,
+    /// Consumers rejected messages so often that the broker moved them to `{queue}.rejected`.
+    RejectedMessages,
 }
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::WebhookUrlSet,
         Self::TokenRefused,
         Self::WrongHost,
@@ -62,6 +64,7 @@ impl Condition {
         Self::ForeignReader,
         Self::RetentionAtRisk,
         Self::DeadLetters,
+        Self::RejectedMessages,
     ];
 
     /// Those derived from an answer of Green API; the next good answer ends them.
@@ -119,6 +122,10 @@ impl Condition {
             Self::DeadLetters => {
                 "the sink does not take notifications of this instance: see `deadletterreason` at their dead-letter place"
             }
+            Self::RejectedMessages => {
+                "consumers rejected messages again and again, so they are in the queue of rejected messages: see why, then \
+                 consume or purge it"
+            }
         }
     }
 }
@@ -141,6 +148,7 @@ impl fmt::Display for Condition {
             Self::ForeignReader => "foreign_reader",
             Self::RetentionAtRisk => "retention_at_risk",
             Self::DeadLetters => "dead_letters",
+            Self::RejectedMessages => "rejected_messages",
         })
     }
 }
@@ -276,7 +284,8 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "webhook_url_set token_refused wrong_host instance_not_authorized instance_expired quota_exceeded throttled \
-             upstream_unavailable unreadable_answer stuck_head sink_unavailable waiting_for_ownership foreign_reader retention_at_risk dead_letters"
+             upstream_unavailable unreadable_answer stuck_head sink_unavailable waiting_for_ownership foreign_reader retention_at_risk dead_letters \
+             rejected_messages"
         );
     }
 }

@@ -25,6 +25,7 @@ mod large;
 pub(crate) mod settings;
 
 use self::addresses::Addresses;
+use self::answer::form;
 pub use self::answer::{Call, Meaning, meaning};
 use self::clients::{Ages, Clients, Current, Settings};
 use self::large::{LARGEST_ANSWER, LargeAnswers, NotRead, Reading, SMALL};
@@ -263,7 +264,7 @@ impl Queue {
         let answer = self.send(call, request).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => serde_json::from_slice(&answer.body).map_err(|_may_quote_the_body| {
-                self.problem(call, Condition::UpstreamUnavailable, "the answer is no JSON object")
+                self.problem(call, Condition::UpstreamUnavailable, &format!("the answer is {}", form(&answer.body)))
             }),
             other => Err(self.trouble(call, other, &answer)),
         }
@@ -316,7 +317,10 @@ impl Queue {
             Meaning::Trouble(condition) => condition,
             Meaning::Success | Meaning::Empty | Meaning::NotThere => Condition::UpstreamUnavailable,
         };
-        let detail = format!("HTTP {}", answer.status);
+        let detail = match answer.status {
+            status @ 200..=299 => format!("HTTP {status} with an answer that is {}", form(&answer.body)),
+            status => format!("HTTP {status}"),
+        };
         Problem { retry_after: answer.retry_after, ..self.problem(call, condition, &detail) }
     }
 
@@ -356,7 +360,9 @@ fn read(instance: InstanceId, answer: &Bytes) -> Received {
         notification::Answer::Empty => Received::Empty,
         notification::Answer::Head(head) => Received::Head(head),
         notification::Answer::NoBody(rest) => Received::NoBody(rest, unreadable("has a receipt and no readable body")),
-        notification::Answer::Unreadable => Received::Unreadable(unreadable("is no notification")),
+        notification::Answer::Unreadable => {
+            Received::Unreadable(unreadable(&format!("is no notification but {}", form(answer))))
+        }
     }
 }
 

@@ -27,6 +27,8 @@ const UNDISTURBED: u32 = 20;
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle queue is asked how many notifications it holds.
 const COUNT_INTERVAL: Duration = Duration::from_secs(600);
+/// How often the state of the account is asked for, less up to a tenth.
+const STATE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What is known about an instance, and the conditions and pauses that follow from it.
 pub(crate) struct Monitor {
@@ -37,6 +39,8 @@ pub(crate) struct Monitor {
     repeats: Repeats,
     age_checked: Option<Instant>,
     counted: Option<Instant>,
+    /// When the state of the account is asked for again; `None` at the start.
+    state_due: Option<Instant>,
     /// Whether notifications were waiting when the queue was last asked for their number.
     hinted: bool,
     /// Since when notifications may be waiting upstream, in Unix seconds.
@@ -48,6 +52,8 @@ pub(crate) struct Monitor {
     last: Option<Fingerprint>,
     /// The state of the account, if no new messages arrive in it until somebody logs in.
     logged_out: Option<AccountState>,
+    /// Whether a notification of another instance was reported.
+    has_reported_other: bool,
 }
 
 impl Monitor {
@@ -60,12 +66,14 @@ impl Monitor {
             repeats: Repeats::default(),
             age_checked: None,
             counted: None,
+            state_due: None,
             hinted: false,
             waiting_since: None,
             expected: None,
             undisturbed: 0,
             last: None,
             logged_out: None,
+            has_reported_other: false,
         }
     }
 
@@ -78,6 +86,7 @@ impl Monitor {
     pub(crate) fn asking(&mut self) {
         self.metrics.asked.set_to_now();
         self.metrics.in_flight.set(0);
+        self.metrics.in_flight_bytes.set(0);
     }
 
     /// A head was received and judged.
@@ -85,6 +94,7 @@ impl Monitor {
         let facts = head.facts();
         self.metrics.received.increase(&facts.kind);
         self.metrics.in_flight.set(1);
+        self.metrics.in_flight_bytes.set(head.body().len() as u64);
         self.metrics.last_notification.set_to_now();
         if matches!(verdict, Verdict::DeleteOnly { .. }) {
             self.metrics.redelivered.increase();
@@ -103,6 +113,12 @@ impl Monitor {
                 self.logged_out = logged_out;
                 self.leave_upstream();
             }
+        }
+        if let Some(named) = facts.instance.filter(|named| *named != self.instance)
+            && !std::mem::replace(&mut self.has_reported_other, true)
+        {
+            let instance = self.instance;
+            warn!(event = "other_instance", %instance, %named, "a notification of this queue names another instance");
         }
         match verdict {
             // A stale read says nothing about the current head.
@@ -137,6 +153,26 @@ impl Monitor {
         is_due
     }
 
+    /// Whether it is time to ask for the state of the account, which starts the interval anew. Its changes arrive as
+    /// notifications, but not those from before the bridge was started.
+    pub(crate) fn take_state_turn(&mut self) -> bool {
+        let is_due = self.state_due.is_none_or(|due| Instant::now() >= due);
+        if is_due {
+            // Spread over time, because thousands start together.
+            self.state_due = Some(Instant::now() + STATE_INTERVAL.mul_f64(1.0 - fastrand::f64() / 10.0));
+        }
+        is_due
+    }
+
+    /// The state of the account was asked for. It only enters a condition: notifications from before may still be in the queue.
+    pub(crate) fn account(&mut self, state: AccountState) {
+        self.metrics.set_state(Some(state));
+        if state.needs_login() {
+            self.logged_out = Some(state);
+            self.leave_upstream();
+        }
+    }
+
     /// The queue answered empty; `waiting` is the number of notifications, if it was asked for. That number is unreliable: it
     /// only starts the clock of `retention_at_risk`, which the next head corrects.
     pub(crate) fn empty(&mut self, waiting: Option<u64>) {
@@ -161,6 +197,7 @@ impl Monitor {
             }
             Verdict::DeleteOnly { was_confirmed: false } | Verdict::ReceiveAgain { .. } => {}
         }
+        self.metrics.in_flight_bytes.set(0);
         if let Some(sequence) = stored.sequence() {
             self.metrics.sequence.set(sequence);
         }
@@ -225,6 +262,7 @@ impl Monitor {
     /// The sink refused the head for now.
     pub(crate) fn refused(&mut self, refusal: &SinkError) {
         self.metrics.publish_refused.increase();
+        self.metrics.in_flight_bytes.set(0);
         let (SinkError::Refused(cause) | SinkError::NoRoom(cause)) = refusal else { return };
         self.conditions.enter(Condition::SinkUnavailable, cause);
         if matches!(refusal, SinkError::NoRoom(_)) {
@@ -270,6 +308,7 @@ impl Monitor {
 
     /// The head was discarded because the ownership under which it was received has ended. The next owner receives it again.
     pub(crate) fn discarded(&self) {
+        self.metrics.in_flight_bytes.set(0);
         self.metrics.sink().heads_discarded.increase();
     }
 

@@ -111,6 +111,9 @@ impl Collector for Bridge {
                     .encode_gauge(&signed(read(status).get()))?;
             }
         }
+        let bytes = instances.iter().map(|(_, status)| status.in_flight_bytes.get()).sum();
+        let help = "Size of the bodies received, and neither stored nor given up yet";
+        gauge(encoder, "in_flight_bytes", help, &[], signed(bytes))?;
         let help = "Notifications received, redeliveries included";
         by_kind(encoder, "notifications_received", help, &instances, None, |status| &status.received)?;
         let help = "Notifications stored by the sink for good";
@@ -151,7 +154,7 @@ fn by_kind(
 }
 
 fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Result {
-    let help = "1 for the state of the account that its last stateInstanceChanged told";
+    let help = "1 for the state of the account, as last told by stateInstanceChanged or getStateInstance";
     let mut family = encoder.encode_descriptor("instance_state", help, None, MetricType::Gauge)?;
     for (instance, status) in instances {
         if let Some(state) = status.state() {
@@ -191,6 +194,13 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &
     let help = "Heads of queues that were received and thrown away, because the ownership had ended";
     let mut family = encoder.encode_descriptor("heads_discarded", help, None, MetricType::Counter)?;
     family.encode_family(&[label])?.encode_counter(&sink.heads_discarded.get(), NO_EXEMPLAR)?;
+    let help = "Size of the dead letters in dead_letter_dir, counted every 30 s";
+    gauge(encoder, "dead_letter_dir_bytes", help, &[], signed(sink.dead_letter_dir_bytes.get()))?;
+    let help = "Messages in the queue of those that consumers rejected, counted once a minute";
+    let mut family = encoder.encode_descriptor("rejected_messages", help, None, MetricType::Gauge)?;
+    if let Some(depth) = sink.rejected() {
+        family.encode_family(&[label])?.encode_gauge(&i64::from(depth))?;
+    }
     let help = "Notifications that were not stored at once";
     let mut family = encoder.encode_descriptor("publish_errors", help, None, MetricType::Counter)?;
     let errors: [(&str, Read); 2] =

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Failure, Source, run};
+use super::{Failure, Source, printable, run};
 use crate::config::Instance;
 use crate::doctor::Check;
 use crate::green_api::doctor::examine;
@@ -62,7 +62,8 @@ impl Doctor {
             checks.extend(examined.map_err(|error| Failure::Failed(error.into()))?);
         }
         checks.sort_by_key(|check| check.instance);
-        checks.extend(kind::examine(config.sink, config.shards).await);
+        let folder = run::dead_letter_folder(&config.dead_letter_dir);
+        checks.extend(kind::examine(config.sink, config.shards, folder, config.dead_letter_dir_limit_mib).await);
         self.show(&checks)?;
         let failed = checks.iter().filter(|check| !check.ok).count();
         if failed == 0 { Ok(()) } else { Err(Failure::Failed(format!("{failed} check(s) failed").into())) }
@@ -76,7 +77,7 @@ impl Doctor {
         }
         for Check { instance, check, ok, detail } in checks {
             let subject = instance.map_or_else(|| "sink".to_owned(), |id| format!("instance {id}"));
-            eprintln!("{}  {subject}: {check}: {detail}", if *ok { "ok    " } else { "FAILED" });
+            eprintln!("{}  {subject}: {check}: {}", if *ok { "ok    " } else { "FAILED" }, printable(detail));
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ use crate::watch::Watch;
 /// Runs until `stop`, or until the sink ends it.
 pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), Failure> {
     let asked_for = admin_address(config.admin.as_ref())?;
+    forbid_core_dumps();
     allow_connections(config.instances.len());
     survive_file_limit();
     let poll_limit = config.api.receive_timeout() + POLL_MARGIN;
@@ -154,6 +155,13 @@ fn allow_connections(instances: usize) {
             event = "too_few_open_files",
             allowed, wanted, "too few open files are allowed for so many instances: raise `ulimit -n` or LimitNOFILE"
         );
+    }
+}
+
+/// The memory contains tokens, passwords and messages.
+fn forbid_core_dumps() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!(event = "core_dumps_allowed", %error, "core dumps cannot be forbidden: they contain tokens");
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use super::{Failure, run, source};
+use super::{Failure, printable, run, source};
 use crate::error::Chain;
 use crate::green_api::settings::{WEBHOOK_URL, required_changes};
 use crate::green_api::{Problem, Queue};
@@ -75,6 +75,7 @@ fn shown(name: &str, value: Option<&Value>) -> String {
         None => "(not set)".into(),
         Some("") => "(empty)".into(),
         Some(_) if name == WEBHOOK_URL => "(set)".into(),
-        Some(text) => text.into(),
+        // Whatever upstream says, it stays on its line.
+        Some(text) => printable(text).replace('\n', "\\n"),
     }
 }

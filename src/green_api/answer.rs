@@ -2,6 +2,7 @@
 //! for words; they are never repeated, because they may contain the token.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::condition::Condition;
 
@@ -64,6 +65,22 @@ pub fn meaning(call: Call, status: u16, body: &[u8]) -> Meaning {
         (200..=299, _) => Meaning::Success,
         (500, Call::Delete) if says(body, "findunackedmessage") => Meaning::NotThere,
         _ => Meaning::Trouble(condition(status, body)),
+    }
+}
+
+/// What an unexpected body looks like. Nothing of it is repeated.
+pub(super) fn form(body: &[u8]) -> &'static str {
+    match (body, body.trim_ascii_start()) {
+        ([], _) => "empty",
+        ([0x1f, 0x8b, ..], _) => "compressed by gzip, which was not asked for",
+        ([0x28, 0xb5, 0x2f, 0xfd, ..], _) => "compressed by zstd, which was not asked for",
+        (_, [b'<', ..]) => "HTML or XML",
+        (_, [b'{' | b'[', ..]) => match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => "JSON of another kind",
+            Err(error) if error.is_eof() => "JSON that was cut off",
+            Err(_) => "no valid JSON",
+        },
+        _ => "no JSON object",
     }
 }
 
@@ -157,6 +174,22 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_came_instead_is_named() {
+        for (body, named) in [
+            (&b""[..], "empty"),
+            (b"\x1f\x8b\x08\0\0", "compressed by gzip, which was not asked for"),
+            (b"\x28\xb5\x2f\xfd\0", "compressed by zstd, which was not asked for"),
+            (b" <html>", "HTML or XML"),
+            (b"{\"result\":tr", "JSON that was cut off"),
+            (b"{\"result\":tru}", "no valid JSON"),
+            (b"{}", "JSON of another kind"),
+            (b"\xff\xfe", "no JSON object"),
+        ] {
+            assert_eq!(form(body), named);
         }
     }
 

@@ -3,12 +3,12 @@
 //! their requests and are closed when nobody uses them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, Proxy, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, Proxy, redirect};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 use url::Url;
 
 use super::ClientError;
@@ -48,8 +48,24 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads the system's certificates.
+    /// Reads the system's certificates. A machine that has none can still use plain HTTP, and the config's own.
     fn build(&self) -> Result<Client, ClientError> {
+        static WARNED: Once = Once::new();
+        let certificates = || self.certificates.iter().cloned();
+        let with_system = self.builder()?.tls_certs_merge(certificates()).build().map_err(ClientError::of);
+        with_system.or_else(|error| {
+            let without = self.builder()?.tls_certs_only(certificates()).build().map_err(|_same| error)?;
+            WARNED.call_once(|| {
+                warn!(
+                    event = "no_ca_certificates",
+                    "the system has no CA certificates: only those of `api.ca_file` are trusted"
+                );
+            });
+            Ok(without)
+        })
+    }
+
+    fn builder(&self) -> Result<ClientBuilder, ClientError> {
         // Only HTTP/1.1, because the feature `http2` is off. No redirects and no referer: both would send the token in the path
         // to another host.
         let mut builder = Client::builder()
@@ -59,12 +75,11 @@ impl Settings {
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .dns_resolver(self.addresses.clone())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tls_certs_merge(self.certificates.iter().cloned());
+            .pool_idle_timeout(Duration::from_secs(30));
         if let Some(proxy) = &self.proxy {
             builder = builder.proxy(Proxy::all(proxy.clone()).map_err(ClientError::of)?);
         }
-        builder.build().map_err(ClientError::of)
+        Ok(builder)
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct InstanceMetrics {
     pub published: ByKind,
     /// Received and not yet deleted or discarded: 0 or 1.
     pub in_flight: Number,
+    /// The size of the body in hand: received, and neither stored nor discarded.
+    pub in_flight_bytes: Number,
     pub redelivered: Number,
     /// Certainly not stored, and with an unknown outcome.
     pub publish_refused: Number,
@@ -90,7 +92,7 @@ impl InstanceMetrics {
         self.state.set(state.map_or(0, |state| state as u64 + 1));
     }
 
-    /// The state of the account according to the last `stateInstanceChanged`.
+    /// The state of the account according to the last `stateInstanceChanged` or `getStateInstance`.
     pub fn state(&self) -> Option<AccountState> {
         let place = usize::try_from(self.state.get()).ok()?.checked_sub(1)?;
         AccountState::ALL.get(place).copied()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::{Histogram, Number, ShardStatus};
-use crate::condition::Condition;
+use crate::condition::{Condition, Conditions};
 use crate::notification::InstanceId;
 use crate::sink::shard::Shard;
 
@@ -21,7 +21,17 @@ pub(crate) struct SinkMetrics {
     pub opening_seconds: Histogram,
     /// Heads that were received and discarded because the ownership had ended.
     pub heads_discarded: Number,
+    /// The size of the dead letters in `dead_letter_dir`.
+    pub dead_letter_dir_bytes: Number,
+    rejected: Mutex<Rejected>,
     shards: Mutex<Vec<Weak<ShardStatus>>>,
+}
+
+/// The queue of messages that consumers rejected.
+#[derive(Debug, Default)]
+struct Rejected {
+    depth: Option<u32>,
+    conditions: Conditions,
 }
 
 impl SinkMetrics {
@@ -35,6 +45,8 @@ impl SinkMetrics {
             replicas: Number::default(),
             opening_seconds: Histogram::new(&[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
             heads_discarded: Number::default(),
+            dead_letter_dir_bytes: Number::default(),
+            rejected: Mutex::default(),
             shards: Mutex::default(),
         }
     }
@@ -65,9 +77,27 @@ impl SinkMetrics {
         Shard::of_instance(instance, &shards).is_some_and(|shard| shard.stands_by(shards.len() > 1))
     }
 
-    /// The conditions that any of its shards is in.
+    /// The depth of this queue of rejected messages.
+    #[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has one"))]
+    pub fn set_rejected(&self, queue: &str, depth: u32) {
+        let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        rejected.depth = Some(depth);
+        if depth > 0 {
+            rejected.conditions.enter(Condition::RejectedMessages, &format_args!("there are messages in {queue}"));
+        } else {
+            rejected.conditions.leave(Condition::RejectedMessages);
+        }
+    }
+
+    /// The depth of the queue of rejected messages, as far as there is one and this replica asks for it.
+    pub fn rejected(&self) -> Option<u32> {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).depth
+    }
+
+    /// The conditions that it or any of its shards is in.
     pub fn conditions(&self) -> Vec<Condition> {
-        let entered: Vec<_> = self.shards().iter().flat_map(|shard| shard.conditions().present()).collect();
+        let mut entered: Vec<_> = self.shards().iter().flat_map(|shard| shard.conditions().present()).collect();
+        entered.extend(self.rejected.lock().unwrap_or_else(PoisonError::into_inner).conditions.present());
         Condition::ALL.into_iter().filter(|condition| entered.contains(condition)).collect()
     }
 }

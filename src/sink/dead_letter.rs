@@ -10,14 +10,20 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use nix::unistd::{AccessFlags, access};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tracing::warn;
 
+use super::Sink;
 use super::cloud_event::Place;
 use super::json_line::{parse, write_line};
+use crate::error::SetupError;
 use crate::input_file;
+use crate::metrics::Metrics;
 use crate::notification::Notification;
 use crate::verify::Audit;
 
@@ -80,7 +86,7 @@ impl Folder {
         // Held while the folder is counted, by those who need room.
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.as_ref().is_none_or(|held| held.counted.elapsed() >= COUNTED) {
-            *held = Some(Held { bytes: size_of_letters(&self.path)?, counted: Instant::now() });
+            *held = Some(Held { bytes: letters(&self.path)?.bytes, counted: Instant::now() });
         }
         if let Some(held) = held.as_mut() {
             if held.bytes + bytes > self.limit_mib << 20 {
@@ -94,20 +100,73 @@ impl Folder {
     }
 }
 
+/// Measures the folder every 30 s, for as long as the sink is used. A file system that hangs holds up nobody else.
+pub(super) async fn measure(path: PathBuf, sink: Weak<dyn Sink>, metrics: Metrics) {
+    while sink.strong_count() > 0 {
+        let path = path.clone();
+        // Without a folder there are no letters.
+        if let Ok(measured) = spawn_blocking(move || letters(&path)).await {
+            metrics.sink().dead_letter_dir_bytes.set(measured.map_or(0, |letters| letters.bytes));
+        }
+        sleep(COUNTED).await;
+    }
+}
+
+/// Whether dead letters can be written to the folder. Creates and changes nothing.
+pub(super) fn examine(path: &Path, limit_mib: u64) -> Result<String, SetupError> {
+    let name = format!("dead_letter_dir {}", path.display());
+    match input_file::beside(path, look).map_err(|error| SetupError::new(name.clone(), error))? {
+        None => Ok(format!("{name}: it is created when it is needed")),
+        Some(Letters { bytes, .. }) if bytes >= limit_mib << 20 => {
+            Err(format!("{name}: it is full: remove files, or raise dead_letter_dir_limit_mib above {limit_mib}")
+                .into())
+        }
+        Some(Letters { count, bytes }) => {
+            Ok(format!("{name}: {count} dead letter(s), {} of {limit_mib} MiB", bytes.div_ceil(1 << 20)))
+        }
+    }
+}
+
+/// What is in the folder; `None` if it does not exist and can be created.
+fn look(path: &Path) -> io::Result<Option<Letters>> {
+    let require_writable = |folder: &Path| access(folder, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK);
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Err(io::Error::other("it is no folder")),
+        Ok(_) => {
+            require_writable(path)?;
+            letters(path).map(Some)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.ancestors().skip(1).find(|parent| parent.exists());
+            require_writable(parent.unwrap_or(Path::new(".")))?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn is_letter(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
 }
 
-fn size_of_letters(folder: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
+/// The dead letters in a folder.
+#[derive(Clone, Copy, Debug, Default)]
+struct Letters {
+    count: u64,
+    bytes: u64,
+}
+
+fn letters(folder: &Path) -> io::Result<Letters> {
+    let mut letters = Letters::default();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if is_letter(&path) {
             // Removed meanwhile.
-            bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
+            letters.bytes += path.symlink_metadata().map_or(0, |metadata| metadata.len());
+            letters.count += 1;
         }
     }
-    Ok(bytes)
+    Ok(letters)
 }
 
 impl fmt::Display for Folder {

@@ -2,7 +2,7 @@
 //! an arm of the `match`, and a line for its URL.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -109,15 +109,22 @@ pub fn start(
     shards: u16,
     metrics: &Metrics,
 ) -> Result<Arc<dyn Sink>, SetupError> {
-    options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards, metrics)
+    let sink = options.kind().driver()?.start(Folder::new(dead_letters, limit_mib), shards, metrics)?;
+    tokio::spawn(dead_letter::measure(dead_letters.to_owned(), Arc::downgrade(&sink), metrics.clone()));
+    Ok(sink)
 }
 
 /// Checks everything that a sink needs. Affects neither the ownership nor the transactional ids of a running bridge. `shards` is
-/// the number of shards.
-pub async fn examine(options: Options, shards: u16) -> Vec<Check> {
-    let blocking = move || match options.kind().driver() {
-        Ok(driver) => driver.examine(shards),
-        Err(missing) => vec![Check::of_sink("build", Err(missing))],
+/// the number of shards, `dead_letters` the folder of dead letters, `limit_mib` its limit.
+pub async fn examine(options: Options, shards: u16, dead_letters: PathBuf, limit_mib: u64) -> Vec<Check> {
+    let blocking = move || {
+        let folder = Check::of_sink("dead_letter_dir", dead_letter::examine(&dead_letters, limit_mib));
+        let mut checks = match options.kind().driver() {
+            Ok(driver) => driver.examine(shards),
+            Err(missing) => vec![Check::of_sink("build", Err(missing))],
+        };
+        checks.push(folder);
+        checks
     };
     // The Kafka client and files block.
     let examined = tokio::task::spawn_blocking(blocking).await;

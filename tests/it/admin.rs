@@ -97,7 +97,7 @@ async fn everything_that_happened_can_be_read() {
 }
 
 /// Name, type and labels of every metric: dashboards and alerts of others rely on them.
-const METRICS: [(&str, &str, &[&str]); 26] = [
+const METRICS: [(&str, &str, &[&str]); 29] = [
     ("process_resident_memory_bytes", "gauge", &[]),
     ("process_open_fds", "gauge", &[]),
     ("process_threads", "gauge", &[]),
@@ -109,6 +109,7 @@ const METRICS: [(&str, &str, &[&str]); 26] = [
     ("green_api_bridge_in_flight_notifications", "gauge", &["id_instance"]),
     ("green_api_bridge_last_success_timestamp_seconds", "gauge", &["id_instance"]),
     ("green_api_bridge_last_notification_timestamp_seconds", "gauge", &["id_instance"]),
+    ("green_api_bridge_in_flight_bytes", "gauge", &[]),
     ("green_api_bridge_notifications_received", "counter", &["id_instance", "type"]),
     ("green_api_bridge_notifications_published", "counter", &["id_instance", "sink", "type"]),
     ("green_api_bridge_instance_state", "gauge", &["id_instance", "state"]),
@@ -120,6 +121,8 @@ const METRICS: [(&str, &str, &[&str]); 26] = [
     ("green_api_bridge_shard_opening_seconds", "histogram", &["sink"]),
     ("green_api_bridge_replicas", "gauge", &["sink"]),
     ("green_api_bridge_heads_discarded", "counter", &["sink"]),
+    ("green_api_bridge_dead_letter_dir_bytes", "gauge", &[]),
+    ("green_api_bridge_rejected_messages", "gauge", &["sink"]),
     ("green_api_bridge_publish_errors", "counter", &["sink", "error_type"]),
     ("green_api_bridge_publish_duration_seconds", "histogram", &["sink"]),
     ("green_api_bridge_end_to_end_latency_seconds", "histogram", &["sink"]),
@@ -176,6 +179,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
     for (name, kind, labels) in METRICS {
         let shown = if kind == "counter" { format!("{name}_total") } else { name.into() };
         let row = match shown.strip_prefix("green_api_bridge_") {
+            Some(shown) if labels.is_empty() => format!("\n| `{shown}` | {kind} | |"),
             Some(shown) => format!("\n| `{shown}` | {kind} | `{}` |", labels.join("`, `")),
             None => format!("`{shown}`"),
         };
@@ -186,7 +190,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
 }
 
 /// What `/metrics` says once it has this line.
-async fn metrics_with(address: &str, line: &str) -> String {
+pub async fn metrics_with(address: &str, line: &str) -> String {
     let begun = Instant::now();
     loop {
         let metrics = text(address, "/metrics").await;
@@ -209,7 +213,8 @@ async fn the_state_of_an_account_and_the_age_of_a_notification_are_those_that_it
     let _bridge = start(&scene, "{file: {path: out.jsonl}}", &address);
     readiness(&address, 200).await;
     let state = |state: &str| format!(r#"green_api_bridge_instance_state{{id_instance="{ID}",state="{state}"}} 1"#);
-    assert!(!text(&address, "/metrics").await.contains("green_api_bridge_instance_state{"), "nothing has told it");
+    // It is asked for at the start.
+    metrics_with(&address, &state("authorized")).await;
     let ages = [("starting", 200), ("authorized", 7200), ("notAuthorized", 100_000)];
     scene.push(ages.map(|(state, age)| changed(state, age)).iter().map(String::as_str));
     let metrics = metrics_with(&address, &state("notAuthorized")).await;
@@ -242,7 +247,9 @@ async fn a_notification_is_in_flight_until_its_delete_is_answered() {
     let in_flight = |count: u8| format!(r#"green_api_bridge_in_flight_notifications{{id_instance="{ID}"}} {count}"#);
     metrics_with(&address, &in_flight(0)).await;
     scene.push(["{}"]);
-    metrics_with(&address, &in_flight(1)).await;
+    let metrics = metrics_with(&address, &in_flight(1)).await;
+    // It is stored at once; only its delete takes long.
+    assert!(metrics.contains("green_api_bridge_in_flight_bytes 0"), "{metrics}");
     let deleted = format!(r#"green_api_bridge_deletes_total{{id_instance="{ID}",outcome="confirmed"}} 1"#);
     let metrics = metrics_with(&address, &deleted).await;
     assert!(metrics.contains(&in_flight(0)), "{metrics}");
@@ -357,6 +364,11 @@ fn every_alert_has_its_runbook() {
     let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 5, "{names:?}");
     for name in names {
-        assert!(readme.contains(&format!("**{name}**")), "no runbook for {name} in the README");
+        let anchor = name.to_lowercase();
+        let row = format!("| <a id=\"{anchor}\"></a>**{name}** |");
+        assert!(readme.contains(&row), "no runbook for {name} in the README");
+        let (_, rest) = alerts.split_once(&format!("- alert: {name}\n")).unwrap();
+        let url = format!("runbook_url: {}#{anchor}", env!("CARGO_PKG_REPOSITORY"));
+        assert!(rest.split("- alert: ").next().unwrap().contains(&url), "{name}: {url}");
     }
 }

@@ -14,7 +14,7 @@ use crate::kafka_poison::noise;
 use crate::kafka_topics::Topics;
 use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, Worker, eventually, foreign_client, is_long, run};
+use crate::support::{Broker, Worker, eventually, foreign_client, run};
 
 /// A Prometheus with our config and our alerts, which asks every second; killed when dropped.
 struct Prometheus {
@@ -113,7 +113,8 @@ fn dashboard() -> Vec<(String, String)> {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let questions = panels.flat_map(|panel| {
         let targets = panel["targets"].as_array().unwrap().iter();
-        targets.map(move |target| (text(&panel["title"]), text(&target["expr"])))
+        // As with no bridge chosen.
+        targets.map(move |target| (text(&panel["title"]), text(&target["expr"]).replace("$bridge", ".*")))
     });
     questions.collect()
 }
@@ -161,16 +162,11 @@ async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
     assert_eq!(health(&address), 1);
     bridge.wait_for_log("sink_unavailable");
     println!("the log tells {:?} after Kafka ended", killed.elapsed());
-    prometheus.wait_for(SINK_DOWN, |raised| !raised.is_empty()).await;
+    // A broker may restart: it fires after five minutes.
+    prometheus.wait_for(SINK_DOWN, |raised| raised.iter().any(|(_, state)| state == "pending")).await;
     println!("{SINK_DOWN} is true {:?} after Kafka ended", killed.elapsed());
     let status: Value = serde_json::from_str(&text(&address, "/status").await).unwrap();
     assert_eq!((&status["sink"]["kind"], &status["sink"]["up"]), (&"kafka".into(), &false.into()));
-    if is_long() {
-        prometheus.wait_for(SINK_DOWN, |raised| raised.iter().any(|(_, state)| state == "firing")).await;
-        println!("{SINK_DOWN} fires {:?} after Kafka ended", killed.elapsed());
-        assert!(killed.elapsed() > Duration::from_secs(60), "it waits for a minute");
-        assert_eq!(readiness(&address, 503).await["sink"], false);
-    }
     broker.start_again();
     let started = Instant::now();
     // Where in a transaction Kafka ended decides how soon a new producer is there: within seconds, or when the transaction

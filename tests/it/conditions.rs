@@ -46,6 +46,56 @@ async fn each_condition_of_the_upstream_is_entered_and_left_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_was_logged_out_before_the_start_is_one_until_it_says_otherwise() {
+    let scene = Scene::new().await;
+    scene.emulator.turn(ID, |knobs| knobs.state = "notAuthorized".to_owned());
+    scene.push(numbered(5).iter().map(String::as_str));
+    let worker = scene.start_into_file();
+    worker.wait_for_log(r#""cause":"its state is notAuthorized""#);
+    scene.drained();
+    assert!(!worker.log().contains(&event("condition_cleared")), "{}", worker.log());
+    scene.push([r#"{"typeWebhook":"stateInstanceChanged","stateInstance":"authorized"}"#]);
+    assert_once(&worker, "instance_not_authorized");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_nobody_tells_holds_up_nothing() {
+    let scene = Scene::new().await;
+    scene.fault(Fault::before(answer(500, "<html>")).on(Method::GetStateInstance));
+    scene.push(["1"]);
+    let worker = scene.start_into_file();
+    scene.drained();
+    assert!(!worker.log().contains("WARN"), "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_of_another_instance_is_reported_once_and_published() {
+    let scene = Scene::new().await;
+    let of = |id: &str, message: u8| format!(r#"{{"instanceData":{{"idInstance":{id}}},"idMessage":"{message}"}}"#);
+    scene.push([of(ID, 1), of("1101999999", 2), of("1101999999", 3)].iter().map(String::as_str));
+    let worker = scene.start_into_file();
+    scene.drained();
+    let log = worker.log();
+    assert_eq!(log.matches(&event("other_instance")).count(), 1, "{log}");
+    assert!(log.contains(&format!(r#""instance":"{ID}","named":"1101999999""#)), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_form_is_named() {
+    for (method, named) in [
+        (Method::ReceiveNotification, "the answer is no notification but HTML or XML"),
+        (Method::DeleteNotification, "HTTP 200 with an answer that is HTML or XML"),
+    ] {
+        let scene = Scene::new().await;
+        scene.fault(Fault::before(answer(200, "<html>")).on(method));
+        scene.push(["1"]);
+        let worker = scene.start_into_file();
+        scene.drained();
+        worker.wait_for_log(named);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_says_it_is_logged_out_is_one_until_it_says_otherwise() {
     let scene = Scene::new().await;
     let changed = |state: &str| format!(r#"{{"typeWebhook":"stateInstanceChanged","stateInstance":"{state}"}}"#);

@@ -75,6 +75,49 @@ async fn what_is_wrong_with_an_instance_is_named_and_nothing_is_received() {
     assert!(!scene.path("out.jsonl").exists());
 }
 
+/// Nothing that upstream says acts on a terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_upstream_says_is_shown_without_control_characters() {
+    let scene = Scene::new().await;
+    let address = format!("{}/waInstance{ID}/setSettings/{TOKEN}", scene.emulator.url());
+    let odd = r#"{"stateWebhook":"\u001b[31mno\n\u202eyes"}"#;
+    assert!(reqwest::Client::new().post(&address).body(odd).send().await.unwrap().status().is_success());
+    let mut setup = crate::support::command();
+    setup.arg("setup").env("GREEN_API_URL", scene.emulator.url());
+    let (code, _, told) = run(setup.env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN));
+    assert_eq!(code, 0, "{told}");
+    assert!(told.contains(r"stateWebhook: \u{1b}[31mno\n\u{202e}yes -> yes"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_takes_no_dead_letters_is_named() {
+    let scene = Scene::new().await;
+    make_ready(&scene);
+    let found = |more: &str| {
+        let mut command = crate::support::command();
+        command
+            .args(["doctor", "--json", "--config"])
+            .arg(scene.config("doctor", &format!("{{stdout: {{}}}}\n{more}")));
+        failed(&report(&mut command).1)
+    };
+    assert_eq!(found(&format!("dead_letter_dir: {}", scene.path("a/b").display())), []);
+    assert!(!scene.path("a").exists(), "nothing is created");
+    std::fs::write(scene.path("file"), "").unwrap();
+    std::fs::create_dir(scene.path("full")).unwrap();
+    std::fs::write(scene.path("full/a.json"), vec![b' '; 1 << 20]).unwrap();
+    for (more, named) in [
+        (format!("dead_letter_dir: {}", scene.path("file").display()), "it is no folder"),
+        (
+            format!("dead_letter_dir: {}\ndead_letter_dir_limit_mib: 1", scene.path("full").display()),
+            "it is full: remove files, or raise dead_letter_dir_limit_mib above 1",
+        ),
+    ] {
+        let found = found(&more);
+        let [(check, told)] = &found[..] else { panic!("{found:?}") };
+        assert!(check == "dead_letter_dir" && told.ends_with(named), "{told}");
+    }
+}
+
 #[cfg(feature = "broker-tests")]
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_looked_at_beside_a_running_bridge_without_disturbing_it() {

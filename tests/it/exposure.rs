@@ -126,3 +126,22 @@ async fn a_password_on_the_command_line_is_warned_about() {
     from_environment.env("GREEN_API_URL", scene.emulator.url()).env("GREEN_API_ID_INSTANCE", "1");
     assert_eq!(start(from_environment.env("GREEN_API_TOKEN", TOKEN)), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_memory_is_never_dumped() {
+    let scene = Scene::new().await;
+    let bridge = scene.start_into_file();
+    bridge.wait_for_log(&event("running"));
+    assert_eq!(bridge.core_limit(), "0 0 bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_certificates_of_the_system_plain_http_works() {
+    let scene = Scene::new().await;
+    let mut command = scene.command("file:out.jsonl");
+    command.env("SSL_CERT_FILE", "/nowhere/file").env("SSL_CERT_DIR", "/nowhere/folder");
+    let bridge = Worker::start(&mut command, &scene.path("log"));
+    scene.push(["1"]);
+    scene.drained();
+    assert_eq!(bridge.log().matches(&event("no_ca_certificates")).count(), 1, "{}", bridge.log());
+}

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::admin::free_address;
+use crate::admin::{free_address, metrics_with, readiness, start, text};
 use crate::network::{Network, Weather};
 use crate::rabbitmq_queues::{Message, Names, messages};
 use crate::scene::Scene;
@@ -57,7 +57,7 @@ fn argument<'a>(arguments: &'a Value, name: &str) -> Option<&'a Value> {
 async fn what_a_consumer_fails_on_again_and_again_is_kept() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push(["1"]);
-    let _bridge = scene.start_with("bridge", &names.sink(""));
+    let bridge = scene.start_with("bridge", &names.sink(""));
     scene.drained();
     let times = reject(&names, &names.queue());
     assert!((20..=21).contains(&times), "{times}");
@@ -67,6 +67,17 @@ async fn what_a_consumer_fails_on_again_and_again_is_kept() {
         let (_, _, found) = run(command().arg("doctor").arg("--config").arg(&config));
         found.contains(&told)
     });
+    // Counted at the start, and then once a minute.
+    bridge.kill();
+    let address = free_address();
+    let bridge = start(&scene, &names.sink(""), &address);
+    readiness(&address, 200).await;
+    let metrics = metrics_with(&address, r#"green_api_bridge_rejected_messages{sink="amqp"} 1"#).await;
+    let condition = r#"green_api_bridge_condition{id_instance="",condition="rejected_messages"} 1"#;
+    assert!(metrics.contains(condition), "{metrics}");
+    bridge.wait_for_log(&format!("there are messages in {}.rejected", names.queue()));
+    let status: Value = serde_json::from_str(&text(&address, "/status").await).unwrap();
+    assert_eq!(status["sink"]["rejected_messages"], 1, "{status}");
     assert_rejected(&names.read_from("notifications.rejected", 1)[0], "1");
 }
 

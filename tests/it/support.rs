@@ -111,6 +111,13 @@ impl Worker {
         threads.into_iter().any(|thread| is_named(thread.expect("a thread").path()))
     }
 
+    /// How large a dump of its memory may be, as the system has it.
+    pub fn core_limit(&self) -> String {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("a process");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// How many files and connections it has open.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process").count()

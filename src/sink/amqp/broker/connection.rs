@@ -273,6 +273,11 @@ impl Link {
     pub(super) fn prepare(&self, config: &Options, reported: &ReportedQueues) -> Result<(), SessionError> {
         self.await_answer(topology::prepare(&self.connection, config, reported))
     }
+
+    /// The depth of the queue of rejected messages, if there is one.
+    pub(super) fn rejected(&self, config: &Options) -> Result<Option<u32>, SessionError> {
+        self.await_answer(topology::rejected(&self.connection, config))
+    }
 }
 
 impl Drop for Link {

@@ -50,6 +50,9 @@ const DIRECTORY: &str = "dead_letter_dir";
 /// How long after the last proof of ownership a stored notification may be deleted.
 const VALID: Duration = Duration::from_secs(5);
 
+/// How often the rejected messages are counted.
+const REJECTED_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How long a new owner waits in a cluster: publishes of its predecessor through another node may still be in flight.
 const CLUSTER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,7 @@ impl Driver for Options {
             reported: reported.clone(),
             isolated: HashMap::new(),
             replica: replica.clone(),
+            metrics: metrics.clone(),
         };
         let worker = Worker::start_each(metrics, (0..shards).map(acquisition))
             .map_err(|error| SetupError::new("the sink's threads cannot be started", error))?;
@@ -96,6 +100,7 @@ struct Acquisition {
     isolated: HashMap<InstanceId, Isolation>,
     /// Knows which shards are assigned to this replica; `None` with `shards: 1`.
     replica: Option<Arc<Replica>>,
+    metrics: Metrics,
 }
 
 impl Acquire for Acquisition {
@@ -134,6 +139,9 @@ impl Acquire for Acquisition {
             reported: &self.reported,
             owner_queue: connection::owner_queue(&self.config, here.is_some().then_some(shard)),
             here,
+            metrics: &self.metrics,
+            // One replica is enough.
+            count_rejected: (shard.index() == 0).then(Instant::now),
             proven: Instant::now(),
             epoch: u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX),
             sequences: HashMap::new(),
@@ -154,6 +162,9 @@ struct Amqp<'a> {
     owner_queue: String,
     /// With `shards` above 1.
     here: Option<HeldShard>,
+    metrics: &'a Metrics,
+    /// When the rejected messages are to be counted; `None`: not in this session.
+    count_rejected: Option<Instant>,
     /// When ownership was last proven.
     proven: Instant,
     epoch: u64,
@@ -168,12 +179,12 @@ impl Session for Amqp<'_> {
 
     fn probe(&mut self) -> Result<(), SessionError> {
         let proved = self.require_shard().and_then(|()| self.prove());
-        proved.map_err(|failure| self.ended_by(failure))
+        proved.inspect(|()| self.count_rejected()).map_err(|failure| self.ended_by(failure))
     }
 
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let stored = self.require_shard().and_then(|()| self.store_each(jobs));
-        stored.map_err(|failure| self.ended_by(failure))
+        stored.inspect(|()| self.count_rejected()).map_err(|failure| self.ended_by(failure))
     }
 }
 
@@ -188,6 +199,21 @@ impl Amqp<'_> {
             None => failure,
             Some(here) => here.failed(&self.link, failure),
         }
+    }
+
+    /// Counts the messages in the queue of rejected ones, now and then. If there is none, or it is forbidden, it is not asked for
+    /// again in this session: each time would be an error in the broker's log.
+    fn count_rejected(&mut self) {
+        let Some(queue) =
+            self.config.queue.as_ref().filter(|_| self.count_rejected.is_some_and(|due| due <= Instant::now()))
+        else {
+            return;
+        };
+        let depth = self.link.rejected(self.config).ok().flatten();
+        if let Some(depth) = depth {
+            self.metrics.sink().set_rejected(&arguments::rejected(queue), depth);
+        }
+        self.count_rejected = depth.map(|_| Instant::now() + REJECTED_INTERVAL);
     }
 
     fn prove(&mut self) -> Result<(), SessionError> {
