@@ -60,6 +60,7 @@ impl Mistake {
                 "`${` must be followed by a variable's name and `}`, as in ${NAME} or ${NAME:-default}".into()
             }
             Error::PropertyRequiredButUnset { name, .. } => format!("the variable `{name}` is not set"),
+            _ if is_indented_by_tabs(text, location) => "a tab in the indentation: YAML is indented with spaces".into(),
             other => sentence(&other.to_string()),
         };
         let about_a_key = matches!(error, Error::SerdeUnknownField { .. } | Error::SerdeMissingField { .. });
@@ -135,6 +136,11 @@ fn key_before(text: &str, location: Location) -> Option<&str> {
     let before = line[..end].trim_end().strip_suffix(':')?;
     let key = before.rsplit(|letter: char| !(letter.is_alphanumeric() || "_.-".contains(letter))).next()?;
     (!key.is_empty()).then_some(key)
+}
+
+fn is_indented_by_tabs(text: &str, location: Location) -> bool {
+    let line = usize::try_from(location.line()).ok().and_then(|line| text.lines().nth(line.checked_sub(1)?));
+    line.is_some_and(|line| line[..line.len() - line.trim_start().len()].contains('\t'))
 }
 
 /// The message without the place, which is reported separately.

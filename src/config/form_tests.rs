@@ -126,6 +126,7 @@ fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
         sink("sink: {kafka: {}, amqp: {}}\n"),
         "2:19: exactly one of `kafka`, `amqp`, `file` and `stdout` may be given"
     );
+    assert_eq!(sink("sink:\n\tstdout: {}\n"), "3:2: a tab in the indentation: YAML is indented with spaces");
     assert_eq!(sink("sink: {stdout: {}\n"), "2:7: `sink`: unclosed bracket '{'");
     assert_eq!(
         sink("sink: {stdout: {}}\nadmin: {listen: nowhere}\n"),

@@ -140,7 +140,15 @@ pub(super) fn largest_record(client: &ClientConfig) -> usize {
 /// The value of a refused property may be a password.
 fn without_value(error: &KafkaError) -> String {
     match error {
-        KafkaError::ClientConfig(_, why, name, _) => format!("{name}: {why}"),
+        KafkaError::ClientConfig(_, why, name, value) => {
+            let why = why.replace(&format!("\"{value}\" "), "");
+            // In whatever form it may be repeated.
+            if value.len() > 2 && why.contains(value) {
+                format!("{name}: invalid value")
+            } else {
+                format!("{name}: {why}")
+            }
+        }
         other => other.to_string(),
     }
 }
@@ -189,8 +197,10 @@ mod tests {
         assert_eq!(with("acks", "all"), Ok(()));
         let unknown = with("sasl.pasword", "s3cret").unwrap_err();
         assert!(unknown.contains("sasl.pasword") && !unknown.contains("s3cret"), "{unknown}");
-        let wrong = with("socket.timeout.ms", "s3cret").unwrap_err();
-        assert!(wrong.contains("socket.timeout.ms") && !wrong.contains("s3cret"), "{wrong}");
+        for name in ["socket.timeout.ms", "security.protocol", "acks", "compression.type", "enable.idempotence"] {
+            let wrong = with(name, "s3cret").unwrap_err();
+            assert!(wrong.contains(name) && !wrong.contains("s3cret"), "{wrong}");
+        }
         let mut config = Options::default();
         config.properties_files.insert("sasl.password".into(), "/nowhere/password".into());
         assert!(without_files(&config).is_ok(), "validate reads no secret");
