@@ -11,6 +11,7 @@ pub(crate) use self::source::Source;
 mod found;
 mod keys;
 mod locations;
+mod repair;
 mod source;
 mod variables;
 

@@ -99,6 +99,28 @@ sink:
 }
 
 #[test]
+fn mistakes_of_form_and_of_meaning_are_reported_together() {
+    let text = r"
+instances: [{id: 1, api_url: 'https://host/?s3cret', api_token: s3cret}]
+sink:
+  amqp: {queue_type: quorm, routing_key: '{kind}', declare: perhaps, uri: 'http://host'}
+api: {receive_timeout_secs: 61, proxy: 'socks5://host'}
+log: {level: verbose, format: text}
+admin: {listen: 9464}
+shards: many
+";
+    let shown = mistakes(text);
+    let places: Vec<&str> = shown.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    // In the order in which they are found; what is looked at after the parser is by itself.
+    assert_eq!(
+        places,
+        ["2:30", "4:22", "4:61", "5:40", "6:14", "6:31", "7:17", "8:9", "5:29", "4:75", "4:42"],
+        "{shown}"
+    );
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
 fn any_number_of_instances_fits_into_one_file() {
     let instances: Vec<String> =
         (1..=40_000).map(|id| format!("  - {{id: {id}, api_url: 'https://host', api_token: t0ken}}\n")).collect();
@@ -137,7 +159,7 @@ fn mistakes_of_form_have_a_place_and_the_nearest_right_key() {
         "3:14: `proxy`: must look like http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
     );
     assert_eq!(
-        mistakes("instances: [{id: 1, api_url: 'ftp://h'}]\nsink: {stdout: {}}\n"),
+        mistakes("instances: [{id: 1, api_url: 'ftp://h', api_token: x}]\nsink: {stdout: {}}\n"),
         "1:30: `api_url`: must look like https://1101.api.greenapi.com, without user, query or token"
     );
 }

@@ -20,10 +20,22 @@ pub(super) fn from_file(path: &Path, variables: HashMap<String, String>) -> Resu
 pub(super) fn from_text(path: &Path, text: &str, variables: HashMap<String, String>) -> Result<Config, Mistakes> {
     let variables = Rc::new(variables);
     let source = Source::new(path.to_owned(), text, &variables);
-    let mut config: Config = source.parse()?;
+    let (config, mut mistakes) = source.parse::<Config>();
+    let Some(mut config) = config else { return Err(Mistakes(mistakes)) };
     let folder = config.instances_dir.as_deref();
-    let in_folder = folder.map(|folder| from_folder(folder, &variables)).transpose()?.unwrap_or_default();
-    config.doubts = check::check(&config, Some(&source), &in_folder)?;
+    let in_folder = folder.map(|folder| from_folder(folder, &variables)).transpose();
+    let in_folder = in_folder.unwrap_or_else(|found| {
+        mistakes.extend(found.0);
+        None
+    });
+    let in_folder = in_folder.unwrap_or_default();
+    match check::check(&config, Some(&source), &in_folder) {
+        Ok(doubts) => config.doubts = doubts,
+        Err(found) => mistakes.extend(found.0),
+    }
+    if !mistakes.is_empty() {
+        return Err(Mistakes(mistakes));
+    }
     config.instances.extend(in_folder.into_iter().map(|(instance, _)| instance));
     Ok(config)
 }
@@ -56,7 +68,8 @@ pub(super) fn instance(path: &Path, variables: HashMap<String, String>) -> Resul
 fn read_instance(path: PathBuf, variables: &Rc<HashMap<String, String>>) -> Result<(Instance, Source), Mistakes> {
     let text = input_file::read_text(&path).map_err(|error| unreadable(&path, &error))?;
     let source = Source::new(path, &text, variables);
-    let instance: Instance = source.parse()?;
+    let (instance, mistakes) = source.parse::<Instance>();
+    let instance = instance.filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))?;
     Ok((Instance { file: Some(source.file.clone()), ..instance }, source))
 }
 

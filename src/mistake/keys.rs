@@ -40,7 +40,7 @@ fn look<'a>(node: &'a Node, schema: &'a Value, root: &'a Value, unknown: &mut Ve
 }
 
 /// The schemas of which one holds, without references.
-fn choices<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a Value> {
+pub(super) fn choices<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a Value> {
     if let Some(reference) = schema["$ref"].as_str() {
         let referenced = root.pointer(reference.trim_start_matches('#'));
         return referenced.map(|referenced| choices(referenced, root)).unwrap_or_default();

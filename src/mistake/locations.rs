@@ -28,6 +28,10 @@ pub(super) struct Part {
 }
 
 impl Node {
+    pub(super) fn location(&self) -> Location {
+        self.location
+    }
+
     /// The values in this one by key, or by index for a list.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&str, &Part)> {
         self.parts.iter().map(|(key, part)| (&**key, part))

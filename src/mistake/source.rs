@@ -10,7 +10,7 @@ use serde_saphyr::{Error, Location, Options, PropertySyntax, budget, options};
 
 use super::locations::Locations;
 use super::variables::ForParser;
-use super::{Mistake, Mistakes, keys, unknown};
+use super::{Mistake, keys, repair, unknown};
 
 /// A file of the config: what stands in it, and the variables that it may use.
 pub(crate) struct Source {
@@ -24,21 +24,47 @@ impl Source {
         Self { file, rewritten: ForParser::new(text), variables: Rc::clone(variables) }
     }
 
-    /// Parses the text.
-    ///
-    /// # Errors
-    /// All unknown keys, and the first syntax error, unusable variable or wrong type.
-    pub(crate) fn parse<T: DeserializeOwned + JsonSchema>(&self) -> Result<T, Mistakes> {
+    /// Parses the text: the value, and the mistakes of form. With mistakes there may be no value, and a value that is there is
+    /// good only for finding more of them, because it has others than the wrong ones.
+    pub(crate) fn parse<T: DeserializeOwned + JsonSchema>(&self) -> (Option<T>, Vec<Mistake>) {
+        let mut error = match self.parse_text(&self.rewritten.text) {
+            Ok(value) => return (Some(value), Vec::new()),
+            Err(error) => error,
+        };
+        let (schema, original) = (schemars::schema_for!(T), self.locations());
+        let schema = schema.as_value();
+        let mut mistakes = self.mistakes(&error, &original, schema);
+        let mut text = self.rewritten.text.clone();
+        for _ in 0..repair::MOST {
+            let locations = Locations::of(&text, options());
+            let keys = error.location().and_then(|place| repair::keys_of(&locations, place));
+            let Some(repaired) = keys.and_then(|keys| repair::replaced(&text, &locations, &keys, schema)) else {
+                break;
+            };
+            error = match self.parse_text(&repaired) {
+                Ok(value) => return (Some(value), mistakes),
+                Err(error) => error,
+            };
+            let place = error.location().unwrap_or(Location::UNKNOWN);
+            let Some(keys) = repair::keys_of(&Locations::of(&repaired, options()), place) else { break };
+            // Where it is in the file.
+            let at = original.find(&keys);
+            mistakes.push(self.mistake(at.line(), at.column(), Mistake::of_form(&repaired, &error)));
+            text = repaired;
+        }
+        (None, mistakes)
+    }
+
+    fn parse_text<T: DeserializeOwned>(&self, text: &str) -> Result<T, Error> {
         let mut options = options();
         options.property_map = Some(Rc::clone(&self.variables));
         options.property_syntax = PropertySyntax::DockerCompose;
-        let parsed = serde_saphyr::from_str_with_options(&self.rewritten.text, options);
-        parsed.map_err(|error| self.mistakes(&error, schemars::schema_for!(T).as_value()))
+        serde_saphyr::from_str_with_options(text, options)
     }
 
-    fn mistakes(&self, error: &Error, schema: &serde_json::Value) -> Mistakes {
-        let locations = self.locations();
-        let keys = keys::unknown(&locations, schema);
+    /// All unknown keys, and what the parser ended at.
+    fn mistakes(&self, error: &Error, locations: &Locations, schema: &serde_json::Value) -> Vec<Mistake> {
+        let keys = keys::unknown(locations, schema);
         let of_key = |key: &keys::Unknown<'_>| self.mistake(key.line, key.column, unknown("key", key.key, &key.known));
         let mut mistakes: Vec<Mistake> = keys.iter().map(of_key).collect();
         let follows = match error.without_snippet() {
@@ -56,7 +82,7 @@ impl Source {
             let text = Mistake::of_form(&self.rewritten.text, error);
             mistakes.push(self.mistake(location.line(), location.column(), text));
         }
-        Mistakes(mistakes)
+        mistakes
     }
 
     /// The places of all values.
