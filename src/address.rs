@@ -1,12 +1,12 @@
 //! Where something is. Whatever stands in an address is used, or the address is refused: clients would pass over it
-//! or take something else instead. What is told never repeats the address, which may hold a password.
+//! or take something else instead. Error texts never repeat the address, which may contain a password.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use url::Url;
 
-/// What a refused address is told.
+/// Why an address is refused.
 pub(crate) type Refused = Result<(), &'static str>;
 
 /// What RabbitMQ's client reads off the query of an address.
@@ -172,7 +172,7 @@ fn kafka_broker(text: &str, protocol: &str) -> Refused {
     if usable { Ok(()) } else { Err("must have a port from 1 to 65535") }
 }
 
-/// The host as a client wants to be told it: of IPv6 without the brackets.
+/// The host in the form that clients expect: IPv6 without brackets.
 #[cfg(feature = "amqp")]
 pub(crate) fn ipv6_host(text: &str) -> Option<Ipv6Addr> {
     match Url::parse(text).ok()?.host()? {

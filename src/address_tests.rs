@@ -5,8 +5,8 @@ use super::*;
 const SECRET: &str = "s3cret";
 
 fn assert_refused(refused: Result<(), &'static str>, address: &str) {
-    let told = refused.expect_err(address);
-    assert!(!told.is_empty() && !told.contains(SECRET), "{address}: {told}");
+    let message = refused.expect_err(address);
+    assert!(!message.is_empty() && !message.contains(SECRET), "{address}: {message}");
 }
 
 #[test]

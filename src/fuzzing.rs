@@ -112,9 +112,9 @@ fn check_config(data: &[u8]) {
             assert!(config.instances.iter().all(has_token), "each has a token");
         }
         Err(mistakes) => {
-            let told = mistakes.to_string();
-            assert!(!told.contains(SECRET), "{told}");
-            assert!(!mistakes.0.is_empty() && told.lines().count() == mistakes.0.len(), "{told:?}");
+            let message = mistakes.to_string();
+            assert!(!message.contains(SECRET), "{message}");
+            assert!(!mistakes.0.is_empty() && message.lines().count() == mistakes.0.len(), "{message:?}");
         }
     }
 }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_is_complete_or_its_mistakes_are_told_without_a_secret() {
+    fn a_config_is_complete_or_its_mistakes_are_reported_without_a_secret() {
         hold(&CONFIG);
     }
 

@@ -89,10 +89,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kinds_are_those_that_consumers_are_told_of() {
+    fn the_kinds_are_those_of_the_schema() {
         let schema = include_str!("../deploy/asyncapi/notification.schema.json");
-        let told = schema.lines().filter_map(|line| line.trim().strip_prefix(r#""const": ""#)?.strip_suffix('"'));
-        assert_eq!(told.chain([OTHER]).collect::<Vec<_>>(), KINDS);
+        let documented = schema.lines().filter_map(|line| line.trim().strip_prefix(r#""const": ""#)?.strip_suffix('"'));
+        assert_eq!(documented.chain([OTHER]).collect::<Vec<_>>(), KINDS);
     }
 
     #[cfg(feature = "emulator")]

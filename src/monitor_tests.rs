@@ -48,24 +48,24 @@ fn a_stand_by_is_not_at_risk_however_long_it_waits() {
 }
 
 #[test]
-fn who_stands_by_is_in_no_condition_and_tells_no_state() {
+fn who_stands_by_is_in_no_condition_and_reports_no_state() {
     let mut monitor = new_monitor();
     let logged_out = r#"{"receiptId":1,"body":{"typeWebhook":"stateInstanceChanged","stateInstance":"blocked"}}"#;
     let head = Answer::read(instance(), &bytes::Bytes::from(logged_out)).head().unwrap();
     monitor.received(&head, Verdict::Publish { marked: false });
     monitor.recovered();
     monitor.conditions.enter(Condition::ForeignReader, &"a test");
-    let told = |monitor: &Monitor| {
-        let is_told = |condition: &Condition| monitor.conditions.contains(*condition);
-        (Condition::ALL.iter().filter(|condition| is_told(condition)).count(), monitor.metrics.state())
+    let observed = |monitor: &Monitor| {
+        let is_reported = |condition: &Condition| monitor.conditions.contains(*condition);
+        (Condition::ALL.iter().filter(|condition| is_reported(condition)).count(), monitor.metrics.state())
     };
-    assert_eq!(told(&monitor), (2, Some(AccountState::Blocked)));
+    assert_eq!(observed(&monitor), (2, Some(AccountState::Blocked)));
     monitor.not_polled(false);
-    assert_eq!(told(&monitor), (2, Some(AccountState::Blocked)), "nobody else looks");
+    assert_eq!(observed(&monitor), (2, Some(AccountState::Blocked)), "nobody else looks");
     monitor.not_polled(true);
-    assert_eq!(told(&monitor), (0, None));
+    assert_eq!(observed(&monitor), (0, None));
     monitor.recovered();
-    assert_eq!(told(&monitor), (0, None), "what was known is old");
+    assert_eq!(observed(&monitor), (0, None), "what was known is old");
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl fmt::Debug for Notification {
 /// What an answer of `receiveNotification` holds.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// Nothing is queued, as far as the answer tells.
+    /// Nothing is queued, according to the answer.
     Empty,
     /// A notification.
     Head(Notification),
@@ -197,7 +197,7 @@ impl Notification {
         Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_URL, namespace.as_bytes()), &self.body)
     }
 
-    /// What a look into the body tells.
+    /// What was found in the body.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts

@@ -12,7 +12,7 @@ use tracing::warn;
 /// Runs `fleet` to its end. Sends `READY=1` at once, `WATCHDOG=1` twice per watchdog interval, and `STOPPING=1` when `stop` is
 /// cancelled; in the same task, so that a fleet that hangs is not reported as alive. Without systemd it only runs `fleet`.
 pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &CancellationToken) -> T {
-    tell(&NotifyState::Ready);
+    notify(&NotifyState::Ready);
     let watchdog = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero());
     let mut beat = interval(watchdog.unwrap_or(Duration::MAX) / 2);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -24,15 +24,15 @@ pub(crate) async fn accompany<T>(fleet: impl Future<Output = T>, stop: &Cancella
             biased;
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
-                tell(&NotifyState::Stopping);
+                notify(&NotifyState::Stopping);
             }
             outcome = &mut fleet => return outcome,
-            _ = beat.tick(), if watchdog.is_some() => tell(&NotifyState::Watchdog),
+            _ = beat.tick(), if watchdog.is_some() => notify(&NotifyState::Watchdog),
         }
     }
 }
 
-fn tell(state: &NotifyState) {
+fn notify(state: &NotifyState) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         warn!(event = "systemd_unreachable", %error, "failed to notify systemd; check NOTIFY_SOCKET");
     }

@@ -35,12 +35,12 @@ pub fn start(log: &Log) {
         tracing_subscriber::registry().with(lines.with_filter(wanted).with_filter(filter_fn(is_ours))).try_init();
     // Fails only for a second call in one process; then the first log stays in use.
     if started.is_ok() {
-        std::panic::set_hook(Box::new(told_without_text));
+        std::panic::set_hook(Box::new(log_without_text));
     }
 }
 
 /// The text of a panic may quote a notification.
-fn told_without_text(panic: &PanicHookInfo<'_>) {
+fn log_without_text(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(tracing::field::display);
     error!(event = "panic", place, "a panic: this is a defect, please report it");
 }
@@ -60,15 +60,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_without_its_text() {
+    fn a_panic_is_logged_without_its_text() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let lines = tracing_subscriber::fmt().json().with_writer(Arc::new(log.reopen().unwrap())).finish();
         let before = take_hook();
-        set_hook(Box::new(told_without_text));
+        set_hook(Box::new(log_without_text));
         let panicked = tracing::subscriber::with_default(lines, || catch_unwind(|| panic!("a private message")));
         set_hook(before);
-        let told = fs::read_to_string(log.path()).unwrap();
-        assert!(panicked.is_err() && told.contains("this is a defect") && told.contains("telemetry.rs:"), "{told}");
-        assert!(!told.contains("private"), "{told}");
+        let logged = fs::read_to_string(log.path()).unwrap();
+        assert!(
+            panicked.is_err() && logged.contains("this is a defect") && logged.contains("telemetry.rs:"),
+            "{logged}"
+        );
+        assert!(!logged.contains("private"), "{logged}");
     }
 }

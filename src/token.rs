@@ -111,8 +111,8 @@ mod tests {
             ("d75b\u{200b}3a66".as_bytes(), "invisible"),
             (b"d75b3a66\xff", "UTF-8"),
         ] {
-            let told = read(bytes).unwrap_err();
-            assert!(told.contains(named) && !told.contains("d75b"), "{bytes:?}: {told}");
+            let message = read(bytes).unwrap_err();
+            assert!(message.contains(named) && !message.contains("d75b"), "{bytes:?}: {message}");
         }
     }
 }

@@ -27,10 +27,10 @@ pub fn certificate(folder: &Path) -> &'static str {
 
 /// A front for this port, and its URL.
 pub fn start(folder: &Path, port: &str, number: usize) -> (Process, String) {
-    let told = format!("front-{number}");
-    let process = Process::role(folder, &["front", port, &told]);
+    let port_file = format!("front-{number}");
+    let process = Process::role(folder, &["front", port, &port_file]);
     let url = loop {
-        match fs::read_to_string(folder.join(&told)) {
+        match fs::read_to_string(folder.join(&port_file)) {
             Ok(text) if text.ends_with('\n') => break format!("https://localhost:{}", text.trim()),
             _ => std::thread::yield_now(),
         }
@@ -38,14 +38,14 @@ pub fn start(folder: &Path, port: &str, number: usize) -> (Process, String) {
     (process, url)
 }
 
-/// Serves, and writes its own port into the file `told`.
-pub async fn serve(port: String, told: String) {
+/// Serves, and writes its own port into the file `port_file`.
+pub async fn serve(port: String, port_file: String) {
     let certificate = CertificateDer::from_pem_file(CERTIFICATE).unwrap();
     let key = PrivateKeyDer::from_pem_file(KEY).unwrap();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    fs::write(told, format!("{}\n", listener.local_addr().unwrap().port())).unwrap();
+    fs::write(port_file, format!("{}\n", listener.local_addr().unwrap().port())).unwrap();
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let (acceptor, port) = (acceptor.clone(), port.parse::<u16>().unwrap());

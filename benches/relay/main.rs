@@ -23,7 +23,7 @@ fn main() {
     stage::allow_connections();
     match wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare", url] => return runtime.block_on(idle::bare(url.to_owned())),
-        ["front", port, told] => return runtime.block_on(front::serve(port.to_owned(), told.to_owned())),
+        ["front", port, port_file] => return runtime.block_on(front::serve(port.to_owned(), port_file.to_owned())),
         _ => {}
     }
     if is_wanted("overlap") {

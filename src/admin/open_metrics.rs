@@ -154,7 +154,7 @@ fn by_kind(
 }
 
 fn states(encoder: &mut DescriptorEncoder<'_>, instances: &Instances) -> fmt::Result {
-    let help = "1 for the state of the account, as last told by stateInstanceChanged or getStateInstance";
+    let help = "1 for the state of the account, as last reported by stateInstanceChanged or getStateInstance";
     let mut family = encoder.encode_descriptor("instance_state", help, None, MetricType::Gauge)?;
     for (instance, status) in instances {
         if let Some(state) = status.state() {
@@ -239,7 +239,7 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Re
     let help = "From being given a shard to work on to having it open";
     let opening = (!shards.is_empty()).then_some((("sink", sink.name), &sink.opening_seconds));
     histograms(encoder, "shard_opening_seconds", help, opening)?;
-    let help = "How many replicas share the instances, where the broker tells";
+    let help = "How many replicas share the instances, where the broker reports it";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
     match sink.replicas.get() {
         0 => Ok(()),
@@ -269,7 +269,7 @@ fn histograms<'a>(
 struct Process;
 
 impl Collector for Process {
-    #[cfg_attr(not(target_os = "linux"), expect(unused, reason = "only Linux tells"))]
+    #[cfg_attr(not(target_os = "linux"), expect(unused, reason = "only Linux has these"))]
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         #[cfg(target_os = "linux")]
         if let Ok(process) = procfs::process::Process::myself()

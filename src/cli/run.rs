@@ -46,8 +46,8 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     let Prepared { queues, sink, watch } = prepared.map_err(|panic| Failure::Failed(panic.into()))??;
     listen(admin, asked_for).await?;
     info!(event = "running", instances = queues.len(), version = env!("CARGO_PKG_VERSION"), "running");
-    let (tell, changes) = mpsc::channel(1);
-    let watching = tokio::spawn(watch.run(tell));
+    let (sender, changes) = mpsc::channel(1);
+    let watching = tokio::spawn(watch.run(sender));
     let closing = Arc::clone(&sink);
     let outcome = systemd::accompany(fleet::run(queues, changes, sink, metrics, stop.clone()), &stop).await;
     watching.abort();
@@ -119,18 +119,18 @@ pub(super) fn admin_address(config: Option<&config::Admin>) -> Result<Option<con
 
 /// Failing to listen on the default address is a warning, on a configured one an error.
 async fn listen(admin: Admin, asked_for: Option<config::Admin>) -> Result<(), Failure> {
-    let told = |address, error| format!("the admin port {address} cannot be opened: {error}");
+    let cannot_open = |address, error| format!("the admin port {address} cannot be opened: {error}");
     match asked_for {
         Some(config::Admin { listen: None }) => Ok(()),
         Some(config::Admin { listen: Some(address) }) => {
             let opened = admin.start(address).await;
             opened
                 .map(drop)
-                .map_err(|error| Failure::Failed(format!("{}: set `admin.listen`", told(address, error)).into()))
+                .map_err(|error| Failure::Failed(format!("{}: set `admin.listen`", cannot_open(address, error)).into()))
         }
         None => {
             if let Err(error) = admin.start(DEFAULT_LISTEN).await {
-                warn!(event = "admin_unavailable", "{}: there is none", told(DEFAULT_LISTEN, error));
+                warn!(event = "admin_unavailable", "{}: there is none", cannot_open(DEFAULT_LISTEN, error));
             }
             Ok(())
         }

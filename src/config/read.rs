@@ -22,13 +22,9 @@ pub(super) fn from_text(path: &Path, text: &str, variables: HashMap<String, Stri
     let source = Source::new(path.to_owned(), text, &variables);
     let (config, mut mistakes) = source.parse::<Config>();
     let Some(mut config) = config else { return Err(Mistakes(mistakes)) };
-    let folder = config.instances_dir.as_deref();
-    let in_folder = folder.map(|folder| from_folder(folder, &variables)).transpose();
-    let in_folder = in_folder.unwrap_or_else(|found| {
-        mistakes.extend(found.0);
-        None
-    });
-    let in_folder = in_folder.unwrap_or_default();
+    // With mistakes in the config it may not be the right folder.
+    let folder = config.instances_dir.as_deref().filter(|_| mistakes.is_empty());
+    let in_folder = folder.map(|folder| from_folder(folder, &variables)).transpose()?.unwrap_or_default();
     match check::check(&config, Some(&source), &in_folder) {
         Ok(doubts) => config.doubts = doubts,
         Err(found) => mistakes.extend(found.0),

@@ -119,7 +119,7 @@ fn shards_are_for_a_sink_that_replicas_can_share() {
 }
 
 #[test]
-fn mistakes_of_meaning_are_told_together() {
+fn mistakes_of_meaning_are_reported_together() {
     let text = r"
 instances:
   - {id: 1, api_url: 'https://host', api_token: a, api_token_file: b}
@@ -140,7 +140,7 @@ sink:
 }
 
 #[test]
-fn a_mistake_in_a_file_of_the_folder_is_told_with_that_file() {
+fn a_mistake_in_a_file_of_the_folder_is_reported_with_that_file() {
     let folder = tempfile::tempdir().unwrap();
     let (config, instances) = (folder.path().join("bridge.yaml"), folder.path().join("instances"));
     fs::create_dir(&instances).unwrap();
@@ -148,9 +148,9 @@ fn a_mistake_in_a_file_of_the_folder_is_told_with_that_file() {
     fs::write(instances.join("b.yaml"), "\nid: 2\napi_url: https://host\n").unwrap();
     fs::write(instances.join("a.yaml"), "id: 1\napi_url: https://host\napi_token: x\n").unwrap();
     fs::write(instances.join("a.txt"), "not one").unwrap();
-    let told = Config::from_file(&config, std::iter::empty()).unwrap_err().to_string();
+    let message = Config::from_file(&config, std::iter::empty()).unwrap_err().to_string();
     let file = instances.join("b.yaml");
-    assert_eq!(told, format!("{}:2:5: instance 2 needs `api_token_file` or `api_token`", file.display()));
+    assert_eq!(message, format!("{}:2:5: instance 2 needs `api_token_file` or `api_token`", file.display()));
     fs::remove_file(file).unwrap();
     let config = Config::from_file(&config, std::iter::empty()).unwrap();
     assert_eq!(config.instances.len(), 1);
@@ -172,8 +172,8 @@ fn a_sink_url_for_kafka_is_used_as_it_stands_or_refused() {
         "kafka://host:9092/ topic",
     ] {
         let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
-        let told = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
-        assert!(!told.contains("s3cret"), "{url}: {told}");
+        let message = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
+        assert!(!message.contains("s3cret"), "{url}: {message}");
     }
 }
 
@@ -210,10 +210,10 @@ fn arguments_of_the_queue_that_would_let_messages_get_lost_are_refused() {
         "x-max-length: 1.5",
         "x-max-length: null",
     ] {
-        let told = amqp(&format!("    queue_arguments: {{{bad}}}")).expect_err(bad);
+        let message = amqp(&format!("    queue_arguments: {{{bad}}}")).expect_err(bad);
         assert!(
-            told.starts_with("5:") && told.contains("queue_arguments") || told.contains("x-max-length"),
-            "{bad}: {told}"
+            message.starts_with("5:") && message.contains("queue_arguments") || message.contains("x-max-length"),
+            "{bad}: {message}"
         );
     }
     // Of another kind of queue the broker judges.
@@ -236,8 +236,8 @@ fn no_queue_stands_in_for_another() {
         "dead_letter_queue: green-api-bridge.owner",
         "name: a, queue: a, dead_letter_queue: a.owner",
     ] {
-        let told = mistakes(&format!("{INSTANCE}sink: {{amqp: {{{bad}}}}}\n"));
-        assert!(told.contains("must be four different queues"), "{bad}: {told}");
+        let message = mistakes(&format!("{INSTANCE}sink: {{amqp: {{{bad}}}}}\n"));
+        assert!(message.contains("must be four different queues"), "{bad}: {message}");
     }
     assert!(parse(&format!("{INSTANCE}sink: {{amqp: {{queue: null, dead_letter_queue: x.rejected}}}}\n")).is_ok());
     assert!(mistakes(&format!("{INSTANCE}sink: {{amqp: {{queue: \"a\\nb\"}}}}\n")).contains("no control character"));
@@ -258,8 +258,8 @@ fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
         "topic: green-api-bridge.ledger",
         "topic: green-api.dead-letters",
     ] {
-        let told = kafka(bad).expect_err(bad);
-        assert!(told.contains("`topic` can expand to") || told.contains("are the same"), "{bad}: {told}");
+        let message = kafka(bad).expect_err(bad);
+        assert!(message.contains("`topic` can expand to") || message.contains("are the same"), "{bad}: {message}");
     }
     for good in [
         "topic: 'x.{type}', ledger_topic: x.ledger, dead_letter_topic: x.dead",
@@ -270,7 +270,7 @@ fn no_notification_can_reach_the_ledger_or_the_dead_letters() {
     }
     for url in ["kafka://h/green-api-bridge.ledger", "kafka://h/green-api.dead-letters"] {
         let instance = parse(&format!("{INSTANCE}sink: {{stdout: {{}}}}")).unwrap().instances.remove(0);
-        let told = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
-        assert!(told.contains("`topic` can expand to"), "{told}");
+        let message = Config::from_parts(instance, Options::from_url(url).unwrap()).expect_err(url).to_string();
+        assert!(message.contains("`topic` can expand to"), "{message}");
     }
 }

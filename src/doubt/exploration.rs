@@ -4,7 +4,7 @@
 //! delete, deletes that are confirmed and do not take, deletes that arrive after they were given up,
 //! and a second owner. In every state reached the promises are checked.
 //!
-//! An empty answer, true or false, changes nothing here because the machine is never told of one.
+//! An empty answer, true or false, changes nothing here because the machine never gets one.
 //!
 //! Reads lag by at most two receives after a confirmed delete, and are monotone. Starting, opening a
 //! lane anew, and the pause after any other answer take longer than they lag.

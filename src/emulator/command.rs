@@ -14,7 +14,7 @@ use super::control::{HELP, fits_a_path};
 /// Run the Green API queue as a local server, for anyone's tests
 ///
 /// Point a client's apiUrl at the address it prints. It keeps notifications in memory, hands them out through
-/// receiveNotification and forgets them on deleteNotification, as the real service does, and it can be told through
+/// receiveNotification and forgets them on deleteNotification, as the real service does, and it can be controlled through
 /// control endpoints what to queue and what to get wrong. No account is needed and nothing leaves this machine.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP)]
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_serves_until_it_is_told_to_stop() {
+    async fn it_serves_until_it_is_stopped() {
         let arguments = |listen| Arguments {
             listen,
             instances: vec!["1101000001:secret".parse().expect("well formed")],

@@ -60,7 +60,7 @@ pub struct Fault {
     /// The method to strike; `None` is any.
     #[serde(default)]
     pub method: Option<Method>,
-    /// How many requests to strike, 1 unless told.
+    /// How many requests it affects; default 1.
     #[serde(default = "once")]
     pub times: u32,
     /// Before or after the server acts.
@@ -87,10 +87,10 @@ pub enum FaultKind {
     Answer {
         /// The HTTP status, 200 to 599.
         status: u16,
-        /// The body, empty unless told.
+        /// The body; default empty.
         #[serde(default)]
         body: String,
-        /// The `Content-Type`, `application/json; charset=utf-8` unless told.
+        /// The `Content-Type`, default `application/json; charset=utf-8`.
         #[serde(default)]
         content_type: Option<String>,
     },

@@ -28,7 +28,7 @@ impl History {
     }
 }
 
-/// The period of a query, a day unless told, in milliseconds.
+/// The period of a query, in milliseconds; default one day.
 pub(super) fn period_ms(query: Option<&str>) -> u64 {
     let minutes = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .find(|(name, _)| name == "minutes")

@@ -59,9 +59,9 @@ pub struct Knobs {
     pub webhooks_count: Option<u64>,
     /// Whether requests are limited as in the vendor's table.
     pub rate_limit: bool,
-    /// How many requests may come at once; as many as a second allows unless told.
+    /// How many requests may come at once; by default as many as a second allows.
     pub rate_burst: Option<u32>,
-    /// The `Retry-After` of a 429; none unless told.
+    /// The `Retry-After` of a 429; none by default.
     pub retry_after_secs: Option<u64>,
 }
 

@@ -1,6 +1,6 @@
 //! The Green API queue as a local server, for anyone's tests.
 //!
-//! It answers receiving, deleting, settings and state as the real service does, and can be told under `/_emulator/`, or
+//! It answers receiving, deleting, settings and state as the real service does, and can be controlled under `/_emulator/`, or
 //! through [`Emulator`], what to queue and what to get wrong. `GET /_emulator/` explains the control endpoints.
 
 mod answer;

@@ -46,7 +46,7 @@ fn a_new_receipt_on_redelivery_makes_the_old_one_worthless() {
 }
 
 #[test]
-fn a_reboot_restarts_receipts_and_drops_the_queue_if_told_to() {
+fn a_reboot_restarts_receipts_and_drops_the_queue_if_configured_to() {
     let mut instance = instance(&["1", "2"]);
     instance.knobs.receipt_ids = ReceiptIds::RestartOnReboot;
     assert_eq!(receipts(&mut instance, 1), [1]);
@@ -86,7 +86,7 @@ fn redelivery_can_be_delayed_or_never_happen() {
 }
 
 #[test]
-fn duplicates_and_false_empties_come_as_often_as_told() {
+fn duplicates_and_false_empties_come_as_often_as_configured() {
     let mut instance = instance(&[]);
     instance.knobs.duplicate_every = 2;
     (1..=4).for_each(|number| instance.push(1, &Notification::new(number.to_string())));

@@ -33,7 +33,7 @@ fn is_accepted(sink: Options) -> bool {
         file: None,
     };
     let checked = Config::from_parts(instance, sink).map_err(|mistakes| mistakes.to_string());
-    assert!(checked.as_ref().err().is_none_or(|told| !told.contains(SECRET)), "{checked:?}");
+    assert!(checked.as_ref().err().is_none_or(|error| !error.contains(SECRET)), "{checked:?}");
     checked.is_ok()
 }
 
@@ -67,7 +67,7 @@ fn check_kafka_servers(data: &[u8]) {
             assert_eq!(format!("{}/{topic}", kafka.bootstrap_servers.join(",")), text, "every part of it is used");
         }
         Ok(other) => panic!("{text:?}: {other:?}"),
-        Err(told) => assert!(!told.to_string().contains(SECRET), "{told}"),
+        Err(error) => assert!(!error.to_string().contains(SECRET), "{error}"),
     }
     let bootstrap_servers = vec![text.to_owned()];
     if !is_accepted(Options::Kafka(kafka::Options { bootstrap_servers, ..kafka::Options::default() })) {

@@ -12,11 +12,11 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
     let of = |check, found| Check::of(queue.instance(), check, found);
     let state = match queue.state().await {
         Ok(state) => state,
-        Err(problem) => return vec![of("api", Err(told(&problem)))],
+        Err(problem) => return vec![of("api", Err(described(&problem)))],
     };
     let mut checks = vec![of("api", Ok("reachable, and it takes the token".into())), of("state", judged(&state))];
     match queue.settings().await {
-        Err(problem) => checks.push(of("settings", Err(told(&problem)))),
+        Err(problem) => checks.push(of("settings", Err(described(&problem)))),
         Ok(settings) => {
             let changes = required_changes(&settings, kinds);
             checks.push(of(
@@ -42,7 +42,7 @@ pub async fn examine(queue: &Queue, kinds: &[String]) -> Vec<Check> {
     checks
 }
 
-fn told(problem: &Problem) -> SetupError {
+fn described(problem: &Problem) -> SetupError {
     format!("{}: {}: {}", Chain(problem), problem.condition, problem.condition.advice()).into()
 }
 

@@ -1,4 +1,4 @@
-//! The kind of chat that a notification belongs to. It tells nobody who is in it.
+//! The kind of chat that a notification belongs to. It does not reveal who is in it.
 
 /// The kind of a chat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl ChatKind {
         }
     }
 
-    /// By the `chatType` that Telegram and MAX tell, or else by the form of the chat's id.
+    /// By the `chatType` of Telegram and MAX, or else by the form of the chat's id.
     pub(super) fn of(chat: Option<&str>, chat_type: Option<&str>) -> Self {
         let Some(chat) = chat else { return Self::None };
         match chat_type {
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_is_told_by_the_type_or_the_form_of_the_id() {
+    fn the_kind_follows_from_the_type_or_the_form_of_the_id() {
         use ChatKind::{Broadcast, Channel, Group, Other, Private, Status};
         for (chat, kind) in [
             // WhatsApp

@@ -17,7 +17,7 @@ pub(super) struct Envelope {
     pub receipt: Option<(ReceiptId, Range<usize>)>,
     /// The last body, whatever stands there.
     pub body: Option<Range<usize>>,
-    /// Nothing is queued, as far as the answer tells.
+    /// Nothing is queued, according to the answer.
     pub is_empty: bool,
     /// Its outermost bracket closes, and nothing follows.
     pub is_whole: bool,

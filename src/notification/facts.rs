@@ -1,4 +1,4 @@
-//! What a look into a body tells.
+//! What is read from a body.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_state_tells_the_state() {
+    fn a_change_of_state_has_the_state() {
         let state = |kind: &str, state: &str| {
             let body = format!(r#"{{"stateInstance":{state},"typeWebhook":"{kind}"}}"#);
             Facts::of(body.as_bytes(), Timestamp::now()).state

@@ -265,7 +265,7 @@ async fn survives_dropped_futures(place: &impl Place) {
             }
         }
     }
-    assert_eq!(bodies(&read), stored, "what is told of a dropped publish stays true");
+    assert_eq!(bodies(&read), stored, "the outcome of a dropped publish stays true");
 }
 
 /// When another process owns the place, this one stores nothing any more; or the other one waits.

@@ -19,7 +19,7 @@ fn each_form_names_its_sink() {
 }
 
 #[test]
-fn anything_else_is_told_the_forms_and_not_repeated() {
+fn anything_else_is_answered_with_the_forms_and_not_repeated() {
     for odd in [
         "",
         "stdout",

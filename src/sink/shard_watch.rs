@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_should_be_here_and_does_not_open_is_told_after_30_s() {
+    fn what_should_be_here_and_does_not_open_is_reported_after_30_s() {
         let (status, mut watch) = (ShardStatus::default(), ShardWatch::new(Shard::new(3), true));
         status.asks();
         assert_eq!(looks(&status, &mut watch), Some(OVERDUE_SECS));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_again_and_again_that_it_is_anothers_waits_for_nothing() {
+    fn who_is_refused_again_and_again_waits_for_nothing() {
         let (status, mut watch) = (ShardStatus::default(), ShardWatch::new(Shard::new(3), true));
         for _ in 0..2 * OVERDUE_SECS {
             status.asks();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_bridge_tells_what_it_waits_for_by_itself() {
+    fn a_lone_bridge_reports_what_it_waits_for_by_itself() {
         let (status, mut watch) = (ShardStatus::default(), ShardWatch::new(Shard::new(0), false));
         status.asks();
         assert_eq!(looks(&status, &mut watch), None);

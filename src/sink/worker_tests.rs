@@ -7,7 +7,7 @@ use super::*;
 use crate::metrics::State;
 use crate::sink::contract_test::notification;
 
-/// Stores a group when it is told to.
+/// Stores a group when it is allowed to.
 struct Gated {
     entered: Sender<Vec<InstanceId>>,
     gate: Receiver<()>,
@@ -82,7 +82,7 @@ async fn until(mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_ours_and_does_not_open_is_told_until_it_opens_or_is_anothers() {
+async fn a_shard_that_is_ours_and_does_not_open_is_reported_until_it_opens_or_is_anothers() {
     let (answer, answers) = channel();
     let status = Arc::<ShardStatus>::default();
     // Blocks until there is an answer.

@@ -25,11 +25,20 @@ consumer = Consumer(
 partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
 consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
 
+
+def ends(isolation):
+    """The offset behind the last record of each partition that this isolation shows."""
+    reader = Consumer({"bootstrap.servers": servers, "group.id": "independent-reader", "isolation.level": isolation})
+    return {each: reader.get_watermark_offsets(TopicPartition(topic, each), timeout=10)[1] for each in partitions}
+
+
 records, ended, deadline = [], set(), time.monotonic() + 60
 # A record too many would come before the ends of all partitions do.
 while len(records) < count or len(ended) < len(partitions):
     if time.monotonic() > deadline:
-        sys.exit(f"{len(records)} of {count} records after a minute")
+        # Where the two differ a transaction is open, and hides what comes after it.
+        found = f"decided up to {ends('read_committed')}, written up to {ends('read_uncommitted')}"
+        sys.exit(f"{len(records)} of {count} records after a minute; {found}")
     message = consumer.poll(1)
     if message is None:
         continue

@@ -67,9 +67,9 @@ async fn nothing_goes_around_a_proxy_that_cannot_be_used() {
     {
         write_config(&scene, &scene.emulator.url(), proxy);
         for verb in ["validate", "setup", "doctor", "run"] {
-            let (code, _, told) = run(command().current_dir(&scene.folder).args([verb, "--config", "bridge.yaml"]));
-            assert_eq!(code, 78, "{verb} {proxy}: {told}");
-            assert!(told.contains("`proxy`") && !told.contains("s3cret"), "{told}");
+            let (code, _, output) = run(command().current_dir(&scene.folder).args([verb, "--config", "bridge.yaml"]));
+            assert_eq!(code, 78, "{verb} {proxy}: {output}");
+            assert!(output.contains("`proxy`") && !output.contains("s3cret"), "{output}");
         }
     }
     assert_eq!(scene.queued(), 1);
@@ -101,6 +101,6 @@ async fn an_address_in_a_file_is_held_to_the_same_rules() {
     let scene = Scene::new().await;
     fs::write(scene.path("uri"), "amqp://u:s3cret@host/a/b?cacertfile=s3cret\n").unwrap();
     let mut command = scene.command_with("bridge", "{amqp: {uri_file: uri}}");
-    let (code, _, told) = run(&mut command);
-    assert!(code == 78 && told.contains("sink.amqp.uri_file") && !told.contains("s3cret"), "{code} {told}");
+    let (code, _, output) = run(&mut command);
+    assert!(code == 78 && output.contains("sink.amqp.uri_file") && !output.contains("s3cret"), "{code} {output}");
 }

@@ -142,8 +142,8 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
     bridge.wait_for_log("token_refused");
     eventually("the others are read", || scene.queued() == 2);
     let metrics = text(&address, "/metrics").await;
-    let told: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
-    assert_eq!(told, METRICS.map(|(name, kind, _)| format!("{name} {kind}")));
+    let output: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert_eq!(output, METRICS.map(|(name, kind, _)| format!("{name} {kind}")));
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         let (series, _) = line.rsplit_once(' ').expect(line);
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
@@ -203,7 +203,7 @@ pub async fn metrics_with(address: &str, line: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_state_of_an_account_and_the_age_of_a_notification_are_those_that_it_tells() {
+async fn the_state_of_an_account_and_the_age_of_a_notification_are_measured() {
     let (scene, address) = (Scene::new().await, free_address());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let changed = |state: &str, age: u64| {
@@ -228,8 +228,8 @@ async fn the_state_of_an_account_and_the_age_of_a_notification_are_those_that_it
         Some((end, count.rsplit_once(' ')?.1))
     });
     let steps = [("60.0", "0"), ("300.0", "1"), ("3600.0", "1"), ("21600.0", "2"), ("64800.0", "2"), ("+Inf", "3")];
-    let told: Vec<(&str, &str)> = buckets.filter(|(end, _)| steps.iter().any(|(wanted, _)| wanted == end)).collect();
-    assert_eq!(told, steps);
+    let output: Vec<(&str, &str)> = buckets.filter(|(end, _)| steps.iter().any(|(wanted, _)| wanted == end)).collect();
+    assert_eq!(output, steps);
     let sum = metrics
         .lines()
         .find_map(|line| line.strip_prefix(r#"green_api_bridge_end_to_end_latency_seconds_sum{sink="file"} "#));
@@ -279,8 +279,8 @@ async fn what_is_not_ready_is_named_and_comes_back() {
     let bridge = start(&scene, "{file: {path: later/out.jsonl}}", &address);
     let readiness_of_sink = readiness(&address, 503).await;
     assert_eq!((&readiness_of_sink["sink"], health(&address)), (&false.into(), 1));
-    let told = readiness_of_sink["waiting_for"].to_string();
-    assert!(told.contains("the sink is not connected") && !told.contains("Green API"), "{told}");
+    let output = readiness_of_sink["waiting_for"].to_string();
+    assert!(output.contains("the sink is not connected") && !output.contains("Green API"), "{output}");
     bridge.wait_for_log("sink_unavailable");
     let metrics = text(&address, "/metrics").await;
     assert!(
@@ -318,8 +318,8 @@ async fn a_taken_port_is_a_failure_only_for_who_asked_for_it() {
     let address = taken.local_addr().unwrap().to_string();
     let asked = start(&scene, "{stdout: {}}", &address);
     assert_eq!(asked.ended().code(), Some(1));
-    let told = std::fs::read_to_string(scene.path("bridge.log")).unwrap();
-    assert!(told.contains("set `admin.listen`"), "{told}");
+    let output = std::fs::read_to_string(scene.path("bridge.log")).unwrap();
+    assert!(output.contains("set `admin.listen`"), "{output}");
     // Whoever holds the default port, this test or another process, it is taken.
     let _default = TcpListener::bind("127.0.0.1:9464");
     let mut silent = scene.command_with("silent", "{stdout: {}}");
@@ -331,8 +331,8 @@ async fn a_taken_port_is_a_failure_only_for_who_asked_for_it() {
 #[test]
 fn no_bridge_is_not_healthy() {
     assert_eq!(health(&free_address()), 1);
-    let (code, _, told) = run(command().arg("health"));
-    assert!(code == 1 && told.contains("off"), "{told}");
+    let (code, _, output) = run(command().arg("health"));
+    assert!(code == 1 && output.contains("off"), "{output}");
 }
 
 /// Every metric that the dashboard and the alerts name.

@@ -202,10 +202,10 @@ async fn one_s_own_machine_is_answered_under_its_own_names_alone() {
         }
         for host in others.into_iter().chain(odd) {
             let answer = asked(&address, &with(path, &format!("Host: {host}\r\n"))).await;
-            let (code, _, told) = parts(&answer);
+            let (code, _, output) = parts(&answer);
             assert!(code == 421 || (code == 400 && odd.contains(&host)), "{path} of {host:?}: {answer}");
-            let is_a_sentence = told.ends_with(".\n") && told.lines().count() == 1;
-            assert!(code == 400 || is_a_sentence && !told.contains(host), "{told:?}");
+            let is_a_sentence = output.ends_with(".\n") && output.lines().count() == 1;
+            assert!(code == 400 || is_a_sentence && !output.contains(host), "{output:?}");
         }
         let both = with(path, "Host: localhost\r\nHost: example.org\r\n");
         assert!([400, 421].contains(&parts(&asked(&address, &both).await).0), "{path}");
@@ -228,7 +228,7 @@ async fn an_address_for_others_has_names_that_only_they_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_browser_is_told_to_run_show_and_guess_nothing_else() {
+async fn a_browser_may_run_show_and_guess_nothing_else() {
     let (scene, address) = (Scene::new().await, free_address());
     let _bridge = start(&scene, INTO_FILE, &address);
     readiness(&address, 200).await;
@@ -237,8 +237,8 @@ async fn a_browser_is_told_to_run_show_and_guess_nothing_else() {
     for (path, host, code) in answers.into_iter().chain(more) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let answer = asked(&address, &request).await;
-        let (told, head, _) = parts(&answer);
-        assert_eq!(told, code, "{path}: {head}");
+        let (output, head, _) = parts(&answer);
+        assert_eq!(output, code, "{path}: {head}");
         let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).expect(path);
         for directive in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"] {
             assert!(policy.split("; ").any(|part| part == directive), "{path}: {directive} is not in {policy}");

@@ -142,7 +142,7 @@ fn prometheus_takes_the_config_and_raises_each_alert_when_it_is_due() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
+async fn kafka_stopped_under_load_is_reported_and_raised_and_all_recovers() {
     const SINK_DOWN: &str = "GreenApiBridgeSinkDown";
     let broker = Broker::start("kafka");
     let topics = Topics::at(broker.address("BRIDGE_TEST_KAFKA"));
@@ -155,13 +155,13 @@ async fn kafka_stopped_under_load_is_told_and_raised_and_all_recovers() {
     broker.kill();
     let killed = Instant::now();
     scene.push_to_all(&bodies[100..]);
-    let told = readiness(&address, 503).await;
-    println!("/readyz after {:?}: {told}", killed.elapsed());
-    assert_eq!((&told["ready"], &told["sink"]), (&false.into(), &false.into()), "{told}");
-    assert!(told["waiting_for"].to_string().contains("the sink is not connected"), "{told}");
+    let output = readiness(&address, 503).await;
+    println!("/readyz after {:?}: {output}", killed.elapsed());
+    assert_eq!((&output["ready"], &output["sink"]), (&false.into(), &false.into()), "{output}");
+    assert!(output["waiting_for"].to_string().contains("the sink is not connected"), "{output}");
     assert_eq!(health(&address), 1);
     bridge.wait_for_log("sink_unavailable");
-    println!("the log tells {:?} after Kafka ended", killed.elapsed());
+    println!("the log reports it {:?} after Kafka ended", killed.elapsed());
     // A broker may restart: it fires after five minutes.
     prometheus.wait_for(SINK_DOWN, |raised| raised.iter().any(|(_, state)| state == "pending")).await;
     println!("{SINK_DOWN} is true {:?} after Kafka ended", killed.elapsed());

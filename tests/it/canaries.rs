@@ -30,7 +30,7 @@ fn personal(name: &str, value: &mut Value) {
 fn bodies() -> Vec<String> {
     let odd = format!(r#"{{"typeWebhook":"{TEXT} {PHONE}"}}"#);
     let broken = format!(r#"["{TEXT}","{PHONE}"]"#);
-    // Too large for the topic, and the dead letter is told of.
+    // Too large for the topic, and the dead letter is logged.
     let large = noise(40_000).replacen(
         "\"text\":\"",
         &format!(r#""senderData":{{"chatId":"{PHONE}@c.us"}},"text":"{TEXT}"#),
@@ -119,8 +119,8 @@ async fn nothing_secret_or_personal_is_shown_anywhere_whatever_the_sink_does() {
                 panic!("{}: {canary} in {}", case.name, &shown[around..place + canary.len()]);
             }
         }
-        let told = if case.name.starts_with("Kafka") && case.works { "\"too_large\"" } else { "token_refused" };
-        assert!(!case.works || shown.contains(told), "{}: {shown}", case.name);
+        let output = if case.name.starts_with("Kafka") && case.works { "\"too_large\"" } else { "token_refused" };
+        assert!(!case.works || shown.contains(output), "{}: {shown}", case.name);
     }
     // They were there to be shown.
     let stored = std::fs::read_to_string(running[0].scene.path("out.jsonl")).unwrap();

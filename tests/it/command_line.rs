@@ -22,21 +22,21 @@ fn a_valid_config_exits_with_0() {
 #[test]
 fn mistakes_have_line_column_and_the_nearest_right_key_and_exit_with_78() {
     let unknown_key = format!("{VALID}api:\n  recieve_timeout_secs: 20\n");
-    let told = "bridge.yaml:8:3: unknown key `recieve_timeout_secs`: did you mean `receive_timeout_secs`?\n";
-    assert_eq!(validate(&unknown_key), (78, told.into()));
+    let output = "bridge.yaml:8:3: unknown key `recieve_timeout_secs`: did you mean `receive_timeout_secs`?\n";
+    assert_eq!(validate(&unknown_key), (78, output.into()));
     let wrong_type = format!("{VALID}api:\n  receive_timeout_secs: soon\n");
-    let told = "bridge.yaml:8:25: `receive_timeout_secs`: wrong type: expected a whole number\n";
-    assert_eq!(validate(&wrong_type), (78, told.into()));
+    let output = "bridge.yaml:8:25: `receive_timeout_secs`: wrong type: expected a whole number\n";
+    assert_eq!(validate(&wrong_type), (78, output.into()));
     let bad_values = format!("{VALID}api:\n  receive_timeout_secs: 90\ndead_letter_dir: \"a\\r\"\n");
-    let told = "bridge.yaml:8:25: `receive_timeout_secs` must be 5 to 60, not 90\nbridge.yaml:9:18: `dead_letter_dir` \
+    let output = "bridge.yaml:8:25: `receive_timeout_secs` must be 5 to 60, not 90\nbridge.yaml:9:18: `dead_letter_dir` \
                 contains a control character, perhaps a carriage return at its end\n";
-    assert_eq!(validate(&bad_values), (78, told.into()));
+    assert_eq!(validate(&bad_values), (78, output.into()));
     let doubtful = format!("{VALID}api:\n  webhooks: [incomingWebhok]\n");
-    let told = "warning: bridge.yaml:8:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n\
+    let output = "warning: bridge.yaml:8:14: unknown kind `incomingWebhok`: did you mean `incomingWebhook`?\n\
                 the configuration is valid: 1 instance(s)\n";
-    assert_eq!(validate(&doubtful), (0, told.into()));
-    let told = "bridge.yaml:7:28: `dead_letter_dir_limit_mib` must be 1 to 1048576, not 0\n";
-    assert_eq!(validate(&format!("{VALID}dead_letter_dir_limit_mib: 0\n")), (78, told.into()));
+    assert_eq!(validate(&doubtful), (0, output.into()));
+    let output = "bridge.yaml:7:28: `dead_letter_dir_limit_mib` must be 1 to 1048576, not 0\n";
+    assert_eq!(validate(&format!("{VALID}dead_letter_dir_limit_mib: 0\n")), (78, output.into()));
     let run = run(command().args(["run", "--config", "/nowhere/bridge.yaml"]));
     assert_eq!((run.0, run.1.as_str()), (78, ""));
     assert!(run.2.contains("/nowhere/bridge.yaml"), "{}", run.2);
@@ -45,9 +45,9 @@ fn mistakes_have_line_column_and_the_nearest_right_key_and_exit_with_78() {
 #[test]
 fn a_build_says_which_feature_a_config_needs() {
     for (sink, there) in [("kafka", cfg!(feature = "kafka")), ("amqp", cfg!(feature = "amqp"))] {
-        let (code, told) = validate(&VALID.replace("file: {path: a.jsonl}", &format!("{sink}: {{}}")));
-        assert_eq!(code, if there { 0 } else { 78 }, "{told}");
-        assert_eq!(told.contains(&format!("lacks the feature `{sink}`")), !there, "{told}");
+        let (code, output) = validate(&VALID.replace("file: {path: a.jsonl}", &format!("{sink}: {{}}")));
+        assert_eq!(code, if there { 0 } else { 78 }, "{output}");
+        assert_eq!(output.contains(&format!("lacks the feature `{sink}`")), !there, "{output}");
     }
 }
 
@@ -58,17 +58,17 @@ fn without_a_file_the_environment_names_one_instance() {
     };
     let whole = [("GREEN_API_URL", "https://host"), ("GREEN_API_ID_INSTANCE", "1101"), ("GREEN_API_TOKEN", "s3cret")];
     assert_eq!(environment(&whole, "stdout:").0, 0);
-    let (code, _, told) = environment(&whole, "file:a.jsonl\r");
-    assert!(code == 2 && told.contains("it contains a control character"), "{code} {told}");
-    let (code, _, told) = environment(&whole[1..], "stdout:");
-    assert!(code == 78 && told.contains("GREEN_API_URL"), "{code} {told}");
-    let (code, _, told) = environment(&whole[..2], "stdout:");
-    assert!(code == 78 && told.contains("GREEN_API_TOKEN_FILE"), "{code} {told}");
+    let (code, _, output) = environment(&whole, "file:a.jsonl\r");
+    assert!(code == 2 && output.contains("it contains a control character"), "{code} {output}");
+    let (code, _, output) = environment(&whole[1..], "stdout:");
+    assert!(code == 78 && output.contains("GREEN_API_URL"), "{code} {output}");
+    let (code, _, output) = environment(&whole[..2], "stdout:");
+    assert!(code == 78 && output.contains("GREEN_API_TOKEN_FILE"), "{code} {output}");
     let pasted = [("GREEN_API_URL", "https://host/waInstance1/x/s3cret"), whole[1], whole[2]];
-    let (code, _, told) = environment(&pasted, "stdout:");
-    assert!(code == 78 && told.contains("GREEN_API_URL must look like") && !told.contains("s3cret"), "{told}");
-    let (code, _, told) = environment(&whole, "redis://u:s3cret@h");
-    assert!(code == 2 && told.contains("kafka://") && !told.contains("s3cret"), "{code} {told}");
+    let (code, _, output) = environment(&pasted, "stdout:");
+    assert!(code == 78 && output.contains("GREEN_API_URL must look like") && !output.contains("s3cret"), "{output}");
+    let (code, _, output) = environment(&whole, "redis://u:s3cret@h");
+    assert!(code == 2 && output.contains("kafka://") && !output.contains("s3cret"), "{code} {output}");
     let by_variable = run(command().envs(whole).env("BRIDGE_SINK", "stdout:").arg("validate"));
     assert_eq!(by_variable.0, 0);
 }

@@ -59,7 +59,7 @@ async fn an_account_that_was_logged_out_before_the_start_is_one_until_it_says_ot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_state_that_nobody_tells_holds_up_nothing() {
+async fn a_state_that_is_not_answered_delays_nothing() {
     let scene = Scene::new().await;
     scene.fault(Fault::before(answer(500, "<html>")).on(Method::GetStateInstance));
     scene.push(["1"]);

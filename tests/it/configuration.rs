@@ -30,8 +30,8 @@ fn the_table_in_the_readme_is_what_the_schema_says() {
 }
 
 fn table() -> String {
-    let (code, schema, told) = run(command().args(["config", "schema"]));
-    assert_eq!(code, 0, "{told}");
+    let (code, schema, output) = run(command().args(["config", "schema"]));
+    assert_eq!(code, 0, "{output}");
     let schema: Value = serde_json::from_str(&schema).unwrap();
     let mut table = "| key | default | |\n|---|---|---|\n".to_owned();
     let mut section = |name: &str, object: &Value| rows(&schema, name, object, &mut table);
@@ -76,14 +76,14 @@ fn rows(schema: &Value, section: &str, object: &Value, table: &mut String) {
             Value::Object(_) if meant.get("properties").is_some() => String::new(),
             other => format!("`{}`", other.to_string().replace('"', "").replace(',', ", ")),
         };
-        let mut told = property["description"].as_str().expect(name).to_owned();
+        let mut output = property["description"].as_str().expect(name).to_owned();
         for (index, choice) in meant["oneOf"].as_array().into_iter().flatten().enumerate() {
             let (value, mark) = (choice["const"].as_str().unwrap(), if index == 0 { "" } else { ";" });
             let (first, rest) = choice["description"].as_str().unwrap().trim_end_matches('.').split_at(1);
             let description = first.to_lowercase() + rest;
-            write!(told, "{mark} `{value}`: {description}").unwrap();
+            write!(output, "{mark} `{value}`: {description}").unwrap();
         }
-        writeln!(table, "| `{section}{name}` | {default} | {} |", told.trim_end_matches('.')).unwrap();
+        writeln!(table, "| `{section}{name}` | {default} | {} |", output.trim_end_matches('.')).unwrap();
         if meant.get("properties").is_some() {
             rows(schema, &format!("{section}{name}."), meant, table);
         }

@@ -1,4 +1,4 @@
-//! What contributors are told, and what GitHub runs for them.
+//! The documents for contributors, and what GitHub runs for them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

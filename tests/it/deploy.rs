@@ -83,11 +83,11 @@ fn the_unit_goes_by_the_exit_codes_and_has_a_folder_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn systemd_is_told_that_it_runs_lives_and_stops() {
+async fn systemd_is_notified_that_it_runs_lives_and_stops() {
     let scene = Scene::new().await;
     let socket = UnixDatagram::bind(scene.path("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let told = || {
+    let output = || {
         let mut text = [0; 100];
         let length = socket.recv(&mut text).expect("a message to systemd");
         String::from_utf8(text[..length].to_vec()).unwrap().trim().to_owned()
@@ -97,16 +97,16 @@ async fn systemd_is_told_that_it_runs_lives_and_stops() {
     let watchdog = Duration::from_secs(6);
     bridge.env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", watchdog.as_micros().to_string());
     let bridge = Worker::start(&mut bridge, &scene.path("log"));
-    assert_eq!(told(), "READY=1");
-    assert_eq!(told(), "WATCHDOG=1");
+    assert_eq!(output(), "READY=1");
+    assert_eq!(output(), "WATCHDOG=1");
     let beaten = std::time::Instant::now();
-    assert_eq!(told(), "WATCHDOG=1");
+    assert_eq!(output(), "WATCHDOG=1");
     assert!(beaten.elapsed() < watchdog, "in time for the watchdog: {:?}", beaten.elapsed());
     let (status, _) = bridge.stop(Signal::SIGTERM);
     assert_eq!(status.code(), Some(0));
-    let mut last = told();
+    let mut last = output();
     while last == "WATCHDOG=1" {
-        last = told();
+        last = output();
     }
     assert_eq!(last, "STOPPING=1");
 }
@@ -124,10 +124,10 @@ async fn a_token_of_systemd_s_credentials_is_found() {
     // A command that shows the token to the queue.
     let mut setup = command();
     setup.args(["setup", "--config"]).arg(&path).env("CREDENTIALS_DIRECTORY", scene.folder.path());
-    let (code, _, told) = run(&mut setup);
-    assert_eq!(code, 0, "{told}");
-    let (code, _, told) = run(setup.env_remove("CREDENTIALS_DIRECTORY"));
-    assert_eq!(code, 78, "{told}");
+    let (code, _, output) = run(&mut setup);
+    assert_eq!(code, 0, "{output}");
+    let (code, _, output) = run(setup.env_remove("CREDENTIALS_DIRECTORY"));
+    assert_eq!(code, 78, "{output}");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn the_kubernetes_manifest_fits_together() {
         (&security["readOnlyRootFilesystem"], &security["capabilities"]["drop"][0]),
         (&true.into(), &"ALL".into())
     );
-    assert!(bridge["env"].is_null(), "no replica is told which it is");
+    assert!(bridge["env"].is_null(), "no replica is given an identity");
     assert_eq!(bridge["livenessProbe"]["httpGet"]["path"], "/livez");
     assert_eq!(bridge["readinessProbe"]["httpGet"]["path"], "/readyz");
 
@@ -194,8 +194,8 @@ fn the_kubernetes_manifest_fits_together() {
     }
     let path = folder.path().join("bridge.yaml");
     fs::write(&path, config.replace(secrets, folder.path().to_str().unwrap())).unwrap();
-    let (code, _, told) = run(command().args(["validate", "--config"]).arg(&path));
-    assert_eq!(code, 0, "{told}");
+    let (code, _, output) = run(command().args(["validate", "--config"]).arg(&path));
+    assert_eq!(code, 0, "{output}");
     assert!(config.contains("\nshards: 12\n"), "replicas share: {config}");
     let port = &bridge["ports"][0]["containerPort"];
     assert!(config.contains(&format!("0.0.0.0:{port}")), "{config}");

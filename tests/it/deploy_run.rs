@@ -62,9 +62,9 @@ fn start_profile(profile: &str, broker: (&'static str, String), folder: &Path) -
     };
     let emulator = service(here, vec![("0.0.0.0:8080", "127.0.0.1:0".into())]);
     let running = emulator.start(folder, "emulator.log");
-    let told = || running.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
-    eventually("the emulator tells its address", || told().is_some());
-    let url = told().unwrap();
+    let shown = || running.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
+    eventually("the emulator prints its address", || shown().is_some());
+    let url = shown().unwrap();
     let emulator = service(here, vec![(there, url.clone())]);
     eventually("the emulator is healthy", || emulator.is_healthy(folder));
     let admin = free_address();
@@ -93,8 +93,8 @@ impl Consumer {
             }
             _ => {
                 let broker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/kafka");
-                let (code, libraries, told) = run(Command::new(broker).arg("fetch"));
-                assert_eq!(code, 0, "{told}");
+                let (code, libraries, shown) = run(Command::new(broker).arg("fetch"));
+                assert_eq!(code, 0, "{shown}");
                 let mut java = Command::new("java");
                 java.args(["-cp", &format!("{}/*", libraries.trim())]);
                 java
@@ -232,8 +232,8 @@ fn systemd_takes_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("green-api-bridge.service");
     fs::write(&path, unit.replace("/usr/local/bin/green-api-bridge", env!("CARGO_BIN_EXE_green-api-bridge"))).unwrap();
-    let (code, _, told) = run(Command::new("systemd-analyze").arg("verify").arg(&path));
-    assert!(code == 0 && told.is_empty(), "{told}");
+    let (code, _, shown) = run(Command::new("systemd-analyze").arg("verify").arg(&path));
+    assert!(code == 0 && shown.is_empty(), "{shown}");
 }
 
 /// The headers of a message, against those of the document.

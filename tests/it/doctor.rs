@@ -50,8 +50,8 @@ fn failed(report: &Value) -> Vec<(String, String)> {
 fn make_ready(scene: &Scene) {
     let mut setup = crate::support::command();
     setup.args(["setup", "--apply"]).env("GREEN_API_URL", scene.emulator.url());
-    let (code, _, told) = run(setup.env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN));
-    assert_eq!(code, 0, "{told}");
+    let (code, _, output) = run(setup.env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN));
+    assert_eq!(code, 0, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,9 +84,9 @@ async fn what_upstream_says_is_shown_without_control_characters() {
     assert!(reqwest::Client::new().post(&address).body(odd).send().await.unwrap().status().is_success());
     let mut setup = crate::support::command();
     setup.arg("setup").env("GREEN_API_URL", scene.emulator.url());
-    let (code, _, told) = run(setup.env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN));
-    assert_eq!(code, 0, "{told}");
-    assert!(told.contains(r"stateWebhook: \u{1b}[31mno\n\u{202e}yes -> yes"), "{told:?}");
+    let (code, _, output) = run(setup.env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN));
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains(r"stateWebhook: \u{1b}[31mno\n\u{202e}yes -> yes"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,8 +113,8 @@ async fn a_folder_that_takes_no_dead_letters_is_named() {
         ),
     ] {
         let found = found(&more);
-        let [(check, told)] = &found[..] else { panic!("{found:?}") };
-        assert!(check == "dead_letter_dir" && told.ends_with(named), "{told}");
+        let [(check, output)] = &found[..] else { panic!("{found:?}") };
+        assert!(check == "dead_letter_dir" && output.ends_with(named), "{output}");
     }
 }
 
@@ -148,16 +148,16 @@ async fn what_replicas_need_is_looked_at_beside_them_without_disturbing_them() {
     assert_eq!(failed_of_sink(&scene, &with("", 2)), []);
     let of_brokers =
         failed_of_sink(&scene, &with(", properties: {session.timeout.ms: 100, heartbeat.interval.ms: 10}", 2));
-    let [(check, told)] = &of_brokers[..] else { panic!("{of_brokers:?}") };
+    let [(check, output)] = &of_brokers[..] else { panic!("{of_brokers:?}") };
     assert_eq!(check, "session_timeout");
     assert_eq!(
-        told,
+        output,
         "`session.timeout.ms` is 100, and brokers accept 1000 to 1800000: set it in `sink.kafka.properties`"
     );
     for shards in [1, 3] {
         let of_ledger = failed_of_sink(&scene, &with("", shards));
-        let [(check, told)] = &of_ledger[..] else { panic!("{of_ledger:?}") };
-        assert!(check == "ledger_topic" && told.contains("set `shards: 2`"), "{told}");
+        let [(check, output)] = &of_ledger[..] else { panic!("{of_ledger:?}") };
+        assert!(check == "ledger_topic" && output.contains("set `shards: 2`"), "{output}");
     }
     scene.push(["2"]);
     scene.drained();

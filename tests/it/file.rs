@@ -149,10 +149,10 @@ async fn a_file_that_is_made_is_for_its_user_alone_and_not_where_a_link_leads() 
     bridge.kill();
     fs::remove_file(scene.path("out.jsonl")).ok();
     symlink("elsewhere", scene.path("out.jsonl")).unwrap();
-    let (code, _, told) = run(&mut scene.command("file:out.jsonl"));
-    assert!(code == 78 && told.contains("it is a dangling link"), "{code} {told}");
+    let (code, _, output) = run(&mut scene.command("file:out.jsonl"));
+    assert!(code == 78 && output.contains("it is a dangling link"), "{code} {output}");
     assert!(!scene.path("elsewhere").exists());
-    // What somebody has made is used as it is, and that is told.
+    // What somebody has made is used as it is, and that is logged.
     fs::write(scene.path("elsewhere"), "").unwrap();
     fs::set_permissions(scene.path("elsewhere"), fs::Permissions::from_mode(0o644)).unwrap();
     let bridge = scene.start_into_file();

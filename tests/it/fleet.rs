@@ -76,7 +76,7 @@ async fn a_file_that_comes_changes_and_goes_starts_restarts_and_stops_its_instan
     write_instance(&scene, "one.yaml", &one, &given);
     stored(&scene, &one, 3);
     assert_eq!(scene.emulator.queued(&other), 3);
-    // A mistake is told and changes nothing.
+    // A mistake is reported and changes nothing.
     write_instance(&scene, "one.yaml", &one, "api_tokn: x");
     bridge.wait_for_log("api_tokn");
     write_instance(&scene, "two.yaml", &other, "api_token: wrong");

@@ -25,7 +25,7 @@ fn given(scene: &Scene, id: &str, token: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_in_the_place_of_any_file_is_told_at_the_start_and_nobody_waits_for_it() {
+async fn a_pipe_in_the_place_of_any_file_is_reported_at_the_start_and_nobody_waits_for_it() {
     let scene = Scene::new().await;
     make_pipe(&scene.path("fifo"));
     fs::write(scene.path("token"), TOKEN).unwrap();
@@ -62,8 +62,8 @@ async fn a_pipe_in_the_place_of_any_file_is_told_at_the_start_and_nobody_waits_f
         fs::remove_file(scene.path("log")).ok();
         let mut bridge = start(&scene);
         eventually(&format!("the end of {token} {more} {sink}"), || bridge.has_ended());
-        let told = bridge.log();
-        assert!(told.contains("fifo") && told.contains("not a regular file"), "{token} {more} {sink}: {told}");
+        let output = bridge.log();
+        assert!(output.contains("fifo") && output.contains("not a regular file"), "{token} {more} {sink}: {output}");
         assert_eq!(bridge.ended().code(), Some(78));
     }
 }
@@ -133,7 +133,7 @@ async fn an_instance_waits_for_its_token_file_to_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_others_can_read_is_told_once() {
+async fn a_secret_that_others_can_read_is_reported_once() {
     let scene = Scene::fleet(2, &numbered(1)).await;
     let write = |name: &str, mode| {
         replace(&scene.path(name), |path| {
@@ -152,8 +152,8 @@ async fn a_secret_that_others_can_read_is_told_once() {
     write("open", 0o644);
     bridge.wait_for_log(&event("instance_restarted"));
     let log = bridge.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains(&event("secret_readable_by_others"))).collect();
-    assert!(told.len() == 1 && told[0].contains(r#""path":"open""#), "{log}");
+    let output: Vec<&str> = log.lines().filter(|line| line.contains(&event("secret_readable_by_others"))).collect();
+    assert!(output.len() == 1 && output[0].contains(r#""path":"open""#), "{log}");
 }
 
 #[cfg(feature = "fault-hooks")]
@@ -187,7 +187,7 @@ mod hanging {
         stored(&scene, &ids[1], 1);
         hang(&scene, "instances/hung.yaml");
         write_instance(&scene, "hung.yaml", &ids[2], &token);
-        eventually("both are told", || bridge.log().matches(&event("file_unresponsive")).count() == 2);
+        eventually("both are reported", || bridge.log().matches(&event("file_unresponsive")).count() == 2);
         write_instance(&scene, "other.yaml", &ids[3], &token);
         stored(&scene, &ids[3], 1);
         assert_eq!((scene.emulator.queued(&ids[0]), scene.emulator.queued(&ids[2])), (1, 1));
@@ -199,7 +199,7 @@ mod hanging {
         assert_eq!(log.matches(&event("file_unresponsive")).count(), 2, "each once: {log}");
         hang(&scene, "token");
         scene.emulator.set_token(&ids[0], "another");
-        eventually("it is told", || bridge.log().matches(&event("file_unresponsive")).count() == 3);
+        eventually("it is reported", || bridge.log().matches(&event("file_unresponsive")).count() == 3);
         let (status, took) = bridge.stop(Signal::SIGTERM);
         assert!(status.success() && took < ENDS_WITHIN, "{status:?} {took:?}");
     }

@@ -112,8 +112,8 @@ async fn a_second_bridge_takes_over_and_the_first_ends_with_79() {
     scene.push(bodies.iter().map(String::as_str));
     let log = scene.path("first.log");
     assert_eq!(first.ended().code(), Some(79));
-    let told = std::fs::read_to_string(log).unwrap();
-    assert!(told.contains("look for a second bridge"), "{told}");
+    let output = std::fs::read_to_string(log).unwrap();
+    assert!(output.contains("look for a second bridge"), "{output}");
     scene.drained();
     assert_eq!(topics.bodies(21)[1..], bodies);
 }

@@ -63,7 +63,7 @@ async fn the_ledger_of_an_earlier_bridge_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_full_of_nonsense_is_told_and_stops_only_whose_entry_it_is() {
+async fn a_ledger_full_of_nonsense_is_reported_and_stops_only_whose_entry_it_is() {
     let topics = Topics::new();
     let mut scene = Scene::of([ID, OTHER]).await;
     scene.instances.push(OTHER.to_owned());

@@ -95,8 +95,8 @@ async fn a_broker_that_is_advertised_at_a_dead_address_is_named() {
     let named = format!("broker 1 is advertised as {dead}, where it cannot be reached from here");
     let bridge = scene.start_with("bridge", &topics.sink(""));
     let found = crate::doctor::failed_of_sink(&scene, &topics.sink(""));
-    let [(check, told)] = &found[..] else { panic!("{found:?}") };
-    assert!(check == "broker" && told.starts_with(&named), "{check}: {told}");
+    let [(check, output)] = &found[..] else { panic!("{found:?}") };
+    assert!(check == "broker" && output.starts_with(&named), "{check}: {output}");
     bridge.wait_for_log(&named);
     // Through an address of its own everybody reaches it.
     assert_eq!(crate::doctor::failed_of_sink(&scene, &Topics::at(broker.address("BRIDGE_TEST_KAFKA")).sink("")), []);

@@ -84,7 +84,7 @@ async fn the_examples_of_the_readme_log_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_password_is_told_waited_out_and_never_shown() {
+async fn a_refused_password_is_reported_waited_out_and_never_shown() {
     let (scene, topics) = (Scene::new().await, Topics::new());
     permit(&topics);
     scene.push([r#"{"text":"m3ssage-canary"}"#]);
@@ -106,7 +106,7 @@ async fn a_refused_password_is_told_waited_out_and_never_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_an_unknown_authority_is_told() {
+async fn a_certificate_of_an_unknown_authority_is_reported() {
     let (scene, topics) = (Scene::new().await, Topics::new());
     let sink = topics.sink(", properties: {security.protocol: SSL}");
     let bridge = scene.start_with("bridge", &sink.replace(&topics.servers, &from_test_run("BRIDGE_TEST_KAFKA_SASL")));
@@ -165,7 +165,7 @@ async fn a_forbidden_dead_letter_topic_leaves_the_folder_and_stops_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_checked_without_a_right_is_told_once() {
+async fn what_cannot_be_checked_without_a_right_is_reported_once() {
     let (scene, topics) = (Scene::new().await, Topics::new());
     let name = &topics.name;
     let rules = [
@@ -183,7 +183,7 @@ async fn what_cannot_be_checked_without_a_right_is_told_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forbidden_transactional_id_is_told_with_what_to_permit() {
+async fn a_forbidden_transactional_id_is_reported_with_what_to_permit() {
     let (scene, topics) = (Scene::new().await, Topics::new());
     permit(&topics);
     let mine = format!("transactional_id:{}:write", topics.name);
@@ -196,7 +196,7 @@ async fn a_forbidden_transactional_id_is_told_with_what_to_permit() {
     scene.drained();
 }
 
-/// As an administrator does it who is told these lines.
+/// As an administrator does it who is given these lines.
 fn grant(topics: &Topics, lines: &str) {
     for line in lines.lines().filter(|line| line.starts_with("kafka-acls.sh ")) {
         let words: Vec<&str> = line.split(' ').collect();
@@ -223,8 +223,8 @@ async fn what_doctor_prints_for_want_of_rights_is_all_that_replicas_need() {
     let failed = failed_of_sink(&scene, &sink);
     let checks: Vec<&str> = failed.iter().map(|(check, _)| check.as_str()).collect();
     assert_eq!(checks, ["topic", "ledger_topic", "dead_letter_topic", "transactions", "group"], "{failed:?}");
-    for (_, told) in &failed {
-        grant(&topics, told);
+    for (_, output) in &failed {
+        grant(&topics, output);
     }
     assert_eq!(failed_of_sink(&scene, &sink), []);
     scene.push(["1", "2"]);

@@ -43,7 +43,7 @@ async fn a_topic_that_would_lose_all_but_the_last_is_refused_until_it_is_mended(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_is_less_safe_than_the_topic_is_told() {
+async fn a_ledger_that_is_less_safe_than_the_topic_is_reported() {
     let (scene, topics) = (Scene::new().await, Topics::new());
     create(&topics, "notifications", "min.insync.replicas=2");
     scene.push(["1"]);

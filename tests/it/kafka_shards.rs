@@ -162,7 +162,7 @@ async fn status_shows(address: &str, held: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_replica_tells_which_shards_it_holds() {
+async fn each_replica_reports_which_shards_it_holds() {
     let (scene, topics) = (Scene::fleet(1, &[]).await, Topics::new());
     let address = free_address();
     let _first = admin::start(&scene, &shared(&topics), &address);
@@ -192,8 +192,8 @@ async fn each_replica_tells_which_shards_it_holds() {
     }
     let seen = browse(&address, "shards", "nothing of the kind");
     let seen = seen["text"].as_str().unwrap();
-    for told in ["6 of 12", "here", "elsewhere"] {
-        assert!(seen.contains(told), "{told:?} is not in {seen}");
+    for expected in ["6 of 12", "here", "elsewhere"] {
+        assert!(seen.contains(expected), "{expected:?} is not in {seen}");
     }
 }
 
@@ -220,22 +220,22 @@ async fn a_replica_without_a_shard_is_ready_and_in_no_condition() {
     // How many shards each has, and whether it tells of the account: who works on it does, and nobody else.
     let settled = async {
         loop {
-            let (mut held, mut told) = (Vec::new(), Vec::new());
+            let (mut held, mut output) = (Vec::new(), Vec::new());
             for (address, _) in &replicas {
                 let status = text(address, "/status").await;
                 held.push(serde_json::from_str::<Value>(&status).unwrap()["sink"]["shards"]["held"].as_u64().unwrap());
-                told.push(status.contains("token_refused"));
+                output.push(status.contains("token_refused"));
             }
             let spare = held.iter().position(|held| *held == 0);
             if let Some(spare) = spare.filter(|_| held.iter().all(|held| *held < 2))
-                && told.iter().filter(|told| **told).count() == 1
+                && output.iter().filter(|output| **output).count() == 1
             {
-                return (spare, told);
+                return (spare, output);
             }
         }
     };
-    let (spare, told) = timeout(Duration::from_secs(60), settled).await.expect("each has one shard, or none");
-    assert!(!told[spare]);
+    let (spare, output) = timeout(Duration::from_secs(60), settled).await.expect("each has one shard, or none");
+    assert!(!output[spare]);
     let (address, _) = &replicas[spare];
     let readiness = readiness(address, 200).await;
     assert_eq!((&readiness["sink"], &readiness["fleet"]), (&true.into(), &true.into()));

@@ -101,7 +101,7 @@ async fn after_a_lost_answer_to_a_delete_nothing_is_doubled_or_lost() {
         (Fault::before(FaultKind::Reset), 0),
         (Fault::before(answer(500, "")), 0),
         (Fault::before(answer(200, r#"{"result":false}"#)), 0),
-        // Deleted, and nobody was told: then the equal one counts as its redelivery, as documented.
+        // Deleted without an answer: then the equal one counts as its redelivery, as documented.
         (Fault::after(FaultKind::Reset), 1),
     ] {
         let scene = Scene::new().await;
@@ -131,7 +131,7 @@ async fn equal_notifications_are_both_stored_when_no_delete_was_in_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_is_told_once_and_the_bridge_goes_on_when_the_file_is_corrected() {
+async fn a_wrong_token_is_reported_once_and_the_bridge_goes_on_when_the_file_is_corrected() {
     let scene = Scene::new().await;
     scene.push(["{}"]);
     fs::write(scene.path("token"), "wr0ng-canary\n").unwrap();
@@ -305,9 +305,9 @@ async fn setup_shows_the_difference_applies_it_and_then_has_nothing_to_do() {
     let setup = |arguments: &[&str]| {
         let mut setup = command();
         setup.env("GREEN_API_URL", scene.emulator.url()).env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN);
-        let (code, stdout, told) = run(setup.arg("setup").args(arguments));
-        assert_eq!((code, stdout.as_str()), (0, ""), "{told}");
-        told
+        let (code, stdout, printed) = run(setup.arg("setup").args(arguments));
+        assert_eq!((code, stdout.as_str()), (0, ""), "{printed}");
+        printed
     };
     let shown = setup(&[]);
     assert!(shown.contains("3 setting(s) differ\n  incomingWebhook: no -> yes\n"), "{shown}");
@@ -322,8 +322,11 @@ async fn setup_shows_the_difference_applies_it_and_then_has_nothing_to_do() {
     scene.emulator.set_token(ID, "another");
     let mut refused = command();
     refused.env("GREEN_API_URL", scene.emulator.url()).env("GREEN_API_ID_INSTANCE", ID).env("GREEN_API_TOKEN", TOKEN);
-    let (code, _, told) = run(refused.arg("setup"));
-    assert!(code == 1 && told.contains("token_refused") && told.contains(ID) && !told.contains(TOKEN), "{code} {told}");
+    let (code, _, printed) = run(refused.arg("setup"));
+    assert!(
+        code == 1 && printed.contains("token_refused") && printed.contains(ID) && !printed.contains(TOKEN),
+        "{code} {printed}"
+    );
 }
 
 #[test]

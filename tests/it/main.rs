@@ -2,7 +2,7 @@
 //!
 //! What needs more than this crate (a broker, a browser, a client in another language) is behind the feature `broker-tests`,
 //! which `tests/run` switches on when it has started all of that. Those tests fail, and never skip, where it is missing.
-#![allow(clippy::unwrap_used, reason = "in a test a panic is how a failure is told, in helpers too")]
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic, in helpers too")]
 #![cfg_attr(
     not(feature = "broker-tests"),
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
@@ -28,14 +28,14 @@ mod canaries;
 mod clusters;
 /// What an operator types, and the exit codes.
 mod command_line;
-/// What keeps an instance from going on is told, once.
+/// What keeps an instance from going on is reported, once.
 #[cfg(feature = "emulator")]
 mod conditions;
 /// The README's table of the configuration.
 mod configuration;
 /// Every sink keeps the contract of sinks, and who breaks it is noticed.
 mod contract;
-/// What contributors are told is true.
+/// The documents for contributors are true.
 mod contributors;
 /// What operators deploy with is true.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]

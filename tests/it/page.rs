@@ -103,10 +103,10 @@ async fn of_five_thousand_instances_the_page_finds_and_sorts_each() {
     assert_eq!(column(&seen, "by_published", PUBLISHED)[..10], ["9", "8", "7", "6", "5", "4", "3", "2", "1", "0"]);
     assert_eq!(column(&seen, "by_published_again", PUBLISHED)[0], "0");
     let shown = seen["text"].as_str().unwrap();
-    for told in
+    for expected in
         ["ready", "exactly once", "file, connected", "the first 200 of 5000", "token_refused (30): the token was"]
     {
-        assert!(shown.contains(told), "{told:?} is not in {shown}");
+        assert!(shown.contains(expected), "{expected:?} is not in {shown}");
     }
 }
 
@@ -130,7 +130,7 @@ async fn the_page_of_one_instance_shows_its_sink_and_what_is_wrong_with_it() {
     waiting.wait_for_log("sink_unavailable");
     let seen = browse(&address, "no-sink", "");
     let shown = seen["text"].as_str().unwrap();
-    for told in ["not ready", "the sink is not connected", "file, not connected", "sink_unavailable (sink): "] {
-        assert!(shown.contains(told), "{told:?} is not in {shown}");
+    for expected in ["not ready", "the sink is not connected", "file, not connected", "sink_unavailable (sink): "] {
+        assert!(shown.contains(expected), "{expected:?} is not in {shown}");
     }
 }

@@ -192,6 +192,6 @@ async fn refused_credentials_are_waited_out_and_no_secret_is_logged() {
     let refused = scene.start_with("refused", &sink);
     let log = scene.path("refused.log");
     assert_eq!(refused.ended().code(), Some(78));
-    let told = std::fs::read_to_string(log).unwrap();
-    assert!(told.contains("sink.amqp.uri_file") && !told.contains("passw0rd-canary"), "{told}");
+    let output = std::fs::read_to_string(log).unwrap();
+    assert!(output.contains("sink.amqp.uri_file") && !output.contains("passw0rd-canary"), "{output}");
 }

@@ -93,7 +93,7 @@ async fn each_fault_of_a_broker_under_load_is_survived_and_costs_at_most_marked_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_takes_long_is_told_before_it_is_given_up() {
+async fn a_broker_that_takes_long_is_reported_before_it_is_given_up() {
     let broker = Broker::start("rabbitmq");
     let (scene, names) = (Scene::fleet(INSTANCES, &numbered(5)).await, broker.address("BRIDGE_TEST_AMQP"));
     let names = Names::at(format!("{names}?heartbeat=60"));

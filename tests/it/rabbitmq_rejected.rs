@@ -32,8 +32,8 @@ fn arguments_of(names: &Names) -> Vec<(String, Value)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/rabbitmq");
     let mut list = Command::new(script);
     list.arg("ctl").arg(PathBuf::from(from_test_run("BRIDGE_TEST_RABBITMQ_DIR")));
-    let (code, queues, told) = run(list.args(["--quiet", "list_queues", "--formatter", "json", "name", "arguments"]));
-    assert_eq!(code, 0, "{told}");
+    let (code, queues, output) = run(list.args(["--quiet", "list_queues", "--formatter", "json", "name", "arguments"]));
+    assert_eq!(code, 0, "{output}");
     let queues: Vec<Value> = serde_json::from_str(&queues).expect(&queues);
     let mut ours: Vec<(String, Value)> = queues
         .into_iter()
@@ -62,10 +62,10 @@ async fn what_a_consumer_fails_on_again_and_again_is_kept() {
     let times = reject(&names, &names.queue());
     assert!((20..=21).contains(&times), "{times}");
     let config = scene.config("doctor", &names.sink(""));
-    let told = format!("{}.rejected: 1 message(s)", names.queue());
-    eventually("the doctor tells it", || {
+    let output = format!("{}.rejected: 1 message(s)", names.queue());
+    eventually("the doctor reports it", || {
         let (_, _, found) = run(command().arg("doctor").arg("--config").arg(&config));
-        found.contains(&told)
+        found.contains(&output)
     });
     // Counted at the start, and then once a minute.
     bridge.kill();
@@ -81,7 +81,7 @@ async fn what_a_consumer_fails_on_again_and_again_is_kept() {
     assert_rejected(&names.read_from("notifications.rejected", 1)[0], "1");
 }
 
-/// As they are from RabbitMQ 4 on, unless they are told otherwise.
+/// As they are from RabbitMQ 4 on, unless they are configured otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_and_rejected_ones_have_no_limit_that_would_drop_them() {
     let (scene, names) = (Scene::new().await, Names::new());
@@ -146,7 +146,7 @@ async fn classic_queues_and_streams_get_none_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_made_without_all_this_is_used_and_told_once_with_the_policy_that_gives_it() {
+async fn a_queue_made_without_all_this_is_used_and_reported_once_with_the_policy_that_gives_it() {
     let (scene, mut names) = (Scene::new().await, Names::new());
     // Nothing that a shell or a regular expression may take for its own.
     let queue = format!("{}.o'br $(id) [*]", names.name);
@@ -167,13 +167,13 @@ async fn a_queue_made_without_all_this_is_used_and_told_once_with_the_policy_tha
     eventually("it is connected again", || bridge.log().matches(&event("sink_owned")).count() > 1);
     names.uri = direct;
     let log = bridge.log();
-    let told: Vec<Value> = log
+    let output: Vec<Value> = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|line| line["event"] == "queue_differs")
         .collect();
-    assert_eq!(told.len(), 1, "once: {log}");
-    let differs = told[0]["differs"].as_str().unwrap();
+    assert_eq!(output.len(), 1, "once: {log}");
+    let differs = output[0]["differs"].as_str().unwrap();
     for part in
         ["x-delivery-limit (wanted `20`, has none)", "x-max-length (wanted none, has `1000`)", "x-dead-letter-strategy"]
     {
@@ -182,7 +182,7 @@ async fn a_queue_made_without_all_this_is_used_and_told_once_with_the_policy_tha
     // Pasted as it is.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/rabbitmq");
     let here = format!("{} ctl {} ", script.display(), from_test_run("BRIDGE_TEST_RABBITMQ_DIR"));
-    let pasted = told[0]["command"].as_str().unwrap().replacen("rabbitmqctl ", &here, 1);
+    let pasted = output[0]["command"].as_str().unwrap().replacen("rabbitmqctl ", &here, 1);
     let (code, _, said) = run(Command::new("sh").args(["-c", &pasted]));
     assert_eq!(code, 0, "{pasted}: {said}");
     // A policy takes a moment.

@@ -141,8 +141,8 @@ async fn who_loses_its_connection_shares_again() {
     let due = bridges.iter().map(|bridge| marks_due(&scene, &bridge.log())).sum();
     assert_each_kept(&scene, &names.read(60 * bodies.len()), &bodies, due);
     // Told once, not by each shard.
-    let told = |bridge: &Worker| bridge.log().matches("\"condition\":\"sink_unavailable\"").count();
-    assert!(bridges.iter().all(|bridge| told(bridge) <= 2), "{}", bridges[0].log());
+    let output = |bridge: &Worker| bridge.log().matches("\"condition\":\"sink_unavailable\"").count();
+    assert!(bridges.iter().all(|bridge| output(bridge) <= 2), "{}", bridges[0].log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,8 +51,8 @@ async fn a_client_certificate_is_enough_to_log_in() {
     let files = format!("{files}, client_identity_password_file: {}", scene.path("password").display());
     let refused = scene.start_with("refused", &names.sink(&files));
     assert_eq!(refused.ended().code(), Some(78));
-    let told = fs::read_to_string(scene.path("refused.log")).unwrap();
-    assert!(told.contains("sink.amqp.client_identity_file") && !told.contains("wrong"), "{told}");
+    let output = fs::read_to_string(scene.path("refused.log")).unwrap();
+    assert!(output.contains("sink.amqp.client_identity_file") && !output.contains("wrong"), "{output}");
     fs::write(scene.path("password"), "identity\n").unwrap();
     // As the README shows it.
     let shown = blocks("yaml").into_iter().find(|block| block.contains("client_identity_file")).unwrap();

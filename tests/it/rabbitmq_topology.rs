@@ -81,7 +81,7 @@ async fn a_queue_that_is_not_durable_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exchange_that_differs_is_told_with_the_difference_and_flows_when_it_is_mended() {
+async fn an_exchange_that_differs_is_reported_with_the_difference_and_flows_when_it_is_mended() {
     let (scene, names) = (Scene::new().await, Names::new());
     scene.push(["1"]);
     names.operate(&[("exchange_declare", json!({"exchange": names.name, "exchange_type": "fanout", "durable": true}))]);
@@ -174,7 +174,7 @@ async fn an_exchange_deleted_under_load_is_declared_again() {
     }
     scene.drained();
     let log = bridge.log();
-    assert!(log.contains("NOT_FOUND - no exchange"), "the broker's reason is told: {log}");
+    assert!(log.contains("NOT_FOUND - no exchange"), "the broker's reason is reported: {log}");
     assert_kept(&scene, &names.read(2000), &bodies, marks_due(&scene, &log));
 }
 

@@ -90,8 +90,8 @@ async fn the_commands_work_on_the_config_shown() {
 async fn the_config_shown_is_read() {
     let scene = Scene::new().await;
     fs::write(scene.path("bridge.yaml"), config(&scene)).unwrap();
-    let (_, _, told) = run(command().current_dir(&scene.folder).args(["validate", "--config", "bridge.yaml"]));
-    assert!(told.contains("lacks the feature `kafka`"), "{told} {TOKEN}");
+    let (_, _, output) = run(command().current_dir(&scene.folder).args(["validate", "--config", "bridge.yaml"]));
+    assert!(output.contains("lacks the feature `kafka`"), "{output} {TOKEN}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,9 +101,9 @@ async fn the_emulator_command_serves() {
     let mut emulator = command();
     emulator.args(["emulator", "--listen", "127.0.0.1:0", "--instance", &instance]);
     let emulator = Worker::start(&mut emulator, &folder.path().join("log"));
-    let told = || emulator.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
-    eventually("it tells its address", || told().is_some());
-    let url = format!("{}/waInstance{ID}/getStateInstance/TOKEN", told().unwrap());
+    let output = || emulator.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
+    eventually("it prints its address", || output().is_some());
+    let url = format!("{}/waInstance{ID}/getStateInstance/TOKEN", output().unwrap());
     let answer = reqwest::get(url).await.unwrap().text().await.unwrap();
     assert_eq!(answer, r#"{"stateInstance":"authorized"}"#);
     assert!(!emulator.log().contains("TOKEN"), "{}", emulator.log());

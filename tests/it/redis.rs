@@ -338,7 +338,7 @@ async fn a_script_that_arrives_after_the_next_session_has_begun_stores_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn weaker_settings_are_told_once() {
+async fn weaker_settings_are_reported_once() {
     let (scene, redis) = (Scene::new().await, Redis::start());
     redis::cmd("CONFIG").arg("SET").arg("appendfsync").arg("everysec").exec(&mut redis.connect()).unwrap();
     let bridge = start_example(&scene, "bridge", &redis.url);

@@ -18,7 +18,7 @@ pub const TOKEN: &str = "t0ken-canary";
 pub struct Scene {
     pub emulator: Emulator,
     pub folder: tempfile::TempDir,
-    /// Those that the bridge under test is told of.
+    /// Those in the config of the bridge under test.
     pub instances: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Scene {
         Self::of([ID]).await
     }
 
-    /// The queues of these instances; the bridge is told of the first.
+    /// The queues of these instances; the config of the bridge has the first.
     pub async fn of<const N: usize>(ids: [&str; N]) -> Self {
         let mut scene = Self::with(ids.map(str::to_owned).into()).await;
         scene.instances.truncate(1);
@@ -41,7 +41,7 @@ impl Scene {
         Self { emulator, folder: tempfile::tempdir().expect("a folder"), instances }
     }
 
-    /// Many instances, the bridge told of all, and in the queue of each all of `bodies`.
+    /// Many instances, all of them in the config, and in the queue of each all of `bodies`.
     pub async fn fleet(count: usize, bodies: &[String]) -> Self {
         let scene = Self::with((1..=count).map(|number| (1_101_000_000 + number).to_string()).collect()).await;
         scene.push_to_all(bodies);

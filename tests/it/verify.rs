@@ -59,13 +59,13 @@ async fn what_green_api_queued_twice_is_no_fault() {
 #[test]
 fn what_cannot_be_verified_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    for (sink, told, wanted) in [
+    for (sink, output, wanted) in [
         ("stdout:", "has nothing that could be verified", 1),
         ("file:nowhere.jsonl", "sink.file.path nowhere.jsonl", 1),
         ("nonsense", "expected stdout:", 2),
     ] {
         let (code, _, stderr) = run(command().current_dir(&folder).args(["verify", "--sink", sink]));
-        assert!(code == wanted && stderr.contains(told), "{sink}: {code} {stderr}");
+        assert!(code == wanted && stderr.contains(output), "{sink}: {code} {stderr}");
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct World {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Bridge {
     Down,
-    /// The sink told it to open its lane anew.
+    /// The sink required it to open its lane anew.
     Lost(Doubt),
     Idle(Doubt, u8),
     Holding(Doubt, u8, usize, u8),

@@ -46,7 +46,7 @@ const SHOWN_BY: [(Defect, &str); 16] = [
     (Defect::StoresAgainToProve, "proof: it stores nothing"),
     (Defect::TakesWhatIsNoJson, "is a dead letter"),
     (Defect::RefusesTheNeighbours, "a neighbour of one that is not stored"),
-    (Defect::StoresLateWhatWasDropped, "what is told of a dropped publish stays true"),
+    (Defect::StoresLateWhatWasDropped, "the outcome of a dropped publish stays true"),
     (Defect::StoresBehindALaterOwner, "ownership: the earlier owner stored"),
     (Defect::StoresUnderAnEarlierOwnership, "ownership: a lane of an earlier one"),
     (Defect::ProvesAnEarlierOwnership, "ownership: a lane of an earlier one"),

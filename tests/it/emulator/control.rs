@@ -1,7 +1,7 @@
 use super::*;
 
 #[tokio::test]
-async fn the_journal_tells_everything_in_order() {
+async fn the_journal_lists_everything_in_order() {
     let session = Session::start().await;
     session.emulator.push(ID, "{}");
     session.set_settings(r#"{"incomingWebhook":"yes"}"#).await;

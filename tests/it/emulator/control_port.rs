@@ -27,9 +27,9 @@ async fn a_page_of_another_site_controls_nothing() {
         ["text/plain", "application/x-www-form-urlencoded", "text/plain; application/json", "application/jsonp"];
     for (verb, path, body) in &endpoints {
         for of_type in types {
-            let (status, told) = posted(&session, verb, path, body, &[foreign, ("Content-Type", of_type)]).await;
-            assert_eq!(status, 403, "{path} {of_type}: {told}");
-            let error = serde_json::from_str::<Value>(&told).expect("JSON")["error"].to_string();
+            let (status, output) = posted(&session, verb, path, body, &[foreign, ("Content-Type", of_type)]).await;
+            assert_eq!(status, 403, "{path} {of_type}: {output}");
+            let error = serde_json::from_str::<Value>(&output).expect("JSON")["error"].to_string();
             assert!(error.contains("Content-Type: application/json"), "{error}");
         }
         for headers in [&[foreign][..], &[("Origin", "null")]] {
@@ -46,15 +46,15 @@ async fn a_page_of_another_site_controls_nothing() {
     ];
     for (verb, path, body) in &endpoints {
         for headers in allowed {
-            let (status, told) = posted(&session, verb, path, body, headers).await;
-            assert_eq!(status, 200, "{path} {headers:?}: {told}");
+            let (status, output) = posted(&session, verb, path, body, headers).await;
+            assert_eq!(status, 200, "{path} {headers:?}: {output}");
         }
     }
     assert_eq!(session.emulator.queued(ID), 6);
 }
 
 #[tokio::test]
-async fn the_journal_keeps_the_last_events_and_tells_how_many_it_dropped() {
+async fn the_journal_keeps_the_last_events_and_counts_the_dropped_ones() {
     let session = Session::start().await;
     (0..100_007).for_each(|_| session.emulator.push(ID, "{}"));
     session.receive().await;
@@ -75,7 +75,7 @@ fn an_emulator_that_others_can_reach_says_so() {
         emulator.args(["emulator", "--listen", listen, "--instance", "1101000001:TOKEN"]);
         let emulator = crate::support::Worker::start(&mut emulator, &folder.path().join("log"));
         emulator.wait_for_log("instance 1101000001: apiUrl");
-        let told = emulator.log().contains("the emulator is open to others");
-        assert_eq!(told, is_open, "{listen}: {}", emulator.log());
+        let output = emulator.log().contains("the emulator is open to others");
+        assert_eq!(output, is_open, "{listen}: {}", emulator.log());
     }
 }

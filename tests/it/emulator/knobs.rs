@@ -68,7 +68,7 @@ async fn a_400_has_the_form_of_the_knob() {
 }
 
 #[tokio::test]
-async fn rates_are_limited_before_the_token_is_looked_at_and_headers_tell() {
+async fn rates_are_limited_before_the_token_is_checked_and_headers_say_so() {
     let session = Session::start().await;
     session.turn(r#"{"rate_limit":true,"rate_burst":2}"#).await;
     let url = |token: &str| format!("{}/waInstance{ID}/getStateInstance/{token}", session.emulator.url());

@@ -182,7 +182,7 @@ mod tests {
     use crate::error::Chain;
 
     #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-    fn told(error: SetupError) -> String {
+    fn described(error: SetupError) -> String {
         Chain(&error).to_string()
     }
 
@@ -192,7 +192,7 @@ mod tests {
             let mut config = Options::default();
             let value = secrecy::SecretString::from(value);
             config.properties.insert(name.into(), value);
-            configure(&config).map(drop).map_err(told)
+            configure(&config).map(drop).map_err(described)
         };
         assert_eq!(with("acks", "all"), Ok(()));
         let unknown = with("sasl.pasword", "s3cret").unwrap_err();
@@ -204,16 +204,16 @@ mod tests {
         let mut config = Options::default();
         config.properties_files.insert("sasl.password".into(), "/nowhere/password".into());
         assert!(without_files(&config).is_ok(), "validate reads no secret");
-        let missing = configure(&config).map(drop).map_err(told).unwrap_err();
+        let missing = configure(&config).map(drop).map_err(described).unwrap_err();
         assert!(missing.contains("/nowhere/password"), "{missing}");
         config.properties_files.insert("sasl.pasword".into(), "/nowhere/password".into());
-        let unknown = without_files(&config).map(drop).map_err(told).unwrap_err();
+        let unknown = without_files(&config).map(drop).map_err(described).unwrap_err();
         assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
-        for (name, value, told) in
+        for (name, value, named) in
             [("sasl.mechanism", "GSSAPI", "Kerberos"), ("sasl.oauthbearer.method", "oidc", "OIDC")]
         {
             let lacking = with(name, value).unwrap_err();
-            assert!(lacking.contains(told) || lacking.contains(name), "{lacking}");
+            assert!(lacking.contains(named) || lacking.contains(name), "{lacking}");
         }
     }
 }

@@ -144,7 +144,7 @@ fn a_producer_id_that_the_broker_forgot_is_renewed() {
 }
 
 #[test]
-fn what_the_operator_has_to_permit_or_change_is_told_and_tried_again() {
+fn what_the_operator_has_to_permit_or_change_is_reported_and_tried_again() {
     for (answer, advice) in [
         (Answer::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "sink.kafka.transactional_id"),
         (Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED, "IDEMPOTENT_WRITE"),

@@ -21,7 +21,7 @@ pub(super) struct TopicMemory {
     foreign: BTreeMap<&'static str, u64>,
     unusable: HashSet<InstanceId>,
     /// Whether it was reported that settings cannot be read.
-    settings_told: bool,
+    settings_reported: bool,
 }
 
 /// How many partitions of a topic are used, and how many it had when it was last checked.
@@ -106,7 +106,7 @@ impl TopicMemory {
 
     /// Reports once that an optional permission is missing, so that the operator has to watch the settings.
     pub(super) fn report_unreadable_settings(&mut self, ledger: &str, why: &SetupError) {
-        if !std::mem::replace(&mut self.settings_told, true) {
+        if !std::mem::replace(&mut self.settings_reported, true) {
             warn!(
                 event = "ledger_compaction_unknown",
                 ledger,

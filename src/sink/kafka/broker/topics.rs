@@ -143,7 +143,7 @@ impl Topics {
         let answer = answer.map(|answer| answer.map_err(|error| error.to_string())).transpose();
         let answer = answer.inspect_err(|error| debug!(topic, error, "cannot read settings"))?;
         let value = answer.and_then(|settings| settings.get(name)?.value.clone());
-        value.ok_or_else(|| "the broker does not tell".into())
+        value.ok_or_else(|| "the broker does not report it".into())
     }
 
     /// The reason of a request's failure, if it is a broker that is advertised at an unreachable address.
