@@ -121,6 +121,17 @@ shards: many
 }
 
 #[test]
+fn a_refused_protocol_is_not_repeated() {
+    let with =
+        |protocol: &str| format!("{INSTANCE}sink:\n  kafka:\n    properties: {{security.protocol: {protocol}}}\n");
+    assert_eq!(
+        mistakes(&with("s3cret")),
+        "4:37: `security.protocol` must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"
+    );
+    assert!(parse(&with("sasl_ssl")).is_ok());
+}
+
+#[test]
 fn any_number_of_instances_fits_into_one_file() {
     let instances: Vec<String> =
         (1..=40_000).map(|id| format!("  - {{id: {id}, api_url: 'https://host', api_token: t0ken}}\n")).collect();

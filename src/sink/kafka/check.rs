@@ -27,6 +27,9 @@ const RESERVED: [&str; 15] = [
     "delivery.report.only.error",
 ];
 
+/// The values of `security.protocol`.
+const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
+
 /// Adds what parses but cannot work.
 pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
     if kafka.bootstrap_servers.is_empty() {
@@ -38,6 +41,10 @@ pub(super) fn check(kafka: &Options, found: &mut Found<'_>) {
         None if kafka.properties_files.contains_key("security.protocol") => "",
         None => "PLAINTEXT",
     };
+    if !PROTOCOLS.iter().any(|known| protocol.is_empty() || protocol.eq_ignore_ascii_case(known)) {
+        let text = format!("`security.protocol` must be one of {}", PROTOCOLS.join(", "));
+        found.add(&["properties", "security.protocol"], text);
+    }
     for (index, server) in kafka.bootstrap_servers.iter().enumerate() {
         if let Err(form) = address::kafka(server, protocol) {
             found.add(&["bootstrap_servers", &index.to_string()], format!("`bootstrap_servers` {form}"));
