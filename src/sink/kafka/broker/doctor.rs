@@ -28,7 +28,11 @@ pub(super) fn examine(config: &Options, shards: u16) -> Vec<Check> {
     };
     let mut checks = vec![Check::of_sink("config", Ok("secrets can be read, properties are usable".into()))];
     match metadata(&client) {
-        Err(why) => checks.push(Check::of_sink("broker", Err(SetupError::new("sink.kafka.bootstrap_servers", why)))),
+        Err(why) => {
+            let why = unreachable::advertised_to(&client)
+                .map_or_else(|| SetupError::new("sink.kafka.bootstrap_servers", why), SetupError::from);
+            checks.push(Check::of_sink("broker", Err(why)));
+        }
         Ok(metadata) => {
             if let Some(why) = unreachable::advertised(&metadata) {
                 // Everything else would only time out.

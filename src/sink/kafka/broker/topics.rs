@@ -149,7 +149,8 @@ impl Topics {
     /// The reason of a request's failure, if it is a broker that is advertised at an unreachable address.
     pub(super) fn explain(&self, error: SessionError) -> SessionError {
         let SessionError::Unavailable(_) = error else { return error };
-        unreachable::advertised_to(&self.client).map_or(error, SessionError::Unavailable)
+        let why = unreachable::advertised_to(&self.client).or_else(|| unreachable::why(&self.client));
+        why.map_or(error, SessionError::Unavailable)
     }
 
     fn metadata(&self, topic: &str) -> Result<Metadata, SessionError> {

@@ -15,6 +15,8 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerCon
 
 use super::client::Quiet;
 
+const ATTEMPTS: usize = 6;
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const POLLS: usize = 50;
@@ -48,9 +50,9 @@ pub(super) fn advertised(metadata: &Metadata) -> Option<String> {
 pub(super) fn advertised_to(config: &ClientConfig) -> Option<String> {
     let mut config = config.clone();
     config.remove("transactional.id");
-    (0..3).find_map(|_| {
+    (0..ATTEMPTS).find_map(|_| {
         let client: BaseProducer<Quiet> = config.create_with_context(Quiet).ok()?;
-        advertised(&client.client().fetch_metadata(None, CONNECT_TIMEOUT).ok()?)
+        advertised(&client.client().fetch_metadata(None, METADATA_TIMEOUT).ok()?)
     })
 }
 
