@@ -323,6 +323,8 @@ impl Monitor {
             self.waiting_since = None;
             self.hinted = false;
             self.logged_out = None;
+            // It may be another when this bridge takes over.
+            self.state_due = None;
             self.metrics.unanswered.store(false, Relaxed);
             self.metrics.set_state(None);
             self.conditions.leave_all();

@@ -33,6 +33,16 @@ fn what_is_not_seen_for_18_hours_is_at_risk() {
 }
 
 #[test]
+fn the_state_is_asked_for_at_the_start_and_by_whoever_takes_over() {
+    let mut monitor = new_monitor();
+    assert_eq!([(); 2].map(|()| monitor.take_state_turn()), [true, false]);
+    monitor.not_polled(false);
+    assert!(!monitor.take_state_turn(), "an outage of the sink changes no account");
+    monitor.not_polled(true);
+    assert_eq!([(); 2].map(|()| monitor.take_state_turn()), [true, false], "another bridge served it meanwhile");
+}
+
+#[test]
 fn a_stand_by_is_not_at_risk_however_long_it_waits() {
     let mut monitor = new_monitor();
     let is_at_risk = |monitor: &Monitor| monitor.conditions.contains(Condition::RetentionAtRisk);

@@ -77,12 +77,12 @@ impl SinkMetrics {
         Shard::of_instance(instance, &shards).is_some_and(|shard| shard.stands_by(shards.len() > 1))
     }
 
-    /// The depth of this queue of rejected messages.
+    /// The depth of this queue of rejected messages; `None` if it is no longer asked for here.
     #[cfg_attr(not(feature = "amqp"), allow(dead_code, reason = "only RabbitMQ has one"))]
-    pub fn set_rejected(&self, queue: &str, depth: u32) {
+    pub fn set_rejected(&self, queue: &str, depth: Option<u32>) {
         let mut rejected = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        rejected.depth = Some(depth);
-        if depth > 0 {
+        rejected.depth = depth;
+        if depth.is_some_and(|depth| depth > 0) {
             rejected.conditions.enter(Condition::RejectedMessages, &format_args!("there are messages in {queue}"));
         } else {
             rejected.conditions.leave(Condition::RejectedMessages);

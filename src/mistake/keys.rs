@@ -16,13 +16,13 @@ pub(super) struct Unknown<'a> {
 pub(super) fn unknown<'a>(found: &'a Locations, schema: &'a Value) -> Vec<Unknown<'a>> {
     let mut unknown = Vec::new();
     if let Some(root) = found.root() {
-        look(root, schema, schema, &mut unknown);
+        collect(root, schema, schema, &mut unknown);
     }
     unknown.sort_by_key(|unknown| (unknown.line, unknown.column));
     unknown
 }
 
-fn look<'a>(node: &'a Node, schema: &'a Value, root: &'a Value, unknown: &mut Vec<Unknown<'a>>) {
+fn collect<'a>(node: &'a Node, schema: &'a Value, root: &'a Value, unknown: &mut Vec<Unknown<'a>>) {
     let choices = choices(schema, root);
     let objects: Vec<&Map<String, Value>> =
         choices.iter().filter_map(|choice| choice["properties"].as_object()).collect();
@@ -31,7 +31,7 @@ fn look<'a>(node: &'a Node, schema: &'a Value, root: &'a Value, unknown: &mut Ve
     for (key, part) in node.parts() {
         let of_key = objects.iter().find_map(|object| object.get(key)).or(any.filter(|any| any.is_object()));
         if let Some(schema) = of_key {
-            look(&part.node, schema, root, unknown);
+            collect(&part.node, schema, root, unknown);
         } else if any == Some(&Value::Bool(false)) {
             let known = objects.iter().flat_map(|object| object.keys()).map(String::as_str).collect();
             unknown.push(Unknown { line: part.key.line(), column: part.key.column(), key, known });

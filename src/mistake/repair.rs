@@ -11,11 +11,11 @@ pub(super) const MOST: usize = 20;
 
 /// The keys of the value at this place.
 pub(super) fn keys_of(locations: &Locations, place: Location) -> Option<Vec<String>> {
-    fn look(node: &Node, place: Location, keys: &mut Vec<String>) -> bool {
+    fn search(node: &Node, place: Location, keys: &mut Vec<String>) -> bool {
         node.parts().any(|(key, part)| {
             keys.push(key.to_owned());
             let at = part.node.location();
-            let found = (at.line(), at.column()) == (place.line(), place.column()) || look(&part.node, place, keys);
+            let found = (at.line(), at.column()) == (place.line(), place.column()) || search(&part.node, place, keys);
             if !found {
                 keys.pop();
             }
@@ -23,7 +23,7 @@ pub(super) fn keys_of(locations: &Locations, place: Location) -> Option<Vec<Stri
         })
     }
     let mut keys = Vec::new();
-    look(locations.root()?, place, &mut keys).then_some(keys)
+    search(locations.root()?, place, &mut keys).then_some(keys)
 }
 
 /// The text with another value at these keys: the default or, if there is none, a URL. Only a scalar can be replaced.

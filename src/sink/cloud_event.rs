@@ -72,6 +72,9 @@ pub(super) fn fill(template: &str, notification: &Notification) -> String {
 }
 
 fn expand(template: &str, notification: &Notification, kind: &str, message: &str) -> String {
+    if !template.contains('{') {
+        return template.to_owned();
+    }
     let instance = notification.instance().to_string();
     let values = [instance.as_str(), kind, message, notification.facts().chat_kind.name()];
     // No value contains a brace.

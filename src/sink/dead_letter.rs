@@ -115,7 +115,7 @@ pub(super) async fn measure(path: PathBuf, sink: Weak<dyn Sink>, metrics: Metric
 /// Whether dead letters can be written to the folder. Creates and changes nothing.
 pub(super) fn examine(path: &Path, limit_mib: u64) -> Result<String, SetupError> {
     let name = format!("dead_letter_dir {}", path.display());
-    match input_file::beside(path, look).map_err(|error| SetupError::new(name.clone(), error))? {
+    match input_file::beside(path, content).map_err(|error| SetupError::new(name.clone(), error))? {
         None => Ok(format!("{name}: it is created when it is needed")),
         Some(Letters { bytes, .. }) if bytes >= limit_mib << 20 => {
             Err(format!("{name}: it is full: remove files, or raise dead_letter_dir_limit_mib above {limit_mib}")
@@ -128,7 +128,7 @@ pub(super) fn examine(path: &Path, limit_mib: u64) -> Result<String, SetupError>
 }
 
 /// What is in the folder; `None` if it does not exist and can be created.
-fn look(path: &Path) -> io::Result<Option<Letters>> {
+fn content(path: &Path) -> io::Result<Option<Letters>> {
     let require_writable = |folder: &Path| access(folder, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK);
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_dir() => Err(io::Error::other("it is no folder")),

@@ -188,6 +188,16 @@ impl Session for Amqp<'_> {
     }
 }
 
+impl Drop for Amqp<'_> {
+    /// Another replica may count the rejected messages from now on.
+    fn drop(&mut self) {
+        if let Some(queue) = self.config.queue.as_ref().filter(|_| self.here.is_some() && self.count_rejected.is_some())
+        {
+            self.metrics.sink().set_rejected(&arguments::rejected(queue), None);
+        }
+    }
+}
+
 impl Amqp<'_> {
     /// Fails if the shard is no longer assigned to this replica.
     fn require_shard(&self) -> Result<(), SessionError> {
@@ -210,9 +220,7 @@ impl Amqp<'_> {
             return;
         };
         let depth = self.link.rejected(self.config).ok().flatten();
-        if let Some(depth) = depth {
-            self.metrics.sink().set_rejected(&arguments::rejected(queue), depth);
-        }
+        self.metrics.sink().set_rejected(&arguments::rejected(queue), depth);
         self.count_rejected = depth.map(|_| Instant::now() + REJECTED_INTERVAL);
     }
 

@@ -46,8 +46,12 @@ pub(super) async fn rejected(connection: &Connection, config: &Options) -> Resul
     let Some(queue) = config.queue.as_ref().filter(|_| config.queue_type == QueueType::Quorum) else { return Ok(None) };
     let name = arguments::rejected(queue);
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match channel(connection).await?.queue_declare(name.as_str().into(), options, FieldTable::default()).await {
-        Ok(declared) => Ok(Some(declared.message_count())),
+    let channel = channel(connection).await?;
+    match channel.queue_declare(name.as_str().into(), options, FieldTable::default()).await {
+        Ok(declared) => {
+            channel.close(200, "OK".into()).await.map_err(|error| unavailable("channel", &error))?;
+            Ok(Some(declared.message_count()))
+        }
         Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => Ok(None),
         Err(error) => Err(failed("queue", &name, &other("queue"), &error)),
     }

@@ -129,7 +129,7 @@ impl Acquire for Acquisition {
         }
         self.count += 1;
         let sentinel = Sentinel { owner: self.owner, acquisition: self.count, shards: self.shards };
-        let producer = Producer::new(&client).map_err(|error| topics.explain(error))?;
+        let producer = Producer::new(&client)?;
         raise::commit(&producer, &[ledger.sentinel(&sentinel)?])?;
         let entries = ledger.read_until(&sentinel)?;
         self.owned = true;

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::client::Quiet;
 use super::errors::{Blame, RETRY_TIMEOUT, blame, explain, persist};
 use super::record::Record;
+use super::unreachable;
 use crate::fault;
 use crate::sink::session::SessionError;
 
@@ -60,8 +61,10 @@ pub(super) struct Refusal {
 impl Producer {
     /// Fences every earlier producer of the same transactional id and waits until its last transaction is decided.
     pub(super) fn new(config: &ClientConfig) -> Result<Self, SessionError> {
-        let unavailable =
-            |error: KafkaError| SessionError::Unavailable(format!("init_transactions: {}", explain(&error)));
+        let unavailable = |error: KafkaError| {
+            let why = unreachable::explain(config, &error);
+            SessionError::Unavailable(why.unwrap_or_else(|| format!("init_transactions: {}", explain(&error))))
+        };
         let (sender, deliveries) = channel();
         let client: ThreadedProducer<Deliveries> =
             config.create_with_context(Deliveries(sender)).map_err(unavailable)?;

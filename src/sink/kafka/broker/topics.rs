@@ -146,13 +146,6 @@ impl Topics {
         value.ok_or_else(|| "the broker does not report it".into())
     }
 
-    /// The reason of a request's failure, if it is a broker that is advertised at an unreachable address.
-    pub(super) fn explain(&self, error: SessionError) -> SessionError {
-        let SessionError::Unavailable(_) = error else { return error };
-        let why = unreachable::advertised_to(&self.client).or_else(|| unreachable::why(&self.client));
-        why.map_or(error, SessionError::Unavailable)
-    }
-
     fn metadata(&self, topic: &str) -> Result<Metadata, SessionError> {
         self.admin.inner().fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(|error| {
             match unreachable::why(&self.client) {
@@ -183,10 +176,10 @@ impl Topics {
         }
         let options =
             AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));
-        let created = self
-            .runtime
-            .block_on(self.admin.create_topics([&new], &options))
-            .map_err(|error| self.explain(SessionError::Unavailable(format!("topic {topic}: {error}"))))?;
+        let created = self.runtime.block_on(self.admin.create_topics([&new], &options)).map_err(|error| {
+            let why = unreachable::explain(&self.client, &error);
+            SessionError::Unavailable(why.unwrap_or_else(|| format!("topic {topic}: {error}")))
+        })?;
         for result in created {
             match result {
                 Ok(_) => info!(event = "topic_created", topic, partitions, "created a topic"),

@@ -50,10 +50,20 @@ pub(super) fn advertised(metadata: &Metadata) -> Option<String> {
 pub(super) fn advertised_to(config: &ClientConfig) -> Option<String> {
     let mut config = config.clone();
     config.remove("transactional.id");
-    (0..ATTEMPTS).find_map(|_| {
+    let mut answers = (0..ATTEMPTS).filter_map(|_| {
         let client: BaseProducer<Quiet> = config.create_with_context(Quiet).ok()?;
-        advertised(&client.client().fetch_metadata(None, METADATA_TIMEOUT).ok()?)
-    })
+        client.client().fetch_metadata(None, METADATA_TIMEOUT).ok()
+    });
+    advertised(&answers.next()?)
+}
+
+/// Why a request timed out, if it is the connections to the brokers. Other errors say it themselves.
+pub(super) fn explain(config: &ClientConfig, error: &KafkaError) -> Option<String> {
+    let code = if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() };
+    if code != Some(RDKafkaErrorCode::OperationTimedOut) {
+        return None;
+    }
+    advertised_to(config).or_else(|| Some(format!("sink.kafka.bootstrap_servers: {}", why(config)?)))
 }
 
 fn connect(host: &str, port: u16) -> io::Result<()> {
