@@ -141,13 +141,7 @@ pub(super) fn largest_record(client: &ClientConfig) -> usize {
 fn without_value(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, why, name, value) => {
-            let why = why.replace(&format!("\"{value}\" "), "");
-            // In whatever form it may be repeated.
-            if value.len() > 2 && why.contains(value) {
-                format!("{name}: invalid value")
-            } else {
-                format!("{name}: {why}")
-            }
+            format!("{name}: {}", why.replace(&format!("\"{value}\" "), ""))
         }
         other => other.to_string(),
     }
