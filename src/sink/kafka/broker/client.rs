@@ -35,7 +35,7 @@ const DEFAULTS: [(&str, &str); 9] = [
     ("socket.timeout.ms", "10000"),
     ("socket.keepalive.enable", "true"),
     ("reconnect.backoff.max.ms", "2000"),
-    // The built-in OpenSSL does not know where this machine keeps its certificates.
+    // An OpenSSL that was built in does not know where this machine keeps its certificates.
     ("ssl.ca.location", "probe"),
 ];
 
