@@ -230,13 +230,19 @@ fn every_kind_of_body_is_as_the_schema_says() {
 fn the_compose_file_holds_together() {
     let compose = yaml("docker-compose.yml");
     let (services, volumes) = (compose["services"].as_object().unwrap(), compose["volumes"].as_object().unwrap());
+    let profiles_of = |name: &str| services[name]["profiles"].as_array().unwrap();
+    assert!(file(".env").lines().any(|line| line == "COMPOSE_PROFILES=kafka"), "something starts without a profile");
+    let built: Vec<&String> =
+        services.iter().filter(|(_, service)| service.get("build").is_some()).map(|(name, _)| name).collect();
+    assert_eq!(built, ["emulator"], "two builders of one tag race");
     for (name, service) in services {
-        let profile = &service["profiles"][0];
-        assert!(["kafka", "rabbitmq", "observe"].iter().any(|known| profile == known), "{name}");
+        for profile in profiles_of(name) {
+            assert!(["kafka", "rabbitmq", "observe"].iter().any(|known| profile == known), "{name}");
+        }
         let image = service["image"].as_str().unwrap();
         match image.rsplit_once(':') {
             Some((_, tag)) => assert!(tag.matches('.').count() == 2, "{image} is not pinned"),
-            None => assert_eq!(service["build"]["dockerfile"], "deploy/Dockerfile", "{name}"),
+            None => assert_eq!(image, services["emulator"]["image"], "{name}"),
         }
         // Only where it runs.
         for port in service["ports"].as_array().into_iter().flatten() {
@@ -250,14 +256,30 @@ fn the_compose_file_holds_together() {
         for (other, wanted) in service["depends_on"].as_object().into_iter().flatten() {
             assert_eq!(wanted["condition"], "service_healthy", "{name} waits for {other}");
             assert!(services[other].get("healthcheck").is_some(), "{name} waits for the health of {other}");
-            assert_eq!(&services[other]["profiles"][0], profile, "{name} and {other} start together");
+            for profile in profiles_of(name) {
+                assert!(profiles_of(other).contains(profile), "{name} and {other} start together");
+            }
         }
     }
     // Prometheus asks the bridges by these names and the port they listen on.
     let prometheus = yaml("deploy/prometheus/prometheus.yml");
     let targets = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
-    for name in targets["names"].as_array().unwrap() {
-        let listens = &services[name.as_str().unwrap()]["environment"]["BRIDGE_ADMIN_LISTEN"];
+    let names = targets["names"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let bridges = services.keys().map(String::as_str).filter(|name| name.starts_with("bridge-"));
+    assert_eq!(names.clone().collect::<Vec<_>>(), bridges.collect::<Vec<_>>());
+    for name in names {
+        let listens = &services[name]["environment"]["BRIDGE_ADMIN_LISTEN"];
         assert_eq!(listens, &format!("0.0.0.0:{}", targets["port"]));
+    }
+    // Each replica has its port and its volume, and they share a config that `validate` takes.
+    for profile in ["kafka", "rabbitmq"] {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/compose/{profile}.yaml"));
+        let (code, _, output) = run(command().args(["validate", "--config"]).arg(config).env("GREEN_API_TOKEN", "x"));
+        assert_eq!(code, 0, "{output}");
+        for number in 1..=3 {
+            let bridge = &services[&format!("bridge-{profile}-{number}")];
+            let volume = format!("bridge-{profile}-{number}:/var/lib/green-api-bridge");
+            assert_eq!(bridge["volumes"][1].as_str(), Some(volume.as_str()));
+        }
     }
 }

@@ -52,27 +52,33 @@ impl Service {
     }
 }
 
-/// Starts the emulator and the bridge of a profile, by what the compose file says, and waits until both are healthy.
-fn start_profile(profile: &str, broker: (&'static str, String), folder: &Path) -> [Worker; 2] {
+/// Starts the emulator and the three bridges of a profile, by what the compose file says, and waits until all are healthy.
+fn start_profile(profile: &str, broker: (&str, &str), folder: &Path) -> Vec<Worker> {
     let compose = yaml("docker-compose.yml");
     let service = |name: &str, replaced| Service { value: compose["services"][name].clone(), replaced };
-    let (there, here) = match profile {
-        "kafka" => ("http://emulator-kafka:8080", "emulator-kafka"),
-        _ => ("http://emulator-rabbitmq:8080", "emulator-rabbitmq"),
-    };
-    let emulator = service(here, vec![("0.0.0.0:8080", "127.0.0.1:0".into())]);
-    let running = emulator.start(folder, "emulator.log");
-    let shown = || running.log().split("apiUrl ").nth(1).map(|rest| rest.trim().to_owned());
+    let emulator = service("emulator", vec![("0.0.0.0:8080", "127.0.0.1:0".into())]);
+    let mut running = vec![emulator.start(folder, "emulator.log")];
+    let shown =
+        || running[0].log().split("apiUrl ").nth(1).and_then(|rest| rest.split_whitespace().next()).map(str::to_owned);
     eventually("the emulator prints its address", || shown().is_some());
     let url = shown().unwrap();
-    let emulator = service(here, vec![(there, url.clone())]);
+    let emulator = service("emulator", vec![("http://localhost:8080", url.clone())]);
     eventually("the emulator is healthy", || emulator.is_healthy(folder));
-    let admin = free_address();
-    let admin = ("0.0.0.0:9464", admin.replace("127.0.0.1", "0.0.0.0"));
-    let bridge = service(&format!("bridge-{profile}"), vec![(there, url), broker, admin]);
-    let worker = bridge.start(folder, "bridge.log");
-    eventually("the bridge is healthy", || bridge.is_healthy(folder));
-    [running, worker]
+    // The file that is mounted where the image's command looks for it.
+    let config = folder.join("bridge.yaml");
+    let shipped = file(&format!("deploy/compose/{profile}.yaml"));
+    fs::write(&config, shipped.replace("http://emulator:8080", &url).replace(broker.0, broker.1)).unwrap();
+    let arguments = ["run", "--config", config.to_str().unwrap()].map(Value::from);
+    for number in 1..=3 {
+        let admin = free_address().replace("127.0.0.1", "0.0.0.0");
+        let bridge = service(&format!("bridge-{profile}-{number}"), vec![("0.0.0.0:9464", admin)]);
+        let mount = bridge.value["volumes"][0].as_str().unwrap();
+        assert_eq!(mount, format!("./deploy/compose/{profile}.yaml:/etc/green-api-bridge/bridge.yaml:ro"));
+        let log = folder.join(format!("bridge-{number}.log"));
+        running.push(Worker::start(&mut bridge.command(&arguments, folder), &log));
+        eventually("the bridge is healthy", || bridge.is_healthy(folder));
+    }
+    running
 }
 
 /// A sample consumer; killed when dropped.
@@ -120,6 +126,13 @@ impl Consumer {
         whole.lines().map(words).collect()
     }
 
+    /// Waits for so many of an instance, and returns the first of them.
+    fn first_of(&self, instance: &str, count: usize) -> Vec<[String; 3]> {
+        let of_it = || self.lines().into_iter().filter(|line| line[0] == instance);
+        eventually("a consumer prints what it reads", || of_it().count() >= count);
+        of_it().take(count).collect()
+    }
+
     /// Waits for so many, and returns the first of them.
     fn first(&self, count: usize) -> Vec<[String; 3]> {
         eventually("a consumer prints what it reads", || self.lines().len() >= count);
@@ -142,7 +155,9 @@ fn compose_takes_the_file() {
     compose.current_dir(project).args(profiles).arg("config");
     let (code, services, refused) = run(&mut compose);
     assert_eq!(code, 0, "{refused}");
-    assert!(services.contains("kafka://kafka:19092/green-api.notifications"), "{services}");
+    for service in ["bridge-kafka-3", "bridge-rabbitmq-3", "grafana"] {
+        assert!(services.contains(&format!("\n  {service}:\n")), "{services}");
+    }
 }
 
 /// The sequence of the instance's notifications, from the first.
@@ -164,9 +179,11 @@ fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_node_and_java(
     // Of its own: these are the default names, under which only one bridge may run.
     let (broker, folder) = (Broker::start("kafka"), tempfile::tempdir().unwrap());
     let servers = broker.address("BRIDGE_TEST_KAFKA");
-    let _services = start_profile("kafka", ("kafka:19092", servers.clone()), folder.path());
+    let _services = start_profile("kafka", ("kafka:19092", &servers), folder.path());
     for consumer in &of_kafka(&servers, "green-api.notifications", folder.path()) {
-        assert_in_order(&consumer.first(5), "1101000001");
+        for instance in ["1101000001", "1101000002", "1101000003", "1101000004"] {
+            assert_in_order(&consumer.first_of(instance, 5), instance);
+        }
     }
 }
 
@@ -185,7 +202,7 @@ fn notifications_flow_in_the_profile_rabbitmq() {
     let (broker, folder) = (Broker::start("rabbitmq"), tempfile::tempdir().unwrap());
     let uri = broker.address("BRIDGE_TEST_AMQP");
     let address = uri.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
-    let _services = start_profile("rabbitmq", ("rabbitmq:5672", address.clone()), folder.path());
+    let _services = start_profile("rabbitmq", ("rabbitmq:5672", &address), folder.path());
     // As its reader is started, with the client that the tests have.
     let compose = yaml("docker-compose.yml");
     let command = compose["services"]["reader-rabbitmq"]["command"][2].as_str().unwrap();
@@ -195,7 +212,10 @@ fn notifications_flow_in_the_profile_rabbitmq() {
     let arguments = arguments.replace("rabbitmq:5672", &address);
     let arguments: Vec<&str> = arguments.split_whitespace().collect();
     let consumer = Consumer::start("rabbitmq.py", &arguments, folder.path());
-    assert_in_order(&consumer.first(5), "1101000002");
+    for instance in ["1101000011", "1101000012", "1101000013", "1101000014"] {
+        // A shard that another replica takes over counts from 1 again.
+        assert_in_order(&consumer.first_of(instance, 1), instance);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
