@@ -69,7 +69,7 @@ impl Admin {
             router = router.route_layer(middleware::from_fn(browser::under_own_names_alone));
         }
         router
-            .route("/livez", get(|| async { "ok\n" }))
+            .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .layer(middleware::map_response(browser::restrict))
             .with_state(Arc::new(Answers { admin: self, metrics: Shared::default(), status: Shared::default() }))
@@ -190,6 +190,14 @@ struct InstanceShown {
 fn time(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
     Some(Timestamp::from_second(seconds).ok()?.to_string())
+}
+
+async fn livez(State(answers): State<Arc<Answers>>) -> impl IntoResponse {
+    if answers.admin.metrics.is_alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the fleet has been silent for a minute\n")
+    }
 }
 
 async fn readyz(State(answers): State<Arc<Answers>>) -> impl IntoResponse {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -21,6 +21,9 @@ use crate::sink::{Sink, SinkError};
 const GRACE: Duration = Duration::from_secs(4);
 /// The interval between the starts of instances, so that thousands do not connect, and later poll, at the same moment.
 const SPACING: Duration = Duration::from_millis(1);
+
+/// How often the fleet shows that it is alive.
+const BEAT: Duration = Duration::from_secs(5);
 
 /// A change of the fleet.
 #[derive(Debug)]
@@ -58,9 +61,11 @@ pub async fn run(
         fleet.start(queue, SPACING * number);
     }
     let mut end = Ok(());
+    let mut beat = interval(BEAT);
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => {}
+            _ = beat.tick() => fleet.metrics.beat(),
             Some(change) = changes.recv() => fleet.change(change),
             Some(ended) = fleet.tasks.join_next_with_id() => end = fleet.ended(ended),
         }

@@ -32,7 +32,12 @@ struct Process {
     poll_seconds: [Histogram; Outcome::ALL.len()],
     sink: SinkMetrics,
     panics: Number,
+    /// When the fleet last showed that it is alive; 0 before it runs.
+    beat: Number,
 }
+
+/// How long a fleet may be silent: a busy machine delays its beat, which is due every 5 s.
+const LIVENESS_LIMIT_SECS: u64 = 60;
 
 impl Metrics {
     /// All zero. `sink` is the name of the sink in logs and metrics.
@@ -45,6 +50,7 @@ impl Metrics {
             poll_seconds: std::array::from_fn(|_| Histogram::new(ENDS)),
             sink: SinkMetrics::new(sink),
             panics: Number::default(),
+            beat: Number::default(),
         }))
     }
 
@@ -56,6 +62,17 @@ impl Metrics {
 
     pub(crate) fn panicked(&self) {
         self.0.panics.increase();
+    }
+
+    /// The fleet is alive.
+    pub(crate) fn beat(&self) {
+        self.0.beat.set_to_now();
+    }
+
+    /// Whether the fleet has shown in the last minute that it is alive, or does not run yet.
+    pub(crate) fn is_alive(&self) -> bool {
+        let beat = self.0.beat.get();
+        beat == 0 || now().saturating_sub(beat) <= LIVENESS_LIMIT_SECS
     }
 
     /// Registers an instance, which is listed for as long as its recorder lives.
@@ -190,6 +207,16 @@ mod tests {
         let histogram = Histogram::new(&[1.0, 2.0]);
         [500, 1_000, 1_001, 2_000, 9_000].map(Duration::from_millis).iter().for_each(|took| histogram.observe(*took));
         assert_eq!(histogram.read(), (13.501, vec![(1.0, 2), (2.0, 2), (f64::INFINITY, 1)]));
+    }
+
+    #[test]
+    fn a_fleet_that_is_silent_for_a_minute_is_not_alive() {
+        let metrics = Metrics::new("test");
+        assert!(metrics.is_alive(), "it does not run yet");
+        metrics.beat();
+        assert!(metrics.is_alive());
+        metrics.0.beat.set(now() - LIVENESS_LIMIT_SECS - 1);
+        assert!(!metrics.is_alive());
     }
 
     #[test]
