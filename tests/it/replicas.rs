@@ -201,7 +201,8 @@ pub fn waits(scene: &Scene, sink: &str, change: Change) -> [Duration; 2] {
     thread::scope(|threads| {
         // The load itself, no waiting for something.
         threads.spawn(|| {
-            for number in 1_u64.. {
+            // None equal to the one before: a head that seems to be back is received again, after a pause.
+            for number in 1000_u64.. {
                 if ended.load(Relaxed) {
                     return;
                 }

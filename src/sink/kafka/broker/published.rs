@@ -1,6 +1,8 @@
 //! Reads back what was published, for `verify`.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,7 +12,7 @@ use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{self, Quiet};
-use super::entries::Entry;
+use super::entries::{Entries, Entry};
 use super::ledger::{Ledger, is_of_group};
 use crate::error::SetupError;
 use crate::notification::InstanceId;
@@ -22,6 +24,8 @@ use crate::verify::{Audit, Lane, Published};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of the ledger: each takes clients of its own, which spend their time waiting.
+const SHARDS_AT_ONCE: usize = 8;
 
 /// Reads the ledger, and all topics of notifications and dead letters up to their ends, as a `read_committed` consumer. Returns
 /// whether the topics still have their beginnings.
@@ -43,11 +47,18 @@ pub(super) fn audit(config: &Options, audit: &mut Audit) -> Result<bool, SetupEr
     }
     let remembered = || {
         let mut all = HashMap::<InstanceId, Entry>::new();
-        for shard in 0..shards {
-            for (instance, entry) in ledger(shard).read_all().map_err(text)?.of {
-                // An instance whose shard has changed leaves an older entry behind.
-                let known = all.entry(instance).or_insert(entry);
-                *known = if entry.sequence > known.sequence { entry } else { *known };
+        let shards: Vec<u16> = (0..shards).collect();
+        for some in shards.chunks(SHARDS_AT_ONCE) {
+            let read: Vec<Result<Entries, SessionError>> = thread::scope(|threads| {
+                let reading: Vec<_> = some.iter().map(|shard| threads.spawn(|| ledger(*shard).read_all())).collect();
+                reading.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            });
+            for entries in read {
+                for (instance, entry) in entries.map_err(text)?.of {
+                    // An instance whose shard has changed leaves an older entry behind.
+                    let known = all.entry(instance).or_insert(entry);
+                    *known = if entry.sequence > known.sequence { entry } else { *known };
+                }
             }
         }
         Ok::<_, SetupError>(all)
