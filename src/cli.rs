@@ -15,6 +15,7 @@ use crate::error::{self, Chain, SetupError};
 use crate::mistake::Mistakes;
 use crate::telemetry;
 
+mod asyncapi;
 #[cfg(feature = "emulator")]
 mod demo;
 mod doctor;
@@ -49,6 +50,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Audit published messages for loss, duplicates and reordering.
     Verify(verify::Verify),
+    #[command(name = "asyncapi")]
+    AsyncApi(asyncapi::AsyncApi),
     /// Ask a running bridge whether it is ready: exit code 0 or 1. For container health checks.
     Health(ready::Ready),
     /// Print a completion script for a shell.
@@ -169,6 +172,7 @@ impl Command {
             Self::Setup(setup) => setup.run().await,
             Self::Doctor(doctor) => doctor.run().await,
             Self::Verify(verify) => verify.run(),
+            Self::AsyncApi(asyncapi) => asyncapi.run(),
             Self::Health(ready) => ready.run().await,
             Self::Completions { shell } => {
                 let mut script = Vec::new();

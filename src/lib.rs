@@ -3,6 +3,7 @@
 mod account;
 mod address;
 pub mod admin;
+mod asyncapi;
 mod backoff;
 pub mod bridge;
 pub mod cli;

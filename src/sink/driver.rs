@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Sink;
 use super::dead_letter::Folder;
+use crate::asyncapi::Description;
 use crate::doctor::Check;
 use crate::error::SetupError;
 use crate::metrics::Metrics;
@@ -34,6 +35,14 @@ pub(crate) trait Kind {
     /// Secrets that are contained in the options themselves rather than in files.
     fn secrets(&self) -> Vec<&str> {
         Vec::new()
+    }
+
+    /// Servers, topics and queues, for consumers.
+    ///
+    /// # Errors
+    /// If it has none, or a file that names them cannot be read.
+    fn description(&self) -> Result<Description, SetupError> {
+        Err(format!("sink.{}: AsyncAPI describes Kafka and RabbitMQ only", self.name()).into())
     }
 
     /// The working part.

@@ -20,6 +20,9 @@ mod admin_port;
 /// The alerts, in a real Prometheus.
 #[cfg(feature = "broker-tests")]
 mod alerts;
+/// The AsyncAPI document of a config.
+#[cfg(feature = "broker-tests")]
+mod asyncapi;
 /// Tokens, passwords, phone numbers and texts, looked for wherever an operator looks.
 #[cfg(feature = "broker-tests")]
 mod canaries;
@@ -31,7 +34,7 @@ mod command_line;
 /// What keeps an instance from going on is reported, once.
 #[cfg(feature = "emulator")]
 mod conditions;
-/// The README's table of the configuration.
+/// The page of the configuration.
 mod configuration;
 /// Every sink keeps the contract of sinks, and who breaks it is noticed.
 mod contract;
@@ -141,7 +144,7 @@ mod rabbitmq_topology;
 /// `verify` of RabbitMQ's queues and streams.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_verify;
-/// The README stays true.
+/// The README and the pages of `deploy/docs` stay true.
 #[cfg(feature = "emulator")]
 mod readme;
 /// A sink of somebody else's: the example, into a real Redis.
