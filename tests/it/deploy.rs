@@ -206,6 +206,22 @@ fn the_kubernetes_manifest_fits_together() {
 }
 
 #[test]
+fn the_chart_is_of_this_version_and_has_the_same_alerts() {
+    let chart = yaml("deploy/helm/Chart.yaml");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&version.into(), &version.into()));
+    assert_eq!(file("deploy/helm/alerts.yaml"), file("deploy/prometheus/alerts.yaml"), "copy it");
+    // Its config, but for the instances that only the operator knows.
+    let mut config = yaml("deploy/helm/values.yaml")["config"].take();
+    config["instances"] = serde_json::json!([{"id": 1, "api_url": "https://1101.api.greenapi.com", "api_token": "x"}]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.yaml");
+    fs::write(&path, config.to_string()).unwrap();
+    let (code, _, output) = run(command().args(["validate", "--config"]).arg(&path));
+    assert_eq!(code, 0, "{output}");
+}
+
+#[test]
 fn every_kind_of_body_is_as_the_schema_says() {
     let schema: Value = serde_json::from_str(&file("deploy/asyncapi/notification.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).expect("a schema");
