@@ -175,7 +175,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
     }
     let refused = format!(r#"green_api_bridge_polls_total{{id_instance="{}",outcome="error"}} 0"#, scene.instances[2]);
     assert!(!metrics.contains(&refused), "{metrics}");
-    let readme = include_str!("../../README.md");
+    let page = include_str!("../../deploy/docs/operating.md");
     for (name, kind, labels) in METRICS {
         let shown = if kind == "counter" { format!("{name}_total") } else { name.into() };
         let row = match shown.strip_prefix("green_api_bridge_") {
@@ -183,7 +183,7 @@ async fn the_metrics_are_those_of_the_contract_and_their_labels_are_bounded() {
             Some(shown) => format!("\n| `{shown}` | {kind} | `{}` |", labels.join("`, `")),
             None => format!("`{shown}`"),
         };
-        assert!(readme.contains(&row), "{row} is not in the README");
+        assert!(page.contains(&row), "{row} is not on the page");
     }
     let of_an_instance = metrics.lines().filter(|line| line.contains(&format!(r#"id_instance="{ID}""#))).count();
     assert!(of_an_instance < 20, "{of_an_instance} series for each of thousands");
@@ -360,15 +360,15 @@ async fn the_dashboard_and_the_alerts_name_only_what_there_is() {
 #[test]
 fn every_alert_has_its_runbook() {
     let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
-    let readme = include_str!("../../README.md");
+    let page = include_str!("../../deploy/docs/operating.md");
     let names: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 5, "{names:?}");
     for name in names {
         let anchor = name.to_lowercase();
         let row = format!("| <a id=\"{anchor}\"></a>**{name}** |");
-        assert!(readme.contains(&row), "no runbook for {name} in the README");
+        assert!(page.contains(&row), "no runbook for {name} on the page");
         let (_, rest) = alerts.split_once(&format!("- alert: {name}\n")).unwrap();
-        let url = format!("runbook_url: {}#{anchor}", env!("CARGO_PKG_REPOSITORY"));
+        let url = format!("runbook_url: {}/blob/main/deploy/docs/operating.md#{anchor}", env!("CARGO_PKG_REPOSITORY"));
         assert!(rest.split("- alert: ").next().unwrap().contains(&url), "{name}: {url}");
     }
 }

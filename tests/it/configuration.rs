@@ -1,4 +1,4 @@
-//! The README's table of the configuration is what `config schema` says.
+//! The table of the configuration in `deploy/docs` is what `config schema` says.
 
 use std::fmt::Write;
 use std::fs;
@@ -12,10 +12,10 @@ const BEGIN: &str = "<!-- the configuration: written by tests/it/configuration.r
 const END: &str = "<!-- the end of the configuration -->\n";
 
 #[test]
-fn the_table_in_the_readme_is_what_the_schema_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once(BEGIN).expect(BEGIN);
+fn the_table_on_the_page_is_what_the_schema_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/docs/configuration.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(BEGIN).expect(BEGIN);
     let (shown, after) = rest.split_once(END).expect(END);
     let table = table();
     if std::env::var_os("BRIDGE_TEST_WRITE").is_some() {

@@ -17,24 +17,36 @@ fn yaml(path: &str) -> Value {
     serde_saphyr::from_str(&text(path)).expect(path)
 }
 
+/// The commands of a workflow, and its jobs.
+fn workflow(name: &str) -> (Value, Vec<String>) {
+    let workflow = yaml(&format!(".github/workflows/{name}.yml"));
+    let steps = workflow["jobs"].as_object().unwrap().values().flat_map(|job| job["steps"].as_array().unwrap());
+    let mut commands = Vec::new();
+    for step in steps {
+        commands.extend(step["run"].as_str().map(str::to_owned));
+        let Some(action) = step["uses"].as_str() else { continue };
+        let (_, commit) = action.split_once('@').expect(action);
+        assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{action}: no commit");
+    }
+    (workflow, commands)
+}
+
+#[test]
+fn a_tag_is_released_by_the_script_that_anyone_runs() {
+    let (workflow, commands) = workflow("release");
+    assert_eq!(workflow["on"]["push"]["tags"][0], "v*");
+    assert!(commands.iter().any(|command| command == "deploy/release"), "{commands:?}");
+}
+
 #[test]
 fn the_workflow_runs_what_everyone_runs_with_pinned_actions() {
-    let workflow = yaml(".github/workflows/ci.yml");
-    let (mut commands, mut jobs) = (Vec::new(), Vec::new());
-    for (name, job) in workflow["jobs"].as_object().unwrap() {
-        jobs.push(name.as_str());
-        for step in job["steps"].as_array().unwrap() {
-            commands.extend(step["run"].as_str());
-            let Some(action) = step["uses"].as_str() else { continue };
-            let (_, commit) = action.split_once('@').expect(action);
-            assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{action}: no commit");
-        }
-    }
-    assert!(commands.contains(&".ci/run"), "{commands:?}");
+    let (workflow, commands) = workflow("ci");
+    let jobs = workflow["jobs"].as_object().unwrap().keys();
+    assert!(commands.iter().any(|command| command == ".ci/run"), "{commands:?}");
     assert!(text(".ci/run").ends_with("/../tests/run\" \"$@\"\n"));
     let needed: Vec<&str> =
         workflow["jobs"]["all"]["needs"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    assert!(jobs.into_iter().all(|name| name == "all" || needed.contains(&name)), "{needed:?}");
+    assert!(jobs.into_iter().all(|name| name == "all" || needed.contains(&name.as_str())), "{needed:?}");
 }
 
 #[test]

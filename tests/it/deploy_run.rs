@@ -251,7 +251,11 @@ fn systemd_takes_the_unit() {
     let unit = file("deploy/systemd/green-api-bridge.service");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("green-api-bridge.service");
-    fs::write(&path, unit.replace("/usr/local/bin/green-api-bridge", env!("CARGO_BIN_EXE_green-api-bridge"))).unwrap();
+    fs::write(
+        &path,
+        unit.replace("=green-api-bridge run", concat!("=", env!("CARGO_BIN_EXE_green-api-bridge"), " run")),
+    )
+    .unwrap();
     let (code, _, shown) = run(Command::new("systemd-analyze").arg("verify").arg(&path));
     assert!(code == 0 && shown.is_empty(), "{shown}");
 }
@@ -271,7 +275,7 @@ fn assert_headers(message: &str, headers: &Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_asyncapi_document_describes_what_is_published() {
     let document = yaml("deploy/asyncapi/asyncapi.yaml");
-    assert_eq!(document["asyncapi"], "3.0.0");
+    assert_eq!(document["asyncapi"], "3.1.0");
     for channel in document["channels"].as_object().unwrap().values() {
         let message = channel["messages"]["notification"]["$ref"].as_str().unwrap();
         assert!(document.pointer(message.trim_start_matches('#')).is_some(), "{message}");

@@ -1,14 +1,14 @@
-//! TLS with a private authority, each way to log in, and a user who may do only what the README asks for.
+//! TLS with a private authority, each way to log in, and a user who may do only what the page asks for.
 
 use std::fs;
 
 use crate::doctor::failed_of_sink;
 use crate::kafka_topics::Topics;
-use crate::readme::blocks;
+use crate::readme::example;
 use crate::scene::{ID, Scene, TOKEN, numbered};
 use crate::support::{event, eventually, foreign_client, from_test_run};
 
-/// What the README says that a bridge needs, on the topics of a test.
+/// What the page says that a bridge needs, on the topics of a test.
 fn permit(topics: &Topics) {
     let name = &topics.name;
     let rules = [
@@ -54,7 +54,7 @@ async fn each_way_to_log_in_over_tls_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_examples_of_the_readme_log_in() {
+async fn the_examples_of_the_page_log_in() {
     let keys = from_test_run("BRIDGE_TEST_KAFKA_KEYS");
     for (what, listener) in [("SCRAM-SHA-512", "BRIDGE_TEST_KAFKA_SASL"), ("ssl.keystore", "BRIDGE_TEST_KAFKA_MUTUAL")]
     {
@@ -63,9 +63,8 @@ async fn the_examples_of_the_readme_log_in() {
         scene.push(["1", "2"]);
         fs::write(scene.path("password"), "test-password\n").unwrap();
         let password = scene.path("password").display().to_string();
-        let example = blocks("yaml").into_iter().find(|block| block.contains(what)).unwrap();
         let name = &topics.name;
-        let sink = example
+        let sink = example("kafka.md", what)
             .replace("sink:\n", "")
             .replace("kafka.example.com:9093", &from_test_run(listener))
             .replace("kafka.example.com:9094", &from_test_run(listener))

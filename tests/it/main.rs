@@ -76,6 +76,9 @@ mod kafka_kills;
 /// What stands in the ledger, whoever wrote it.
 #[cfg(feature = "broker-tests")]
 mod kafka_ledger;
+/// Logins by tokens of an OpenID provider.
+#[cfg(feature = "broker-tests")]
+mod kafka_oauth;
 /// Kafka out of reach, in each way.
 #[cfg(feature = "broker-tests")]
 mod kafka_outages;

@@ -209,9 +209,9 @@ async fn who_may_not_write_to_the_default_exchange_shares_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_rights_that_the_readme_names_are_all_that_replicas_need() {
-    let readme = include_str!("../../README.md");
-    assert!(readme.contains("configure, write and read for queues that begin with `{name}.owner`, and write to the default exchange\n(`amq.default`)"));
+async fn the_rights_that_the_page_names_are_all_that_replicas_need() {
+    let page = include_str!("../../deploy/docs/replicas.md");
+    assert!(page.contains("configure, write and read for queues that begin with `{name}.owner`, and write to the default exchange\n(`amq.default`)"));
     share_with(|name| {
         let owner = format!(r"^{name}\.owner");
         [owner.clone(), format!(r"{owner}|^{name}$|^amq\.default$"), owner]

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::rabbitmq_queues::{Names, messages};
-use crate::readme::blocks;
+use crate::readme::example;
 use crate::scene::Scene;
 use crate::support::{foreign_client, from_test_run, rabbitmqctl};
 
@@ -54,9 +54,8 @@ async fn a_client_certificate_is_enough_to_log_in() {
     let output = fs::read_to_string(scene.path("refused.log")).unwrap();
     assert!(output.contains("sink.amqp.client_identity_file") && !output.contains("wrong"), "{output}");
     fs::write(scene.path("password"), "identity\n").unwrap();
-    // As the README shows it.
-    let shown = blocks("yaml").into_iter().find(|block| block.contains("client_identity_file")).unwrap();
-    let here = shown
+    // As the page shows it.
+    let here = example("rabbitmq.md", "client_identity_file")
         .replace("/etc/green-api-bridge", broker().join("tls").to_str().unwrap())
         .replace("/run/secrets/client-password", scene.path("password").to_str().unwrap())
         .replace("amqps://rabbitmq.example.com:5671/%2f", &from_test_run("BRIDGE_TEST_AMQPS"));

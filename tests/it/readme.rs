@@ -1,18 +1,93 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use green_api_bridge::condition::Condition;
 
 use crate::scene::{ID, Scene, TOKEN};
 use crate::support::{Worker, command, eventually, run};
 
-const README: &str = include_str!("../../README.md");
+/// The README, and after it the pages of `deploy/docs`: paths and texts.
+fn documents() -> Vec<(PathBuf, String)> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = fs::read_dir(project.join("deploy/docs")).unwrap();
+    let mut pages: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.sort();
+    pages.insert(0, project.join("README.md"));
+    pages.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// A page of `deploy/docs`.
+fn page(name: &str) -> String {
+    documents().into_iter().find(|(path, _)| path.ends_with(name)).expect(name).1
+}
 
 /// The fenced blocks of this language.
-pub fn blocks(language: &str) -> Vec<String> {
+fn blocks_in(text: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
-    README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+}
+
+fn blocks(language: &str) -> Vec<String> {
+    documents().iter().flat_map(|(_, text)| blocks_in(text, language)).collect()
+}
+
+/// The first of a page that contains this.
+pub fn example(name: &str, what: &str) -> String {
+    blocks_in(&page(name), "yaml").into_iter().find(|block| block.contains(what)).expect(what)
+}
+
+/// What GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    kept.chars()
+        .filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter))
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+#[test]
+fn every_link_leads_to_something() {
+    let mut count = 0;
+    for (path, text) in documents() {
+        for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(target.exists(), "{link} in {}", path.display());
+            if !wanted.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let leads =
+                    headings.map(|line| anchor(line.trim_start_matches(['#', ' ']))).any(|found| found == wanted);
+                assert!(leads || text.contains(&format!("id=\"{wanted}\"")), "{link} in {}", path.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} links");
+}
+
+/// Where a block is a sink's part, an instance comes before it.
+#[cfg(all(feature = "kafka", feature = "amqp"))]
+#[test]
+fn every_config_on_the_pages_is_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bridge.yaml");
+    let mut count = 0;
+    for block in blocks("yaml").iter().filter(|block| block.contains("sink:") && !block.contains("replicas:")) {
+        let instance =
+            "instances: [{id: 1101000001, api_url: 'https://1101.api.greenapi.com', api_token_file: token}]\n";
+        fs::write(&path, if block.contains("instances:") { block.clone() } else { format!("{instance}{block}") })
+            .unwrap();
+        let (code, _, output) = run(command().args(["validate", "--config"]).arg(&path));
+        assert_eq!(code, 0, "{output}{block}");
+        count += 1;
+    }
+    assert!(count >= 5, "{count} configs");
 }
 
 /// Every line of every shell block: none may be added without a test here that runs it.
@@ -31,10 +106,16 @@ fn every_command_is_known_here() {
         // `the_one_instance_needs_no_file`
         "export GREEN_API_URL=https://1101.api.greenapi.com GREEN_API_ID_INSTANCE=1101000001 GREEN_API_TOKEN_FILE=token",
         "green-api-bridge run --sink kafka://localhost:9092/green-api.notifications",
-        // `the_commands_work_on_the_config_shown`
-        "green-api-bridge verify --config bridge.yaml",
         // `the_emulator_command_serves`
         "green-api-bridge emulator --listen 127.0.0.1:8080 --instance 1101000001:TOKEN",
+        // The Russian page.
+        "cargo run --release -- demo",
+        "green-api-bridge validate --config bridge.yaml",
+        "green-api-bridge setup --config bridge.yaml --apply",
+        "green-api-bridge doctor --config bridge.yaml",
+        "green-api-bridge run --config bridge.yaml",
+        // `the_commands_work_on_the_config_shown`
+        "green-api-bridge verify --config bridge.yaml",
     ];
     let commands: Vec<String> =
         blocks("sh").iter().flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
@@ -149,8 +230,7 @@ fn quoted(cell: &str) -> Vec<&str> {
 
 #[test]
 fn the_troubleshooting_has_every_condition_warning_and_error_and_no_other() {
-    let (_, rest) = README.split_once("\n## Troubleshooting\n").expect("the section");
-    let section = rest.split("\n## ").next().unwrap();
+    let section = page("troubleshooting.md");
     let codes_of = |table: &str| -> BTreeSet<String> {
         let (_, rows) = section.split_once(&format!("| `{table}` | what to do |")).expect(table);
         let rows = rows.split("\n\n").next().unwrap().lines().filter(|line| line.starts_with("| `"));

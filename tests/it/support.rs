@@ -210,6 +210,14 @@ impl Broker {
         broker
     }
 
+    /// A Kafka that admits whoever shows a token which one of these keys has signed.
+    pub fn start_kafka_trusting(keys: &str) -> Self {
+        let broker = Self::new("kafka");
+        fs::write(broker.folder().join("jwks.json"), keys).expect("the keys are written");
+        broker.start_again();
+        broker
+    }
+
     fn new(kind: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers").join(kind);
         Self { script, folder: tempfile::tempdir().expect("a folder") }

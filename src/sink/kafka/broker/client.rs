@@ -40,15 +40,25 @@ const DEFAULTS: [(&str, &str); 9] = [
 ];
 
 /// Properties that name files which the client opens itself, on the calling thread.
-const READ_BY_THE_CLIENT: [&str; 5] =
-    ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"];
+const READ_BY_THE_CLIENT: [&str; 6] = [
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "https.ca.location",
+];
 
 /// Checks that the client can read the file that a property names without blocking.
 fn check_readable(name: &str, path: &Path) -> io::Result<()> {
     match name {
-        "ssl.ca.location" if path == Path::new("probe") => Ok(()),
+        "ssl.ca.location" | "https.ca.location" if path == Path::new("probe") => Ok(()),
         // A folder contains certificates.
-        "ssl.ca.location" if input_file::beside(path, |path| Ok(fs::metadata(path)?.is_dir()))? => Ok(()),
+        "ssl.ca.location" | "https.ca.location"
+            if input_file::beside(path, |path| Ok(fs::metadata(path)?.is_dir()))? =>
+        {
+            Ok(())
+        }
         "ssl.key.location" | "ssl.keystore.location" => input_file::read_secret(path).map(drop),
         _ => input_file::read(path).map(drop),
     }
@@ -112,10 +122,10 @@ pub(super) fn without_files(config: &Options) -> Result<ClientConfig, SetupError
                 .into(),
         ));
     }
-    if client.get("sasl.oauthbearer.method").is_some_and(|method| method.eq_ignore_ascii_case("oidc")) {
-        return Err(error(
-            "sasl.oauthbearer.method: this build has no OIDC: use SCRAM-SHA-512, PLAIN or a client certificate".into(),
-        ));
+    let asks_for_tokens =
+        client.get("sasl.oauthbearer.method").is_some_and(|method| method.eq_ignore_ascii_case("oidc"));
+    if mechanism.is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("OAUTHBEARER")) && !asks_for_tokens {
+        return Err(error("sasl.oauthbearer.method: OAUTHBEARER needs the value oidc".into()));
     }
     Ok(client)
 }
@@ -203,11 +213,9 @@ mod tests {
         config.properties_files.insert("sasl.pasword".into(), "/nowhere/password".into());
         let unknown = without_files(&config).map(drop).map_err(described).unwrap_err();
         assert!(unknown.contains("sasl.pasword: there is no such property"), "{unknown}");
-        for (name, value, named) in
-            [("sasl.mechanism", "GSSAPI", "Kerberos"), ("sasl.oauthbearer.method", "oidc", "OIDC")]
-        {
-            let lacking = with(name, value).unwrap_err();
-            assert!(lacking.contains(named) || lacking.contains(name), "{lacking}");
+        for (value, needed) in [("GSSAPI", "Kerberos"), ("OAUTHBEARER", "sasl.oauthbearer.method")] {
+            let lacking = with("sasl.mechanism", value).unwrap_err();
+            assert!(lacking.contains(needed), "{lacking}");
         }
     }
 }

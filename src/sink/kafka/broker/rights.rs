@@ -53,13 +53,13 @@ mod tests {
     use crate::sink::kafka::broker::client;
 
     #[test]
-    fn the_readme_has_the_lines_that_grant_everything() {
+    fn the_page_has_the_lines_that_grant_everything() {
         let mut config = Options { bootstrap_servers: vec!["kafka.example.com:9093".into()], ..Options::default() };
         config.properties.insert("sasl.username".into(), "bridge".into());
         let client = client::without_files(&config).unwrap();
         let lines = [Right::Topics, Right::Transactions, Right::Group].map(|right| grant(right, &client, &config));
-        let readme = include_str!("../../../../README.md");
-        assert!(readme.contains(&format!("```console\n{}\n```", lines.join("\n"))), "{}", lines.join("\n"));
+        let page = include_str!("../../../../deploy/docs/kafka.md");
+        assert!(page.contains(&format!("```console\n{}\n```", lines.join("\n"))), "{}", lines.join("\n"));
     }
 
     #[test]
