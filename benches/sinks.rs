@@ -1,4 +1,4 @@
-//! How long a notification takes into Kafka and RabbitMQ, and what more instances make of it.
+//! The latency of a publish to Kafka and RabbitMQ, and the throughput by number of instances.
 //!
 //! `BRIDGE_TEST_KAFKA=HOST:PORT BRIDGE_TEST_AMQP=amqp://… cargo bench --bench sinks`, with the addresses of brokers for
 //! tests; what is not set is not measured.

@@ -58,7 +58,7 @@ impl<'a> Bridge<'a> {
         Self { queue, sink, stop, metrics, monitor, unreadable: Unreadable::default(), overlap: Overlap::default() }
     }
 
-    /// Carries one notification after the other until it is stopped. A stop interrupts only a receive or a pause, never a
+    /// Processes notifications one at a time until it is stopped. A stop interrupts only a receive or a pause, never a
     /// publish or a delete.
     ///
     /// Dropping the future is like a crash: nothing is lost, and the last notification is in doubt.
@@ -171,7 +171,7 @@ impl<'a> Bridge<'a> {
         }
     }
 
-    /// Sends the delete once and, if that is allowed, the next receive meanwhile; returns the head of that receive if it is to
+    /// Sends the delete once, concurrently with the next receive if that is allowed; returns the head of that receive if it is to
     /// be kept. Without a confirmation the notification is in doubt.
     async fn delete(&mut self, lane: &mut dyn Lane, doubt: &mut Doubt, stored: Stored) -> Option<Notification> {
         let asked = Instant::now();
@@ -188,7 +188,7 @@ impl<'a> Bridge<'a> {
         let is_first = doubt.may_overlap();
         let overlaps = is_first && self.overlap.is_useful() && !self.monitor.is_slow();
         let (answer, next) = {
-            // Pinned here and passed by reference: futures that are moved take up their size in the task twice.
+            // Pinned here and passed by reference: a future that is moved into another is stored twice in the task.
             let delete = pin!(delete_once(&self.queue, &mut self.monitor, stored, is_first));
             if overlaps {
                 let receive = pin!(self.stop.run_until_cancelled(receive_once(&self.queue, &self.metrics)));

@@ -14,7 +14,7 @@ pub enum Memory {
     Published {
         /// Its sequence number within the instance.
         sequence: u64,
-        /// Its identity.
+        /// Its fingerprint.
         fingerprint: Fingerprint,
     },
     /// The sink keeps no memory.
@@ -34,16 +34,16 @@ pub enum Verdict {
         /// Whether the queue returned it although its delete had been confirmed.
         was_confirmed: bool,
     },
-    /// It may be a stale read, and then its receipt may by now belong to another notification: neither publish nor delete it,
-    /// but receive again after a pause.
+    /// It may be a stale read, and then its receipt may by now belong to another notification, which a delete would remove:
+    /// neither publish nor delete it, but receive again after a pause.
     ReceiveAgain {
         /// How many times it was received since the last delete: 1 or 2.
         receives: u8,
     },
 }
 
-/// A head whose delete was confirmed is judged from this receive on. At most two receives after a delete are stale, so the
-/// third one shows what is really in the queue.
+/// A head whose delete was confirmed is judged from this receive on. At most two receives after a delete are stale (observed of
+/// Green API, not documented), so the third one shows what is really in the queue.
 const CONCLUSIVE_RECEIVE: u8 = 3;
 
 /// The outcome of a delete.
@@ -55,7 +55,7 @@ pub enum Deleted {
     Unconfirmed,
 }
 
-/// The state of one lane, by the rules of the contract: "How nothing is lost or doubled".
+/// The delivery state of one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Doubt {
     last: Last,
@@ -67,8 +67,8 @@ pub struct Doubt {
 enum Last {
     /// It is unknown which one it was: the first head is published as a possible duplicate.
     Unknown,
-    /// It is unknown which one it was, and this first head has been judged. It stays marked on every retry, because a mark is
-    /// never taken back; any other head is new.
+    /// The sink keeps no memory, and this was the first head. It stays marked on every retry, because a mark is never taken
+    /// back; any other head is new.
     FirstHead(Fingerprint),
     /// It has left the queue, according to the queue. It is remembered until the next one is stored, because reads may be
     /// stale: see [`Verdict::ReceiveAgain`].

@@ -55,7 +55,7 @@ fn act(emulator: &Emulator, folder: &Path, ids: &[String], round: u32) {
     }
 }
 
-/// What is deleted a second while this is done so often.
+/// Deletes per second while `act` runs `rounds` times.
 async fn rate(emulator: &Emulator, ids: &[String], rounds: u32, mut act: impl FnMut(u32)) -> f64 {
     let queued = || ids.iter().map(|id| emulator.queued(id)).sum::<usize>();
     let (before, begun) = (queued(), Instant::now());

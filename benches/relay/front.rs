@@ -17,7 +17,7 @@ use crate::process::Process;
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "key.pem";
 
-/// Makes what all fronts of this folder show; its name there.
+/// Writes the TLS certificate and its key into the folder, and returns the name of the certificate's file.
 pub fn certificate(folder: &Path) -> &'static str {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(folder.join(CERTIFICATE), cert.pem()).unwrap();

@@ -1,4 +1,4 @@
-//! `cargo bench --bench relay [-- NAME…]`: what carrying notifications costs, against a floor measured in the same run.
+//! `cargo bench --bench relay [-- NAME…]`: what carrying notifications costs, against a baseline measured in the same run.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -19,7 +19,7 @@ fn main() {
     let wanted: Vec<String> = env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
-    // Roles that it plays for itself, in processes of their own.
+    // Entry points of its helper processes.
     stage::allow_connections();
     match wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["bare", url] => return runtime.block_on(idle::bare(url.to_owned())),

@@ -27,7 +27,7 @@ impl Process {
         Self::start(folder, run)
     }
 
-    /// This bench once more, in another role.
+    /// This benchmark as a helper process.
     pub fn role(folder: &Path, arguments: &[&str]) -> Self {
         let mut run = Command::new(std::env::current_exe().unwrap());
         run.args(arguments);

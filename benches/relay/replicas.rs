@@ -91,7 +91,7 @@ async fn measure(sink: &str, replicas: usize, shards: usize) -> Cost {
     };
     let replicas: Vec<Process> = (0..replicas).map(start).collect();
     sleep(SETTLE).await;
-    // Everything that is made for the first time is there.
+    // Warm-up: topics and connections exist afterwards.
     carry(&emulator, &ids, 1).await;
     let ticks = || replicas.iter().map(Process::cpu_ticks).sum::<u32>();
     let (before, begun) = (ticks(), Instant::now());

@@ -1,4 +1,4 @@
-//! An emulator in this process, and queues at it.
+//! An emulator in this process, and its queues.
 
 use std::net::SocketAddr;
 use std::time::Duration;

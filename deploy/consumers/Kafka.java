@@ -6,7 +6,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
 /**
- * Reads notifications from Kafka, each once: records of transactions that were not committed are never seen.
+ * Reads notifications from Kafka: only those of committed transactions.
  *
  * <p>With org.apache.kafka:kafka-clients and its dependencies in lib: java -cp 'lib/*' Kafka.java SERVERS TOPIC GROUP
  */
@@ -30,7 +30,7 @@ class Kafka {
                     }
                     System.out.println(line.strip());
                 }
-                // After the work is done. Killed in between, this program sees the records again: keep ce_id with it.
+                // After the work is done. Killed in between, this program reads the records again: store ce_id with your results.
                 consumer.commitSync();
             }
         }

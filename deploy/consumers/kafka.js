@@ -1,4 +1,4 @@
-// Reads notifications from Kafka, each once: records of transactions that were not committed are never seen.
+// Reads notifications from Kafka: only those of committed transactions.
 // Not every client keeps that promise: @platformatic/kafka 2.12.1 passes on what was aborted. This one does not.
 //
 // npm install kafkajs lz4js; node kafka.js SERVERS TOPIC GROUP
@@ -10,10 +10,10 @@ const [servers, topic, groupId] = process.argv.slice(2);
 CompressionCodecs[CompressionTypes.LZ4] = () => ({ decompress: async (data) => Buffer.from(lz4.decompress(data)) });
 
 async function main() {
-  // What is less than a warning would be logged to the standard output.
+  // Below WARN, kafkajs logs to the standard output.
   const kafka = new Kafka({ brokers: servers.split(","), logLevel: logLevel.WARN });
   const consumer = kafka.consumer({ groupId, readUncommitted: false });
-  // It would end as if nothing were wrong.
+  // Otherwise a crash would end it with status 0.
   consumer.on(consumer.events.CRASH, ({ payload }) => payload.restart || process.exit(1));
   await consumer.connect();
   await consumer.subscribe({ topic, fromBeginning: true });
@@ -23,7 +23,7 @@ async function main() {
       const { headers, offset, value } = message;
       const notification = JSON.parse(value);
       console.log(`${headers.ce_idinstance} ${headers.ce_sequence} ${notification.typeWebhook}`);
-      // After the work is done. Killed in between, this program sees the record again: keep ce_id with what you did.
+      // After the work is done. Killed in between, this program reads the record again: store ce_id together with your results.
       await consumer.commitOffsets([{ topic, partition, offset: `${BigInt(offset) + 1n}` }]);
     },
   });

@@ -1,4 +1,4 @@
-"""Reads notifications from Kafka, each once: records of transactions that were not committed are never seen.
+"""Reads notifications from Kafka: only those of committed transactions.
 
 pip install confluent-kafka; python kafka.py SERVERS TOPIC GROUP
 """
@@ -28,5 +28,5 @@ while True:
     attributes = {name: value.decode() for name, value in message.headers()}
     notification = json.loads(message.value())
     print(attributes["ce_idinstance"], attributes["ce_sequence"], notification["typeWebhook"], flush=True)
-    # After the work is done. Killed in between, this program sees the record again: keep ce_id with what you did.
+    # After the work is done. Killed in between, this program reads the record again: store ce_id together with your results.
     consumer.commit(message, asynchronous=False)

@@ -56,13 +56,13 @@ const COUNTERS: [Counters; 4] = [
     },
     Counters {
         name: "redeliveries",
-        help: "Notifications that came again after they were stored",
+        help: "Notifications received again after they were stored",
         label: "",
         values: &[("", |status| &status.redelivered)],
     },
     Counters {
         name: "dead_lettered",
-        help: "Notifications kept at a dead-letter place",
+        help: "Notifications stored as dead letters",
         label: "reason",
         values: &[
             ("too_large", |status| &status.dead_too_large),
@@ -74,7 +74,7 @@ const COUNTERS: [Counters; 4] = [
 ];
 
 const GAUGES: [(&str, &str, Read); 3] = [
-    ("in_flight_notifications", "Notifications received, and neither deleted nor given up yet", |status| {
+    ("in_flight_notifications", "Notifications received, and neither deleted nor discarded yet", |status| {
         &status.in_flight
     }),
     ("last_success_timestamp_seconds", "When a notification was last stored and deleted", |status| {
@@ -112,11 +112,11 @@ impl Collector for Bridge {
             }
         }
         let bytes = instances.iter().map(|(_, status)| status.in_flight_bytes.get()).sum();
-        let help = "Size of the bodies received, and neither stored nor given up yet";
+        let help = "Size of the bodies received, and neither stored nor discarded yet";
         gauge(encoder, "in_flight_bytes", help, &[], signed(bytes))?;
         let help = "Notifications received, redeliveries included";
         by_kind(encoder, "notifications_received", help, &instances, None, |status| &status.received)?;
-        let help = "Notifications stored by the sink for good";
+        let help = "Notifications durably stored by the sink";
         let sink = Some(("sink", metrics.sink().name));
         by_kind(encoder, "notifications_published", help, &instances, sink, |status| &status.published)?;
         states(encoder, &instances)?;
@@ -191,17 +191,17 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &
         i64::from(sink.works()),
     )?;
     of_shards(encoder, sink)?;
-    let help = "Heads of queues that were received and thrown away, because the ownership had ended";
+    let help = "Heads of queues that were discarded unpublished because the ownership had ended";
     let mut family = encoder.encode_descriptor("heads_discarded", help, None, MetricType::Counter)?;
     family.encode_family(&[label])?.encode_counter(&sink.heads_discarded.get(), NO_EXEMPLAR)?;
     let help = "Size of the dead letters in dead_letter_dir, counted every 30 s";
     gauge(encoder, "dead_letter_dir_bytes", help, &[], signed(sink.dead_letter_dir_bytes.get()))?;
-    let help = "Messages in the queue of those that consumers rejected, counted once a minute";
+    let help = "Messages in the queue of rejected messages, counted once a minute";
     let mut family = encoder.encode_descriptor("rejected_messages", help, None, MetricType::Gauge)?;
     if let Some(depth) = sink.rejected() {
         family.encode_family(&[label])?.encode_gauge(&i64::from(depth))?;
     }
-    let help = "Notifications that were not stored at once";
+    let help = "Failed publishes, which are retried";
     let mut family = encoder.encode_descriptor("publish_errors", help, None, MetricType::Counter)?;
     let errors: [(&str, Read); 2] =
         [("refused", |status| &status.publish_refused), ("unknown", |status| &status.publish_unknown)];
@@ -209,9 +209,9 @@ fn of_sink(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics, instances: &
         let count: u64 = instances.iter().map(|(_, status)| read(status).get()).sum();
         family.encode_family(&[label, ("error_type", kind)])?.encode_counter(&count, NO_EXEMPLAR)?;
     }
-    let help = "From handing a notification over to stored for good";
+    let help = "From submitting a notification until it is durably stored";
     histograms(encoder, "publish_duration_seconds", help, [(label, &sink.publish_seconds)])?;
-    let help = "From the timestamp of a notification, in whole seconds, to stored for good";
+    let help = "From the timestamp of a notification, in whole seconds, until it is durably stored";
     histograms(encoder, "end_to_end_latency_seconds", help, [(label, &sink.end_to_end_seconds)])
 }
 
@@ -221,7 +221,7 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Re
     if shards.len() < 2 {
         shards.clear();
     }
-    let help = "1 while this replica works on the shard";
+    let help = "1 while this replica holds the shard";
     let mut family = encoder.encode_descriptor("shard_held", help, None, MetricType::Gauge)?;
     for (number, shard) in shards.iter().enumerate() {
         family.encode_family(&[("shard", number.to_string())])?.encode_gauge(&i64::from(shard.is_held()))?;
@@ -236,7 +236,7 @@ fn of_shards(encoder: &mut DescriptorEncoder<'_>, sink: &SinkMetrics) -> fmt::Re
             family.encode_family(&[("reason", reason)])?.encode_counter(&count, NO_EXEMPLAR)?;
         }
     }
-    let help = "From being given a shard to work on to having it open";
+    let help = "From the assignment of a shard until it is open";
     let opening = (!shards.is_empty()).then_some((("sink", sink.name), &sink.opening_seconds));
     histograms(encoder, "shard_opening_seconds", help, opening)?;
     let help = "How many replicas share the instances, where the broker reports it";

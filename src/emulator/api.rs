@@ -62,21 +62,21 @@ pub(super) async fn answer(
     };
 
     let is_receive = call.method == Method::ReceiveNotification;
-    let early = if is_receive { receiving::stale_head(&server, slot, call.token) } else { None };
+    let stale = if is_receive { receiving::stale_head(&server, slot, call.token) } else { None };
     let delay = {
         let mut instance = slot.lock();
         instance.requests += 1;
         Duration::from_millis(instance.knobs.delay_ms)
     };
-    pass(delay / 2).await;
+    pause(delay / 2).await;
     let allowance = slot.lock().allow(server.now_ms(), call.method);
     let outcome = if allowance.is_some_and(|allowance| allowance.remaining.is_none()) {
         Outcome::Answer(too_many(slot.lock().knobs.retry_after_secs))
     } else {
         let query = parts.uri.query();
-        act(&server, slot, &call, (path, query), body, early).await
+        act(&server, slot, &call, (path, query), body, stale).await
     };
-    pass(delay / 2).await;
+    pause(delay / 2).await;
     match outcome {
         Outcome::Answer(response) => match allowance {
             Some(allowance) => with_allowance(response, allowance),
@@ -106,7 +106,7 @@ impl<'path> Call<'path> {
     }
 }
 
-async fn pass(time: Duration) {
+async fn pause(time: Duration) {
     // A sleep of nothing still waits for the timer's next millisecond.
     if !time.is_zero() {
         tokio::time::sleep(time).await;
@@ -131,7 +131,7 @@ async fn act(
     let method = call.method;
     let fault = slot.lock().take_fault(server.now_ms(), method, When::Before);
     if let Some(kind) = fault {
-        return spoil(kind, Response::default()).await;
+        return apply_fault(kind, Response::default()).await;
     }
     let answer = match (method, early) {
         (_, Some(early)) => early,
@@ -142,7 +142,7 @@ async fn act(
     };
     let fault = slot.lock().take_fault(server.now_ms(), method, When::After);
     match fault {
-        Some(kind) => spoil(kind, answer).await,
+        Some(kind) => apply_fault(kind, answer).await,
         None => Outcome::Answer(answer),
     }
 }
@@ -196,8 +196,8 @@ async fn set_settings(server: &Server, slot: &Slot, path: &str, body: Body) -> R
     }
 }
 
-/// What is left of an answer.
-async fn spoil(kind: FaultKind, answer: Response) -> Outcome {
+/// What a fault leaves of an answer.
+async fn apply_fault(kind: FaultKind, answer: Response) -> Outcome {
     match kind {
         FaultKind::Answer { status, body, content_type } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -213,7 +213,7 @@ async fn spoil(kind: FaultKind, answer: Response) -> Outcome {
 }
 
 /// Sends half of the body, and the rest after this time, or never.
-async fn in_halves(answer: Response, pause: Option<Duration>) -> Response {
+async fn in_halves(answer: Response, between: Option<Duration>) -> Response {
     let (mut parts, body) = answer.into_parts();
     // It was made here, of bytes that are there.
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
@@ -223,8 +223,8 @@ async fn in_halves(answer: Response, pause: Option<Duration>) -> Response {
         let (first, second) = body.split_at(body.len() / 2);
         // The client may be gone, which is its own affair.
         writer.write_all(first).await.ok();
-        if let Some(pause) = pause {
-            pass(pause).await;
+        if let Some(time) = between {
+            pause(time).await;
             writer.write_all(second).await.ok();
         }
     });

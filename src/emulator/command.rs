@@ -14,8 +14,8 @@ use super::control::{HELP, fits_a_path};
 /// Run the Green API queue as a local server, for anyone's tests
 ///
 /// Point a client's apiUrl at the address it prints. It keeps notifications in memory, hands them out through
-/// receiveNotification and forgets them on deleteNotification, as the real service does, and it can be controlled through
-/// control endpoints what to queue and what to get wrong. No account is needed and nothing leaves this machine.
+/// receiveNotification and forgets them on deleteNotification, as the real service does. Control endpoints queue
+/// notifications and inject faults. No account is needed and nothing leaves this machine.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_long_help = HELP)]
 pub struct Arguments {

@@ -62,8 +62,8 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Refuses what any page in a browser on this machine could send here: it needs nobody's leave for a form or for text, but
-/// for JSON, which it does not get.
+/// Refuses what any page in a browser on this machine could send here: forms and plain text need no CORS preflight. JSON needs
+/// one, and we never grant it.
 async fn not_for_another_site(request: Request, next: Next) -> Result<Response, Refusal> {
     let headers = request.headers();
     if request.method().is_safe() || !headers.contains_key(ORIGIN) || is_json(headers) {

@@ -69,13 +69,13 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
-/// The side of the server's act on which a fault strikes.
+/// Whether a fault applies before or after the server acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// The server does not act: nothing is handed out, deleted or set. Struck is the next request to arrive.
+    /// The server does not act: nothing is handed out, deleted or set. Applies to the next request.
     Before,
-    /// The server acts, then its answer is lost. Struck is the next answer, also of a long poll already waiting.
+    /// The server acts, then its answer is lost. Applies to the next answer, also of a long poll that already waits.
     After,
 }
 
@@ -129,7 +129,7 @@ impl Fault {
         self.when == when && self.method.is_none_or(|wanted| wanted == method)
     }
 
-    /// What could not be carried out when the fault strikes is refused when it is made.
+    /// Refuses what could not be carried out when the fault is due.
     pub(super) fn check(&self) -> Result<(), Refused> {
         if self.times == 0 {
             return Err(Refused("`times` must be at least 1".to_owned()));

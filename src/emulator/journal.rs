@@ -91,7 +91,7 @@ impl Journal {
         self.dropped + self.events.len() as u64
     }
 
-    /// A line for what is no longer kept, if anything is not, and then what is.
+    /// An event `dropped` if any are no longer kept, then those that are.
     pub(super) fn lines(&self) -> Vec<Event> {
         let dropped = Event { count: Some(self.dropped), ..Event::of(self.dropped_ms, EventKind::Dropped) };
         let dropped = Some(dropped).filter(|_| self.dropped > 0);

@@ -13,13 +13,13 @@ pub struct Knobs {
     pub state: String,
     /// The answer to a receive when nothing came.
     pub empty_answer: EmptyAnswer,
-    /// How long a receive waits that does not say, in seconds.
+    /// The default of `receiveTimeout`, in seconds.
     pub receive_timeout_default_secs: f64,
     /// The shortest wait, in seconds.
     pub receive_timeout_min_secs: f64,
     /// The longest wait, in seconds.
     pub receive_timeout_max_secs: f64,
-    /// What becomes of a wait outside of that.
+    /// What happens to a `receiveTimeout` outside of that range.
     pub receive_timeout_out_of_range: OutOfRange,
     /// What a receive gets while the head is handed out and not deleted.
     pub redelivery: Redelivery,
@@ -41,9 +41,9 @@ pub struct Knobs {
     pub receive_lag_ms: u64,
     /// Whether deletes of the head are answered `true` and delete nothing.
     pub head_stays: bool,
-    /// Every so many receives of a filled queue answer as if it were empty; 0 for none.
+    /// Every N-th receive of a queue that is not empty is answered as if it were; 0 for none.
     pub false_empty_every: u32,
-    /// Every so many notifications are queued twice; 0 for none.
+    /// Every N-th notification is queued twice; 0 for none.
     pub duplicate_every: u32,
     /// The form of a 400.
     pub error_body_format: ErrorBodyFormat,
@@ -134,7 +134,7 @@ values! {
         Clamp = "clamp",
         /// 400.
         Reject = "reject400",
-        /// It is waited for.
+        /// It is accepted.
         Accept = "accept",
     }
 }
@@ -216,7 +216,7 @@ values! {
 values! {
     /// Whether a receive is served in any other state than `authorized`.
     WhenNotAuthorized {
-        /// As ever.
+        /// As usual.
         Serve = "serve",
         /// 400.
         Reject = "400",

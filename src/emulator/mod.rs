@@ -1,7 +1,7 @@
 //! The Green API queue as a local server, for anyone's tests.
 //!
-//! It answers receiving, deleting, settings and state as the real service does, and can be controlled under `/_emulator/`, or
-//! through [`Emulator`], what to queue and what to get wrong. `GET /_emulator/` explains the control endpoints.
+//! It answers receiving, deleting, settings and state as the real service does. The control endpoints under `/_emulator/`, and
+//! [`Emulator`] in the same process, queue notifications and inject faults. `GET /_emulator/` explains the control endpoints.
 
 mod answer;
 mod api;
@@ -107,14 +107,14 @@ impl Emulator {
 
     /// Queues a notification and wakes waiting receivers.
     ///
-    /// The text is handed out byte for byte and not looked at: broken JSON makes a broken answer. The notification
-    /// switches of the settings are not asked.
+    /// The text is handed out byte for byte and not parsed: broken JSON makes a broken answer. The settings that switch kinds
+    /// of notification off are ignored.
     pub fn push(&self, instance: &str, body: impl AsRef<[u8]>) {
         let notification = Notification::new(Bytes::copy_from_slice(body.as_ref()));
         self.slot(instance).push(self.server.now_ms(), [notification]);
     }
 
-    /// Queues text messages at this rate, a million of them, in the background.
+    /// Queues text messages at this rate in the background, up to a million.
     ///
     /// # Errors
     ///
@@ -253,7 +253,7 @@ impl Server {
     }
 }
 
-/// An instance and the bell that rings when something enters its queue.
+/// An instance, and what is notified when a notification enters its queue.
 struct Slot {
     instance: Mutex<Instance>,
     arrived: Notify,

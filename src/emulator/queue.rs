@@ -46,8 +46,8 @@ pub(super) enum Head {
     Nothing {
         until_ms: Option<u64>,
     },
-    /// Something, and it is to be kept quiet.
-    Denied,
+    /// There is a head, but the answer is that of an empty queue.
+    Withheld,
 }
 
 pub(super) struct Instance {
@@ -79,7 +79,7 @@ pub(super) struct Instance {
 pub(super) struct Receivers {
     pub(super) next: u64,
     pub(super) waiting: VecDeque<u64>,
-    /// Those below saw another get the head.
+    /// Receivers with a lower number lost the head to another.
     pub(super) dismissed: u64,
 }
 
@@ -157,7 +157,7 @@ impl Instance {
         self.receives += 1;
         let every = self.knobs.false_empty_every;
         if every > 0 && self.receives.is_multiple_of(every) {
-            return Head::Denied;
+            return Head::Withheld;
         }
         head.hidden_until_ms = now_ms.saturating_add(self.knobs.hidden_ms);
         let keeps = self.knobs.receipt_on_redelivery == ReceiptOnRedelivery::Same;

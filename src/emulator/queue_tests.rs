@@ -11,7 +11,7 @@ fn instance(bodies: &[&'static str]) -> Instance {
 fn receive(instance: &mut Instance, now_ms: u64) -> Option<(u64, String)> {
     match instance.receive(now_ms) {
         Head::There(receipt, body) => Some((receipt, String::from_utf8(body.into()).expect("text"))),
-        Head::Nothing { .. } | Head::Denied => None,
+        Head::Nothing { .. } | Head::Withheld => None,
     }
 }
 

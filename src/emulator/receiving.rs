@@ -47,7 +47,7 @@ impl<'slot> Place<'slot> {
             receivers.dismissed = receivers.next;
             return Ok(instance.receive(now_ms));
         }
-        Ok(Head::Denied)
+        Ok(Head::Withheld)
     }
 }
 
@@ -57,7 +57,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The head that a receive is answered with if the server answers with that of its arrival.
+/// The head at the moment when the request arrived, if the server answers with that (`stale_heads`).
 pub(super) fn stale_head(server: &Server, slot: &Slot, token: Option<&str>) -> Option<Response> {
     let mut instance = slot.lock();
     if !instance.knobs.stale_heads || !token.is_some_and(|token| instance.accepts(token)) {
@@ -65,7 +65,7 @@ pub(super) fn stale_head(server: &Server, slot: &Slot, token: Option<&str>) -> O
     }
     match instance.receive(server.now_ms()) {
         Head::There(receipt, body) => Some(head(receipt, &body)),
-        Head::Nothing { .. } | Head::Denied => None,
+        Head::Nothing { .. } | Head::Withheld => None,
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn receive(server: &Server, slot: &Slot, id: &str, path: &str, 
         };
         let again = match found {
             Head::There(receipt, body) => return head(receipt, &body),
-            Head::Denied => return empty(knobs.empty_answer),
+            Head::Withheld => return empty(knobs.empty_answer),
             Head::Nothing { until_ms: None } => deadline,
             Head::Nothing { until_ms: Some(until_ms) } => {
                 deadline.min(Instant::now() + Duration::from_millis(until_ms.saturating_sub(now_ms)))

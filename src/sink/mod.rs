@@ -51,11 +51,11 @@ pub trait Sink: Send + Sync {
 /// The lane of one instance into a sink.
 #[async_trait]
 pub trait Lane: Send {
-    /// Stores the notification, `marked` as a possible duplicate. `Ok` means durably stored: it *will* be deleted upstream. May be
-    /// called again with the same notification.
+    /// Stores the notification, `marked` as a possible duplicate. `Ok` means durably stored: the caller will delete it upstream. May
+    /// be called again with the same notification.
     ///
-    /// If the future is dropped before it completes the outcome is unknown: the sink may still store the notification. The next
-    /// lane knows whether it did.
+    /// If the future is dropped before it completes the outcome is unknown: the sink may still store the notification. The
+    /// [`Memory`] of the next lane says whether it did, unless the sink keeps none.
     ///
     /// # Errors
     /// Each [`SinkError`] defines what the caller has to do.
@@ -75,7 +75,7 @@ pub trait Lane: Send {
 
 /// A notification that the bridge submits to a sink. A sink reports that it is stored by turning it into a [`Stored`].
 ///
-/// Only the bridge can create one from a [`Notification`]:
+/// Only the bridge can create one from a [`Notification`] (and, for tests, [`contract_test::pending`]):
 ///
 /// ```compile_fail,E0624
 /// # use green_api_bridge::{notification::Notification, sink::Pending};
@@ -122,7 +122,7 @@ impl Pending {
 /// }
 /// ```
 #[derive(Debug)]
-#[must_use = "a stored notification has to be deleted upstream"]
+#[must_use = "a stored notification has to be passed to `Queue::delete`"]
 pub struct Stored {
     instance: InstanceId,
     receipt: ReceiptId,
@@ -214,7 +214,7 @@ impl fmt::Display for Reason {
 /// Why a notification was not stored, by what the caller has to do. The text contains no secrets.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SinkError {
-    /// Certainly not stored; others may be. Retry on this lane after a pause.
+    /// This notification was certainly not stored; others of its group may be. Retry on this lane after a pause.
     #[error("the sink refused the notification: {0}")]
     Refused(String),
     /// As [`Refused`](Self::Refused), and there is no room for it as a dead letter either.

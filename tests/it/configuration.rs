@@ -89,3 +89,21 @@ fn rows(schema: &Value, section: &str, object: &Value, table: &mut String) {
         }
     }
 }
+
+/// A key of a comment counts: it is one that was commented out, because it excludes another.
+#[test]
+fn the_example_has_every_key_of_the_table() {
+    let example = include_str!("../../deploy/config.example.yaml");
+    let table = table();
+    let keys = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let mut count = 0;
+    for key in keys {
+        let last = key.rsplit('.').next().unwrap();
+        let begins = |line: &str| line.trim_start_matches(['#', ' ', '-']).starts_with(&format!("{last}:"));
+        let within = ["{", ", ", "or "].map(|before| format!("{before}{last}:"));
+        let has = |line: &str| begins(line) || within.iter().any(|text| line.contains(text));
+        assert!(example.lines().any(has), "{key} is not in deploy/config.example.yaml");
+        count += 1;
+    }
+    assert!(count > 30, "{count} keys");
+}

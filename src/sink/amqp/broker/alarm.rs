@@ -41,8 +41,8 @@ impl Alarms {
         Self(state)
     }
 
-    /// Waits up to 30 s for `answer`, not counting the time during which the broker blocks publishers. An error carries
-    /// the broker's reason.
+    /// Waits up to 30 s for `answer`; while the broker blocks publishers without limit, and 30 s anew when it no longer does. An
+    /// error carries the broker's reason.
     pub(super) async fn await_answer<T>(
         &self,
         answer: impl Future<Output = Result<T, SessionError>>,

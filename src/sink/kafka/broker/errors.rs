@@ -28,7 +28,7 @@ use tracing::debug;
 
 use crate::sink::Reason;
 
-/// How long a retriable call is retried. Longer than the transaction timeout.
+/// How long a retriable call is retried: longer than the transaction timeout, so that the broker has aborted before we give up.
 pub(super) const RETRY_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The cause of a refused record.
@@ -86,7 +86,7 @@ pub(super) fn explain(error: &KafkaError) -> String {
 }
 
 /// Retries a call for as long as its error is retriable.
-pub(super) fn persist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+pub(super) fn retry_while_retriable(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     let begun = Instant::now();
     loop {
         match call() {

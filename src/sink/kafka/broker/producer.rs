@@ -13,7 +13,7 @@ use rdkafka::util::Timeout;
 use tracing::debug;
 
 use super::client::Quiet;
-use super::errors::{Blame, RETRY_TIMEOUT, blame, explain, persist};
+use super::errors::{Blame, RETRY_TIMEOUT, blame, explain, retry_while_retriable};
 use super::record::Record;
 use super::unreachable;
 use crate::fault;
@@ -68,7 +68,7 @@ impl Producer {
         let (sender, deliveries) = channel();
         let client: ThreadedProducer<Deliveries> =
             config.create_with_context(Deliveries(sender)).map_err(unavailable)?;
-        persist(|| client.init_transactions(Timeout::Never)).map_err(unavailable)?;
+        retry_while_retriable(|| client.init_transactions(Timeout::Never)).map_err(unavailable)?;
         Ok(Self { client, deliveries })
     }
 
@@ -149,7 +149,9 @@ impl Producer {
         }
         fault::reached("before_commit");
         let (begun, mut calls) = (Instant::now(), 0);
-        let committed = persist(|| {
+        // No timeout of our own: a commit that is given up on has an unknown outcome. The client retries until the coordinator
+        // answers; the broker aborts after `transaction.timeout.ms`, and `ShardWatch` reports the wait after 10 s.
+        let committed = retry_while_retriable(|| {
             calls += 1;
             self.client.commit_transaction(Timeout::Never)
         });
@@ -185,7 +187,7 @@ impl Producer {
         } else if bad.is_empty() {
             return Ok(Attempt::Failed(first));
         }
-        match (persist(|| self.client.abort_transaction(Timeout::Never)), forbidden) {
+        match (retry_while_retriable(|| self.client.abort_transaction(Timeout::Never)), forbidden) {
             (Ok(()), _) if bad.is_empty() => Err(Purged),
             (Ok(()), _) => Ok(Attempt::Refused(bad)),
             (Err(error), Some(why)) => Ok(Attempt::Forbidden(format!("{why} (abort_transaction: {error})"))),
