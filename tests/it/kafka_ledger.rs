@@ -1,3 +1,4 @@
+use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 use green_api_bridge::notification::Fingerprint;
 use serde_json::{Value, json};
 
@@ -124,4 +125,23 @@ async fn shards_are_not_raised_over_an_entry_that_cannot_be_used() {
     scene.drained();
     let records = topics.read(1);
     assert_eq!((records[0].body.as_str(), records[0].headers["ce_sequence"].as_str()), ("2", "00000000000000000008"));
+}
+
+/// Reading to the end of what is decided is not reading up to one's own sentinel: somebody's open transaction hides everything
+/// behind its beginning, also what was committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_behind_an_open_transaction_of_somebody_else_is_waited_for() {
+    let (scene, topics) = (Scene::of([ID]).await, Topics::new());
+    scene.push(["1"]);
+    let bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.drained();
+    scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
+    foreign_client("open_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), "10"]);
+    scene.push(["2"]);
+    eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
+    bridge.kill();
+    let _bridge = scene.start_with("bridge", &topics.sink(""));
+    scene.push(["3"]);
+    scene.drained();
+    assert_eq!(topics.bodies(3), ["1", "2", "3"]);
 }
