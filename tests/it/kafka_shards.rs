@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::admin::{self, free_address, readiness, text};
@@ -57,6 +57,30 @@ async fn replicas_share_the_shards_and_take_over_from_whoever_ends() {
     scene.drained();
     assert_exactly_once(&scene, &topics, &bodies);
     assert!(!first.log().contains("took over"), "nobody is ended by another: {}", first.log());
+}
+
+/// Two replicas that believe that they own a shard must not end each other, nor fence each other in turns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_replica_does_not_end_and_takes_its_shard_back_after_a_pause() {
+    let bodies = numbered(2);
+    let (scene, topics) = (Scene::fleet(20, &bodies[..1]).await, Topics::new());
+    let bridge = scene.start_with("bridge", &shared(&topics));
+    scene.drained();
+    let owned = || bridge.log().matches(&event("sink_owned")).count();
+    let before = owned();
+    // As another replica does, up to its death right after the sentinel.
+    let id = format!("{}-0", topics.name);
+    foreign_client("fence_kafka.py", &[&topics.servers, &id]);
+    let value = json!({"owner": uuid::Uuid::new_v4(), "acquisition": 1, "shards": SHARDS}).to_string();
+    let sentinel = json!({"key": format!("owner:{id}"), "value": value}).to_string();
+    foreign_client("write_kafka.py", &[&topics.servers, &format!("{}.ledger", topics.name), &sentinel]);
+    let begun = Instant::now();
+    scene.push_to_all(&bodies[1..]);
+    scene.drained();
+    // Longer than a heartbeat: by then it would know if the shard were another's.
+    assert!(begun.elapsed() > Duration::from_secs(1), "fenced back after {:?}", begun.elapsed());
+    assert_eq!(owned(), before + 1, "{}", bridge.log());
+    assert_exactly_once(&scene, &topics, &bodies);
 }
 
 #[tokio::test(flavor = "multi_thread")]
