@@ -68,6 +68,17 @@ fn the_document_has_the_operator_s_own_names_and_the_official_parser_takes_it() 
 }
 
 #[test]
+fn an_address_in_a_file_that_is_none_is_reported_without_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, uri) = (folder.path().join("bridge.yaml"), folder.path().join("uri"));
+    fs::write(&uri, "s3cret-canary").unwrap();
+    fs::write(&path, format!("{INSTANCES}sink: {{amqp: {{uri_file: '{}'}}}}\n", uri.display())).unwrap();
+    let (code, _, output) = run(command().args(["asyncapi", "--config"]).arg(&path));
+    assert_eq!(code, 78, "{output}");
+    assert!(output.contains("sink.amqp.uri_file") && !output.contains("canary"), "{output}");
+}
+
+#[test]
 fn what_is_no_broker_has_no_document() {
     let (code, _, output) = run(command().args(["asyncapi", "--sink", "stdout:"]));
     assert_eq!(code, 78, "{output}");

@@ -57,7 +57,11 @@ impl Kind for Options {
             Some(uri) => vec![uri.trim().to_owned()],
             None => self.uri.iter().map(|uri| uri.expose_secret().to_owned()).collect(),
         };
-        let urls: Vec<Url> = addresses.iter().filter_map(|uri| Url::parse(uri).ok()).collect();
+        let urls: Result<Vec<Url>, _> = addresses.iter().map(|uri| Url::parse(uri)).collect();
+        // The parser's error does not repeat the text, which may contain a password.
+        let urls = urls.map_err(|error| {
+            SetupError::new("sink.amqp.uri_file must look like amqps://USER:PASSWORD@HOST:5671/VHOST", error)
+        })?;
         let server = |url: &Url| {
             let port = url.port().unwrap_or(if url.scheme() == "amqps" { 5671 } else { 5672 });
             let host = format!("{}:{port}", url.host_str().unwrap_or_default());
