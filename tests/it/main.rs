@@ -8,137 +8,137 @@
     allow(dead_code, unused_imports, reason = "what the tests of a missing feature share")
 )]
 
-/// Proxies and brokers are where the config says they are, or it is refused.
+/// Addresses of proxies and brokers: what is accepted, what is refused.
 #[cfg(feature = "emulator")]
 mod addresses;
-/// The operator's HTTP port.
+/// The admin port: metrics, status, health.
 #[cfg(feature = "emulator")]
 mod admin;
-/// What others may do to that port.
+/// The admin port against hostile clients and browsers.
 #[cfg(feature = "emulator")]
 mod admin_port;
-/// The alerts, in a real Prometheus.
+/// The alert rules, evaluated by a real Prometheus.
 #[cfg(feature = "broker-tests")]
 mod alerts;
 /// The AsyncAPI document of a config.
 #[cfg(feature = "broker-tests")]
 mod asyncapi;
-/// Tokens, passwords, phone numbers and texts, looked for wherever an operator looks.
+/// No token, password, phone number or message text in logs, metrics or pages.
 #[cfg(feature = "broker-tests")]
 mod canaries;
 /// Replicas on clusters of three brokers.
 #[cfg(feature = "broker-tests")]
 mod clusters;
-/// What an operator types, and the exit codes.
+/// Command-line arguments and exit codes.
 mod command_line;
-/// What keeps an instance from going on is reported, once.
+/// Conditions of instances: entered, reported once, cleared.
 #[cfg(feature = "emulator")]
 mod conditions;
-/// The page of the configuration.
+/// `deploy/docs/configuration.md` equals the schema.
 mod configuration;
-/// Every sink keeps the contract of sinks, and who breaks it is noticed.
+/// The contract test of sinks: every built-in sink passes, broken ones fail.
 mod contract;
-/// The documents for contributors are true.
+/// `CONTRIBUTING.md`, `SECURITY.md` and the workflows.
 mod contributors;
-/// What operators deploy with is true.
+/// Kubernetes manifest, Dockerfile, Compose files, unit: read by their own tools.
 #[cfg(all(feature = "kafka", feature = "amqp", feature = "emulator"))]
 mod deploy;
-/// Compose's services, the unit and the sample consumers, at work.
+/// Compose's services, the unit and the sample consumers, executed.
 #[cfg(feature = "broker-tests")]
 mod deploy_run;
-/// What `doctor` finds, and that it touches nothing.
+/// `doctor`: what it finds, and that it changes nothing.
 #[cfg(feature = "emulator")]
 mod doctor;
 /// The Green API queue as a local server.
 #[cfg(feature = "emulator")]
 mod emulator;
-/// What is given up of security.
+/// Warnings about weakened security.
 #[cfg(feature = "emulator")]
 mod exposure;
-/// What others may do to the file of the sink.
+/// The file sink when its file is moved, replaced or removed.
 #[cfg(feature = "emulator")]
 mod file;
 /// Many instances in one process.
 #[cfg(feature = "emulator")]
 mod fleet;
-/// Bad instances beside good ones.
+/// Faulty instances beside healthy ones.
 #[cfg(feature = "broker-tests")]
 mod hostile;
-/// Paths that lead to no file, and file systems that hang.
+/// Config and secret files that are missing, special, or on a hanging file system.
 #[cfg(feature = "emulator")]
 mod input_files;
-/// Into a real Kafka, read by somebody else's client.
+/// Kafka, read by an independent client.
 #[cfg(feature = "broker-tests")]
 mod kafka;
-/// Kafka and the bridge under kills.
+/// Kafka: bridge and broker killed at named points.
 #[cfg(feature = "broker-tests")]
 mod kafka_kills;
-/// What stands in the ledger, whoever wrote it.
+/// The ledger topic, with entries of ours and of others.
 #[cfg(feature = "broker-tests")]
 mod kafka_ledger;
-/// Logins by tokens of an OpenID provider.
+/// Kafka logins by OAUTHBEARER.
 #[cfg(feature = "broker-tests")]
 mod kafka_oauth;
-/// Kafka out of reach, in each way.
+/// Kafka outages.
 #[cfg(feature = "broker-tests")]
 mod kafka_outages;
-/// What Kafka does not take.
+/// Notifications that Kafka rejects.
 #[cfg(feature = "broker-tests")]
 mod kafka_poison;
-/// TLS, logins and permissions.
+/// Kafka: TLS, logins and permissions.
 #[cfg(feature = "broker-tests")]
 mod kafka_security;
-/// Topics as operators make them.
+/// Kafka topics with the settings of operators.
 #[cfg(feature = "broker-tests")]
 mod kafka_settings;
-/// Replicas that share the instances.
+/// Replicas that share the instances through Kafka.
 #[cfg(feature = "broker-tests")]
 mod kafka_shards;
-/// Topics of a test's own.
+/// Support: Kafka topics of a test's own.
 #[cfg(feature = "broker-tests")]
 mod kafka_topics;
 /// From the emulator into a file: order, crashes, bad answers, secrets.
 #[cfg(feature = "emulator")]
 mod line;
-/// A network to cut.
+/// Support: a proxy whose connections a test can cut.
 mod network;
-/// Answers that are no notification, or hardly.
+/// Malformed and unexpected answers of Green API.
 #[cfg(feature = "emulator")]
 mod odd_answers;
-/// A receive beside the delete before it.
+/// A receive that overlaps the delete before it.
 #[cfg(feature = "emulator")]
 mod overlap;
 /// The admin port's page, in a real browser.
 #[cfg(feature = "broker-tests")]
 mod page;
-/// Into a real RabbitMQ, read by somebody else's client.
+/// RabbitMQ, read by an independent client.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq;
-/// What RabbitMQ closes a channel over.
+/// Messages for which RabbitMQ closes a channel.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_channels;
-/// What downstream services make of it, in Python and JavaScript.
+/// RabbitMQ, consumed in Python and JavaScript.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_consumers;
-/// RabbitMQ, its operator and the network at their worst.
+/// RabbitMQ: broker restarts, deleted queues, network faults.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_faults;
-/// The bridge killed on its way into RabbitMQ.
+/// RabbitMQ: the bridge killed at named points.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_kills;
-/// Who may publish into RabbitMQ, and when.
+/// RabbitMQ: ownership by exclusive queues.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_owners;
-/// Queues of a test's own.
+/// Support: RabbitMQ queues of a test's own.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_queues;
-/// What consumers of RabbitMQ fail on.
+/// Messages that consumers of RabbitMQ reject.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_rejected;
 /// Replicas that share the instances through RabbitMQ.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_shards;
-/// Certificates of RabbitMQ and for it.
+/// RabbitMQ: TLS and client certificates.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_tls;
 /// Exchanges and queues that are missing, different, deleted or full.
@@ -147,33 +147,33 @@ mod rabbitmq_topology;
 /// `verify` of RabbitMQ's queues and streams.
 #[cfg(feature = "broker-tests")]
 mod rabbitmq_verify;
-/// The README and the pages of `deploy/docs` stay true.
+/// The README and the pages of `deploy/docs`: commands, links, tables.
 #[cfg(feature = "emulator")]
 mod readme;
-/// A sink of somebody else's: the example, into a real Redis.
+/// The example sink, with a real Redis.
 #[cfg(feature = "broker-tests")]
 mod redis;
-/// Redis and the bridge under kills.
+/// The example sink: Redis and the bridge killed.
 #[cfg(feature = "broker-tests")]
 mod redis_kills;
 /// Notifications that come again although their deletes were confirmed.
 #[cfg(feature = "emulator")]
 mod repeats;
-/// Several bridges with one config.
+/// Support: several bridges with one config, killed and paused.
 #[cfg(feature = "broker-tests")]
 mod replicas;
-/// An emulated instance and the bridge under test.
+/// Support: emulated instances and the bridge under test.
 #[cfg(feature = "emulator")]
 mod scene;
-/// What must not be shown is not shown.
+/// Secrets are never shown.
 #[cfg(feature = "emulator")]
 mod secrets;
-/// Every bad answer, at random, into a real Kafka.
+/// Random faults of Green API, with a real Kafka.
 #[cfg(feature = "broker-tests")]
 mod storm;
-/// Processes and patience.
+/// Support: processes, foreign clients, waiting for conditions.
 mod support;
-/// What is nowhere in the source, or in one place alone.
+/// Rules of the source: absences, limits, layering.
 mod tidy;
 /// `verify` finds what is wrong, when something is.
 #[cfg(feature = "emulator")]
