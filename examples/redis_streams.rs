@@ -29,7 +29,7 @@ use green_api_bridge::fleet;
 use green_api_bridge::green_api::{GreenApi, Queue};
 use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::{Fingerprint, InstanceId};
-use green_api_bridge::sink::cloud_event::{self, Place};
+use green_api_bridge::sink::cloud_event::{self, Position};
 use green_api_bridge::sink::session::{Action, Job, Session, SessionError};
 use green_api_bridge::sink::worker::Worker;
 use green_api_bridge::sink::{DeadLetter, Reason, SinkError};
@@ -178,7 +178,7 @@ impl RedisSession {
         }
     }
 
-    fn place(&self, job: &Job, marked: bool) -> Place {
+    fn position(&self, job: &Job, marked: bool) -> Position {
         let notification = job.notification();
         let sequence = self.memory.get(&notification.instance()).map_or(1, |(last, _)| last + 1);
         // Consumers parse what they read.
@@ -187,7 +187,7 @@ impl RedisSession {
             destination: self.keys.0[NOTIFICATIONS - 1].clone(),
             kept_in: self.keys.0[DEAD_LETTERS - 1].clone().into(),
         });
-        Place { sequence, marked, dead_letter, ..Place::default() }
+        Position { sequence, marked, dead_letter, ..Position::default() }
     }
 }
 
@@ -204,29 +204,29 @@ impl Session for RedisSession {
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
         let mut command = self.keys.command(STORE);
         command.arg(&self.token);
-        let mut places = Vec::with_capacity(jobs.len());
+        let mut positions = Vec::with_capacity(jobs.len());
         for job in jobs.iter() {
             // That the script runs at all is the proof that `Prove` asks for.
             let Action::Publish { marked } = job.action() else {
-                places.push(None);
+                positions.push(None);
                 continue;
             };
-            let (notification, place) = (job.notification(), self.place(job, marked));
-            let stream = if place.dead_letter.is_some() { DEAD_LETTERS } else { NOTIFICATIONS };
-            let memory = format!("{} {}", place.sequence, notification.fingerprint());
-            let attributes = cloud_event::attributes(notification, &place);
+            let (notification, position) = (job.notification(), self.position(job, marked));
+            let stream = if position.dead_letter.is_some() { DEAD_LETTERS } else { NOTIFICATIONS };
+            let memory = format!("{} {}", position.sequence, notification.fingerprint());
+            let attributes = cloud_event::attributes(notification, &position);
             command.arg(stream).arg(notification.instance().to_string()).arg(memory).arg(2 * (attributes.len() + 2));
             for (name, value) in &attributes {
                 command.arg(name).arg(value.as_bytes());
             }
             command.arg("datacontenttype").arg(cloud_event::content_type(notification));
             command.arg("data").arg(&notification.body()[..]);
-            places.push(Some(place));
+            positions.push(Some(position));
         }
         self.run(&command)?;
         // Certain from here on.
-        for (job, place) in jobs.drain(..).zip(places) {
-            let Some(Place { sequence, dead_letter, .. }) = place else {
+        for (job, position) in jobs.drain(..).zip(positions) {
+            let Some(Position { sequence, dead_letter, .. }) = position else {
                 job.stored(None);
                 continue;
             };

@@ -144,18 +144,18 @@ impl<'a> Bridge<'a> {
                 fault::reached("stored");
                 Ok(Published::Stored(stored))
             }
-            Err(refusal @ (SinkError::Refused(_) | SinkError::NoRoom(_))) => {
+            Err(refusal @ (SinkError::Refused(_) | SinkError::DeadLetterFailed(_))) => {
                 // It will be received again; until then its body takes no memory.
                 drop(head);
                 self.monitor.refused(&refusal);
                 sleep_unless(self.stop, self.monitor.pause()).await;
                 Ok(Published::ReceiveAgain)
             }
-            Err(SinkError::Renewed) => {
+            Err(SinkError::OwnershipLost) => {
                 self.monitor.discarded();
                 Ok(Published::LaneLost)
             }
-            Err(SinkError::Reopen(cause)) => {
+            Err(SinkError::OutcomeUnknown(cause)) => {
                 self.monitor.discarded();
                 self.metrics.publish_unknown.increase();
                 warn!(

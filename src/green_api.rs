@@ -299,7 +299,7 @@ impl Queue {
         };
         let not_read = |why: NotRead| match why {
             NotRead::TooLarge => too_large(),
-            NotRead::NoRoom => {
+            NotRead::OverMemoryLimit => {
                 let cause = "answers over 256 KiB take 256 MiB together by now, which the sink has to store first";
                 self.problem(call, Condition::UpstreamUnavailable, cause)
             }

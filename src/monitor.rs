@@ -1,4 +1,4 @@
-//! The state of an instance: its conditions and pauses, derived from what happens on the line.
+//! The state of an instance: its conditions and pauses, derived from what happens as it is polled.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -263,9 +263,9 @@ impl Monitor {
     pub(crate) fn refused(&mut self, refusal: &SinkError) {
         self.metrics.publish_refused.increase();
         self.metrics.in_flight_bytes.set(0);
-        let (SinkError::Refused(cause) | SinkError::NoRoom(cause)) = refusal else { return };
+        let (SinkError::Refused(cause) | SinkError::DeadLetterFailed(cause)) = refusal else { return };
         self.conditions.enter(Condition::SinkUnavailable, cause);
-        if matches!(refusal, SinkError::NoRoom(_)) {
+        if matches!(refusal, SinkError::DeadLetterFailed(_)) {
             self.conditions.enter(Condition::DeadLetters, cause);
         }
         self.may_wait(now());

@@ -57,9 +57,9 @@ pub(super) async fn run(config: Config, stop: CancellationToken) -> Result<(), F
     outcome.map_err(|end| match end {
         SinkError::Fenced(_) => Failure::Fenced(end.into()),
         SinkError::Refused(_)
-        | SinkError::NoRoom(_)
-        | SinkError::Renewed
-        | SinkError::Reopen(_)
+        | SinkError::DeadLetterFailed(_)
+        | SinkError::OwnershipLost
+        | SinkError::OutcomeUnknown(_)
         | SinkError::Closed(_) => Failure::Failed(end.into()),
     })
 }

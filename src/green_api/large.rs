@@ -32,7 +32,7 @@ pub(super) enum NotRead {
     /// Larger than the maximum.
     TooLarge,
     /// Other large answers take the memory.
-    NoRoom,
+    OverMemoryLimit,
 }
 
 /// An answer that is being read.
@@ -98,7 +98,7 @@ impl LargeAnswers {
         let bytes = u32::try_from(bytes).map_err(|_more_than_all| NotRead::TooLarge)?;
         match timeout(PERMIT_TIMEOUT, Arc::clone(&self.0).acquire_many_owned(bytes)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(NotRead::NoRoom),
+            Ok(Err(_)) | Err(_) => Err(NotRead::OverMemoryLimit),
         }
     }
 }
@@ -135,13 +135,13 @@ mod tests {
         for _ in 0..4 {
             in_hand.push(read(&large, Some(64 * MIB), &[32 * MIB, 32 * MIB]).await.unwrap());
         }
-        assert_eq!(read(&large, Some(SMALL + 1), &[SMALL + 1]).await, Err(NotRead::NoRoom));
-        assert_eq!(read(&large, None, &[SMALL, 1]).await, Err(NotRead::NoRoom));
+        assert_eq!(read(&large, Some(SMALL + 1), &[SMALL + 1]).await, Err(NotRead::OverMemoryLimit));
+        assert_eq!(read(&large, None, &[SMALL, 1]).await, Err(NotRead::OverMemoryLimit));
         assert_eq!(read(&large, Some(SMALL), &[SMALL]).await.unwrap().len(), SMALL);
         assert_eq!(read(&large, None, &[SMALL]).await.unwrap().len(), SMALL);
         // Clones of the bytes keep the permit.
         let part = in_hand.pop().unwrap().slice(1..2);
-        assert_eq!(read(&large, Some(MIB), &[MIB]).await, Err(NotRead::NoRoom));
+        assert_eq!(read(&large, Some(MIB), &[MIB]).await, Err(NotRead::OverMemoryLimit));
         drop(part);
         assert!(read(&large, Some(MIB), &[MIB]).await.is_ok());
     }

@@ -15,7 +15,7 @@ pub fn content_type(notification: &Notification) -> &'static str {
 
 /// The position of a notification in the stream of its instance.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub struct Position {
     /// Starts with 1, without gaps within an epoch.
     pub sequence: u64,
     /// When ownership was taken, in Unix milliseconds; `None` in a sink with memory.
@@ -28,7 +28,7 @@ pub struct Place {
 
 /// The attributes of a notification, in the order in which they are written.
 #[must_use]
-pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(&'static str, Cow<'a, str>)> {
+pub fn attributes<'a>(notification: &'a Notification, position: &'a Position) -> Vec<(&'static str, Cow<'a, str>)> {
     let (instance, facts) = (notification.instance(), notification.facts());
     let mut attributes = vec![
         ("specversion", Cow::Borrowed("1.0")),
@@ -36,7 +36,7 @@ pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(
         ("source", format!("/green-api/waInstance{instance}").into()),
         ("type", format!("com.green-api.{}", facts.kind).into()),
         ("time", Cow::Borrowed(facts.time.as_str())),
-        ("sequence", format!("{:020}", place.sequence).into()),
+        ("sequence", format!("{:020}", position.sequence).into()),
         ("idinstance", instance.to_string().into()),
         ("receiptid", notification.receipt().to_string().into()),
     ];
@@ -44,13 +44,13 @@ pub fn attributes<'a>(notification: &'a Notification, place: &'a Place) -> Vec<(
     attributes
         .extend(of_message.into_iter().filter_map(|(name, value)| Some((name, Cow::Borrowed(value.as_deref()?)))));
     attributes.push(("chatkind", Cow::Borrowed(facts.chat_kind.name())));
-    if let Some(epoch) = place.epoch {
+    if let Some(epoch) = position.epoch {
         attributes.push(("epoch", epoch.to_string().into()));
     }
-    if place.marked {
+    if position.marked {
         attributes.push(("possibleduplicate", Cow::Borrowed("true")));
     }
-    if let Some(letter) = &place.dead_letter {
+    if let Some(letter) = &position.dead_letter {
         attributes.push(("deadletterreason", letter.reason.to_string().into()));
         attributes.push(("originaldestination", Cow::Borrowed(&letter.destination)));
     }

@@ -1,5 +1,5 @@
 //! The contract of sinks as a test: [`run`] holds a sink against what [`Sink`], [`Lane`](super::Lane)
-//! and [`Memory`] promise, in a real place. Every built-in sink passes it, and so should yours.
+//! and [`Memory`] promise, in a real store. Every built-in sink passes it, and so should yours.
 #![allow(clippy::unwrap_used, reason = "a test ends with a panic where a promise is broken")]
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const TAKE_OVER: Duration = Duration::from_secs(5);
 
 /// Where a sink under test stores, and what can be done to it. Nobody else uses it meanwhile.
 #[async_trait]
-pub trait Place: Sync {
+pub trait Harness: Sync {
     /// Starts a sink there, as a new process of the bridge would.
     async fn start(&self) -> Arc<dyn Sink>;
 
@@ -96,19 +96,19 @@ pub fn pending(notification: &Notification) -> Pending {
 ///
 /// # Panics
 /// Where a promise is broken; the text names it.
-pub async fn run(place: &impl Place) {
-    stores_in_order_and_remembers(place).await;
-    sets_one_apart_and_not_its_group(place).await;
-    survives_dropped_futures(place).await;
-    if place.ownership_can_end() {
-        yields_to_a_later_owner(place).await;
-        comes_back_and_refuses_lanes_of_an_earlier_ownership(place).await;
+pub async fn run(harness: &impl Harness) {
+    stores_in_order_and_remembers(harness).await;
+    sets_one_apart_and_not_its_group(harness).await;
+    survives_dropped_futures(harness).await;
+    if harness.ownership_can_end() {
+        yields_to_a_later_owner(harness).await;
+        comes_back_and_refuses_lanes_of_an_earlier_ownership(harness).await;
     }
 }
 
 /// Many lanes at once, each in order, unaltered, counted from 1, marked where it was asked for; and known after a
 /// restart.
-async fn stores_in_order_and_remembers(place: &impl Place) {
+async fn stores_in_order_and_remembers(harness: &impl Harness) {
     let bodies: Vec<Vec<u8>> =
         ["null", "{ \"a\":1.10, \"a\":2 }", r#"{"\ud800":"\u0000"}"#, "[1e400]", "{\r\n}", "\"ä\""]
             .map(|body| body.as_bytes().to_vec())
@@ -116,10 +116,10 @@ async fn stores_in_order_and_remembers(place: &impl Place) {
             .chain((0..14).map(|number| format!("{{\"n\":{number}}}").into_bytes()))
             .collect();
     let instances: Vec<InstanceId> = (0..8).map(|_| new_instance()).collect();
-    let sink = place.start().await;
+    let sink = harness.start().await;
     let mut lanes = JoinSet::new();
     for &instance in &instances {
-        let (sink, bodies, remembers) = (Arc::clone(&sink), bodies.clone(), place.remembers());
+        let (sink, bodies, remembers) = (Arc::clone(&sink), bodies.clone(), harness.remembers());
         lanes.spawn(async move {
             let (mut lane, memory) = open(&*sink, instance).await;
             let first = if remembers { Memory::Nothing } else { Memory::Unknown };
@@ -136,13 +136,13 @@ async fn stores_in_order_and_remembers(place: &impl Place) {
     }
     lanes.join_all().await;
     drop(sink);
-    let (sink, read) = (place.start().await, place.read().await);
+    let (sink, read) = (harness.start().await, harness.read().await);
     for &instance in &instances {
         let expected = |(sequence, body): (u64, &Vec<u8>)| Message {
             instance,
             body: body.clone(),
             sequence,
-            marked: sequence == 1 && !place.remembers(),
+            marked: sequence == 1 && !harness.remembers(),
             dead_letter: false,
         };
         assert_eq!(
@@ -151,22 +151,22 @@ async fn stores_in_order_and_remembers(place: &impl Place) {
             "order: of instance {instance}"
         );
         let (mut lane, memory) = open(&*sink, instance).await;
-        assert_remembered(place, memory, 20, bodies.last().unwrap());
+        assert_remembered(harness, memory, 20, bodies.last().unwrap());
         let again = notification(instance, bodies.last().unwrap());
         let stored = within("a proof", lane.already_stored(Pending::new(&again))).await.unwrap();
         assert_eq!((stored.receipt(), stored.sequence()), (again.receipt(), None), "proof: of what was stored before");
-        let next = publish(&mut *lane, instance, b"\"next\"", !place.remembers()).await.unwrap();
-        assert_eq!(next.sequence(), place.remembers().then_some(21), "sequence: goes on after a restart");
+        let next = publish(&mut *lane, instance, b"\"next\"", !harness.remembers()).await.unwrap();
+        assert_eq!(next.sequence(), harness.remembers().then_some(21), "sequence: goes on after a restart");
     }
-    let read = place.read().await;
+    let read = harness.read().await;
     assert!(instances.iter().all(|instance| of(&read, *instance).len() == 21), "proof: it stores nothing");
 }
 
 /// What is no JSON, or is unwanted for another reason, is kept apart or refused, and its neighbours are stored.
-async fn sets_one_apart_and_not_its_group(place: &impl Place) {
-    let sink = place.start().await;
+async fn sets_one_apart_and_not_its_group(harness: &impl Harness) {
+    let sink = harness.start().await;
     let malformed = (b"{\"a\":NaN}".to_vec(), Some(Reason::Malformed));
-    let unwanted = place.unwanted().map(|body| (body, None));
+    let unwanted = harness.unwanted().map(|body| (body, None));
     for (body, reason) in [malformed].into_iter().chain(unwanted) {
         let (bad, mut lanes) = (new_instance(), JoinSet::new());
         for number in 0..9 {
@@ -187,14 +187,14 @@ async fn sets_one_apart_and_not_its_group(place: &impl Place) {
             Ok(stored) => {
                 let letter = stored.dead_letter().expect("what cannot be stored like others is a dead letter");
                 assert!(reason.is_none_or(|reason| letter.reason == reason), "dead letter: {letter:?}");
-                assert_eq!(stored.sequence(), place.remembers().then_some(1), "sequence: dead letters count");
+                assert_eq!(stored.sequence(), harness.remembers().then_some(1), "sequence: dead letters count");
                 true
             }
             Err(SinkError::Refused(_)) if reason.is_none() => false,
             other => panic!("neither kept apart nor refused: {other:?}"),
         };
         drop(publish(&mut *lane, bad, b"\"good\"", false).await.expect("the next one of its instance is stored"));
-        let (neighbours, read) = (lanes.join_all().await, place.read().await);
+        let (neighbours, read) = (lanes.join_all().await, harness.read().await);
         for instance in neighbours {
             assert_eq!(of(&read, instance).len(), 2, "the neighbours are stored, once");
         }
@@ -209,8 +209,8 @@ async fn sets_one_apart_and_not_its_group(place: &impl Place) {
 }
 
 /// A publish that is dropped may have stored or not; what the next lane says of it stays true.
-async fn survives_dropped_futures(place: &impl Place) {
-    let (sink, instance) = (place.start().await, new_instance());
+async fn survives_dropped_futures(harness: &impl Harness) {
+    let (sink, instance) = (harness.start().await, new_instance());
     let (mut lane, mut memory) = open(&*sink, instance).await;
     // While the sink stores for others, what it is asked for comes together.
     let mut others = JoinSet::new();
@@ -253,8 +253,8 @@ async fn survives_dropped_futures(place: &impl Place) {
     drop(publish(&mut *lane, instance, b"\"last\"", memory == Memory::Unknown).await.unwrap());
     stored.push("\"last\"".to_owned());
     others.shutdown().await;
-    let mut read = of(&place.read().await, instance);
-    if !place.remembers() {
+    let mut read = of(&harness.read().await, instance);
+    if !harness.remembers() {
         // A copy is one only behind its first, and marked.
         let mut index = 1;
         while index < read.len() {
@@ -268,11 +268,11 @@ async fn survives_dropped_futures(place: &impl Place) {
     assert_eq!(bodies(&read), stored, "the outcome of a dropped publish stays true");
 }
 
-/// When another process owns the place, this one stores nothing any more; or the other one waits.
-async fn yields_to_a_later_owner(place: &impl Place) {
-    let (sink, instance) = (place.start().await, new_instance());
+/// When another process owns the sink, this one stores nothing any more; or the other one waits.
+async fn yields_to_a_later_owner(harness: &impl Harness) {
+    let (sink, instance) = (harness.start().await, new_instance());
     let (mut lane, _) = open(&*sink, instance).await;
-    let later = place.start().await;
+    let later = harness.start().await;
     let mut opening = {
         let later = Arc::clone(&later);
         tokio::spawn(async move { within("the later owner's lane", later.open(instance)).await })
@@ -296,24 +296,24 @@ async fn yields_to_a_later_owner(place: &impl Place) {
         opening = tokio::spawn(async move { opened.unwrap() });
     }
     let (mut lane, memory) = opening.await.unwrap().expect("the later owner opens a lane");
-    let read = of(&place.read().await, instance);
+    let read = of(&harness.read().await, instance);
     assert!(bodies(&read).starts_with(&stored), "stored before the end of an ownership: {read:?}");
-    if place.remembers() && !read.is_empty() {
-        assert_remembered(place, memory, read.len() as u64, &read.last().unwrap().body);
+    if harness.remembers() && !read.is_empty() {
+        assert_remembered(harness, memory, read.len() as u64, &read.last().unwrap().body);
     }
     drop(publish(&mut *lane, instance, b"\"later\"", memory == Memory::Unknown).await.unwrap());
-    assert_eq!(bodies(&of(&place.read().await, instance))[read.len()..], ["\"later\""], "nothing came late");
+    assert_eq!(bodies(&of(&harness.read().await, instance))[read.len()..], ["\"later\""], "nothing came late");
 }
 
 /// Waits while the place is out of reach, goes on by itself, and knows what it stored; a lane that was opened before
 /// stores nothing.
-async fn comes_back_and_refuses_lanes_of_an_earlier_ownership(place: &impl Place) {
-    let (sink, instance, other) = (place.start().await, new_instance(), new_instance());
+async fn comes_back_and_refuses_lanes_of_an_earlier_ownership(harness: &impl Harness) {
+    let (sink, instance, other) = (harness.start().await, new_instance(), new_instance());
     let (mut lane, _) = open(&*sink, instance).await;
     let (mut idle, _) = open(&*sink, other).await;
     drop(publish(&mut *lane, instance, b"1", false).await.unwrap());
     assert!(timeout(Duration::ZERO, idle.lost()).await.is_err(), "lost: the ownership has not ended");
-    place.interrupt().await;
+    harness.interrupt().await;
     let publishing = tokio::spawn(async move { publish(&mut *lane, instance, b"2", false).await });
     within("the end of the ownership", idle.lost()).await;
     let opening = {
@@ -325,32 +325,32 @@ async fn comes_back_and_refuses_lanes_of_an_earlier_ownership(place: &impl Place
         let proof = within("a proof", idle.already_stored(Pending::new(&notification(other, b"1")))).await;
         [stale, proof]
     });
-    place.restore().await;
+    harness.restore().await;
     for stale in within("what an earlier lane is asked for", stale).await.unwrap() {
-        let is_refused = matches!(stale, Err(SinkError::Renewed | SinkError::Reopen(_)));
+        let is_refused = matches!(stale, Err(SinkError::OwnershipLost | SinkError::OutcomeUnknown(_)));
         assert!(is_refused, "ownership: a lane of an earlier one neither stores nor proves: {stale:?}");
     }
     let second = within("the publish during the interruption", publishing).await.unwrap();
     let (mut lane, memory) = within("the next ownership", opening).await.unwrap();
-    let read = bodies(&of(&place.read().await, instance));
+    let read = bodies(&of(&harness.read().await, instance));
     match second {
         Ok(_) => assert_eq!(read, ["1", "2"], "what is reported as stored is stored"),
-        Err(SinkError::Refused(_) | SinkError::Renewed) => assert_eq!(read, ["1"], "not stored, for certain"),
-        Err(SinkError::Reopen(_)) => assert!(read == ["1"] || read == ["1", "2"], "{read:?}"),
+        Err(SinkError::Refused(_) | SinkError::OwnershipLost) => assert_eq!(read, ["1"], "not stored, for certain"),
+        Err(SinkError::OutcomeUnknown(_)) => assert!(read == ["1"] || read == ["1", "2"], "{read:?}"),
         Err(end) => panic!("an interruption is no end: {end}"),
     }
-    assert_remembered(place, memory, read.len() as u64, read.last().unwrap().as_bytes());
+    assert_remembered(harness, memory, read.len() as u64, read.last().unwrap().as_bytes());
     drop(publish(&mut *lane, instance, b"3", memory == Memory::Unknown).await.unwrap());
     assert_eq!(
-        bodies(&of(&place.read().await, instance)),
+        bodies(&of(&harness.read().await, instance)),
         [read, vec!["3".to_owned()]].concat(),
         "it goes on by itself"
     );
-    assert!(of(&place.read().await, other).is_empty(), "ownership: a lane of an earlier one stored something");
+    assert!(of(&harness.read().await, other).is_empty(), "ownership: a lane of an earlier one stored something");
 }
 
-fn assert_remembered(place: &impl Place, memory: Memory, sequence: u64, last: &[u8]) {
-    let expected = if place.remembers() {
+fn assert_remembered(harness: &impl Harness, memory: Memory, sequence: u64, last: &[u8]) {
+    let expected = if harness.remembers() {
         Memory::Published { sequence, fingerprint: Fingerprint::of(last) }
     } else {
         Memory::Unknown

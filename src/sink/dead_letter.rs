@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::Sink;
-use super::cloud_event::Place;
+use super::cloud_event::Position;
 use super::json_line::{parse, write_line};
 use crate::error::SetupError;
 use crate::input_file;
@@ -62,14 +62,14 @@ impl Folder {
     ///
     /// # Errors
     /// If it cannot be written, or if the folder would exceed its limit.
-    pub(super) fn keep(&self, notification: &Notification, place: &Place) -> io::Result<()> {
+    pub(super) fn write(&self, notification: &Notification, position: &Position) -> io::Result<()> {
         if !self.path.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
             sync_entry(&self.path)?;
         }
         self.tidied.call_once(|| remove_abandoned(&self.path));
         let mut line = Vec::new();
-        write_line(&mut line, notification, place)?;
+        write_line(&mut line, notification, position)?;
         self.reserve(line.len() as u64)?;
         // A new file with an unpredictable name, so that a link placed by somebody else is never followed.
         let unfinished = tempfile::Builder::new().prefix(".").suffix(&format!(".{UNFINISHED}")).tempfile_in(&self.path);
@@ -248,15 +248,15 @@ mod tests {
         let (folder, elsewhere) = (all.path().join("dead/letters"), all.path().join("elsewhere"));
         let notification = notification();
         let letter = format!("{}.json", notification.id());
-        let keep = || Folder::new(&folder, 1).keep(&notification, &Place::default());
+        let write = || Folder::new(&folder, 1).write(&notification, &Position::default());
         let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
-        keep().unwrap();
+        write().unwrap();
         assert_eq!((mode(&folder), mode(folder.parent().unwrap()), mode(&folder.join(&letter))), (0o700, 0o700, 0o600));
         fs::write(&elsewhere, "precious").unwrap();
         fs::remove_file(folder.join(&letter)).unwrap();
         symlink(&elsewhere, folder.join(&letter)).unwrap();
         symlink(&elsewhere, folder.join(&letter).with_extension("unfinished")).unwrap();
-        keep().unwrap();
+        write().unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
         assert_eq!(mode(&folder.join(&letter)), 0o600, "a file, and no link");
         let mut audit_of = Audit::default();
@@ -275,15 +275,15 @@ mod tests {
         leave(".old.unfinished", 2 * ABANDONED);
         leave("old.json", 2 * ABANDONED);
         let letters = Folder::new(folder.path(), 1);
-        letters.keep(&notification(), &Place::default()).unwrap();
-        letters.keep(&notification(), &Place::default()).unwrap();
+        letters.write(&notification(), &Position::default()).unwrap();
+        letters.write(&notification(), &Position::default()).unwrap();
         assert_eq!(names(folder.path()), [".young.unfinished", &format!("{}.json", notification().id()), "old.json"]);
     }
 
     #[test]
     fn a_pipe_in_the_folder_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
-        Folder::new(folder.path(), 1).keep(&notification(), &Place::default()).unwrap();
+        Folder::new(folder.path(), 1).write(&notification(), &Position::default()).unwrap();
         nix::unistd::mkfifo(&folder.path().join("pipe.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut found = Audit::default();
         audit(folder.path(), &mut found).unwrap();
@@ -297,19 +297,19 @@ mod tests {
         let fill = |bytes: u64| File::create(folder.path().join("other.json")).unwrap().set_len(bytes).unwrap();
         fs::write(folder.path().join("no-letter"), vec![0; 2 << 20]).unwrap();
         fill((1 << 20) - 10);
-        let refused = letters.keep(&notification(), &Place::default()).unwrap_err();
+        let refused = letters.write(&notification(), &Position::default()).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
         assert!(refused.to_string().contains("dead_letter_dir_limit_mib"), "{refused}");
         assert_eq!(names(folder.path()), ["no-letter", "other.json"]);
         fill(0);
-        assert!(letters.keep(&notification(), &Place::default()).is_err(), "counted every 30 s");
+        assert!(letters.write(&notification(), &Position::default()).is_err(), "counted every 30 s");
         letters.held.lock().unwrap().as_mut().unwrap().counted -= COUNTED;
-        letters.keep(&notification(), &Place::default()).unwrap();
+        letters.write(&notification(), &Position::default()).unwrap();
         // What it wrote itself is known at once.
-        let mut kept = 1;
-        while letters.keep(&notification(), &Place::default()).is_ok() {
-            kept += 1;
+        let mut written = 1;
+        while letters.write(&notification(), &Position::default()).is_ok() {
+            written += 1;
         }
-        assert!((1000..10_000).contains(&kept), "{kept} of less than 1 KiB");
+        assert!((1000..10_000).contains(&written), "{written} of less than 1 KiB");
     }
 }

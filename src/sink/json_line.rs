@@ -7,13 +7,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use super::cloud_event::{self, Place};
+use super::cloud_event::{self, Position};
 use crate::notification::Notification;
 use crate::verify::Published;
 
 /// Appends the line of a notification, line feed included.
-pub(super) fn write_line(line: &mut Vec<u8>, notification: &Notification, place: &Place) -> serde_json::Result<()> {
-    let attributes = cloud_event::attributes(notification, place);
+pub(super) fn write_line(
+    line: &mut Vec<u8>,
+    notification: &Notification,
+    position: &Position,
+) -> serde_json::Result<()> {
+    let attributes = cloud_event::attributes(notification, position);
     line.push(b'{');
     for (name, value) in attributes.iter().chain([&("datacontenttype", cloud_event::content_type(notification).into())])
     {

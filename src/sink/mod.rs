@@ -68,7 +68,7 @@ pub trait Lane: Send {
     /// As [`publish`](Self::publish).
     async fn already_stored(&mut self, pending: Pending) -> Result<Stored, SinkError>;
 
-    /// Completes when the ownership of this lane has ended: from then on it stores nothing and returns [`SinkError::Renewed`] or a
+    /// Completes when the ownership of this lane has ended: from then on it stores nothing and returns [`SinkError::OwnershipLost`] or a
     /// more severe error. Cancel safe.
     async fn lost(&mut self);
 }
@@ -217,15 +217,15 @@ pub enum SinkError {
     /// This notification was certainly not stored; others of its group may be. Retry on this lane after a pause.
     #[error("the sink refused the notification: {0}")]
     Refused(String),
-    /// As [`Refused`](Self::Refused), and there is no room for it as a dead letter either.
-    #[error("no room for a dead letter: {0}")]
-    NoRoom(String),
+    /// As [`Refused`](Self::Refused), and it could not be written into `dead_letter_dir` either.
+    #[error("the dead letter could not be written: {0}")]
+    DeadLetterFailed(String),
     /// Not stored, because the lane belongs to an earlier ownership. Discard the head, reopen the lane and receive again.
-    #[error("the sink's ownership was renewed")]
-    Renewed,
+    #[error("the ownership of the sink was lost")]
+    OwnershipLost,
     /// The outcome is unknown. Discard the head, reopen the lane and receive again.
-    #[error("the sink has to be opened again: {0}")]
-    Reopen(String),
+    #[error("whether the notification was stored is unknown: {0}")]
+    OutcomeUnknown(String),
     /// Another bridge took over: stop the process and do not restart it.
     #[error("another bridge took over: {0}")]
     Fenced(String),

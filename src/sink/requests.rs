@@ -78,7 +78,7 @@ impl Requests {
         for request in std::mem::take(&mut self.held) {
             match request {
                 Request::Open(..) => self.held.push_back(request),
-                Request::Store(job) => job.fail(SinkError::Renewed),
+                Request::Store(job) => job.fail(SinkError::OwnershipLost),
                 Request::Probe => {}
             }
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::cloud_event::Place;
+use super::cloud_event::Position;
 use super::dead_letter::Folder;
 pub use super::shard::Shard;
 use super::{DeadLetter, Pending, Reason, SinkError, Stored};
@@ -140,7 +140,7 @@ pub(super) enum Answer {
     Keep {
         pending: Pending,
         folder: Folder,
-        place: Place,
+        position: Position,
     },
 }
 
@@ -176,8 +176,8 @@ impl Job {
     }
 
     /// Requests that it be written to the folder as a dead letter, after which it is submitted again.
-    pub(super) fn keep_in(self, folder: &Folder, place: Place) {
-        answer(self.reply, Ok(Answer::Keep { pending: self.pending, folder: folder.clone(), place }));
+    pub(super) fn keep_in(self, folder: &Folder, position: Position) {
+        answer(self.reply, Ok(Answer::Keep { pending: self.pending, folder: folder.clone(), position }));
     }
 
     /// Answers that it is not stored, or that the outcome is unknown, depending on the error.

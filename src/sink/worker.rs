@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::cloud_event::Place;
+use super::cloud_event::Position;
 use super::dead_letter::Folder;
 use super::requests::{Ownership, Request, Requests};
 use super::session::{Acquire, Action, Answer, Job, Session, SessionError, Shard};
@@ -180,7 +180,7 @@ fn serve(
                 // Answered jobs are stored, whatever failed after them.
                 doubtful = (!jobs.is_empty()).then_some(Doubtful { probes: 0 }).or(doubtful);
                 for job in jobs {
-                    job.fail(SinkError::Reopen(failure.to_string()));
+                    job.fail(SinkError::OutcomeUnknown(failure.to_string()));
                 }
                 break failure;
             }
@@ -236,7 +236,7 @@ fn gather(requests: &mut Requests, session: &impl Session, ownership: &Ownership
             }
             // A head may be published only under the ownership under which it was received.
             Request::Store(job) if job.ownership != ownership.number => {
-                job.fail(SinkError::Renewed);
+                job.fail(SinkError::OwnershipLost);
             }
             Request::Store(job) => {
                 instances.insert(job.notification().instance());
@@ -306,27 +306,29 @@ impl OwnedLane {
                     self.metrics.sink().publish_seconds.observe(begun.elapsed());
                     return Ok(stored);
                 }
-                Ok(Ok(Answer::Keep { pending: dead, folder, place })) => {
-                    kept = place.dead_letter.as_ref().map(|letter| letter.reason);
-                    pending = keep(dead, folder, place).await?;
+                Ok(Ok(Answer::Keep { pending: dead, folder, position })) => {
+                    kept = position.dead_letter.as_ref().map(|letter| letter.reason);
+                    pending = write_dead_letter(dead, folder, position).await?;
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(_) if self.requests.is_closed() => return Err(thread_ended()),
-                Err(_) => return Err(SinkError::Reopen("the session left a notification without an answer".into())),
+                Err(_) => {
+                    return Err(SinkError::OutcomeUnknown("the session left a notification without an answer".into()));
+                }
             }
         }
     }
 }
 
 /// Writes it on a blocking thread, so that other lanes are not delayed.
-async fn keep(pending: Pending, folder: Folder, place: Place) -> Result<Pending, SinkError> {
+async fn write_dead_letter(pending: Pending, folder: Folder, position: Position) -> Result<Pending, SinkError> {
     let written = tokio::task::spawn_blocking(move || {
-        let kept = folder.keep(pending.notification(), &place);
-        let reason = place.dead_letter.map_or(Reason::Refused, |letter| letter.reason);
-        kept.map_err(|error| SinkError::NoRoom(format!("{reason}; dead_letter_dir {folder}: {error}")))?;
+        let written = folder.write(pending.notification(), &position);
+        let reason = position.dead_letter.map_or(Reason::Refused, |letter| letter.reason);
+        written.map_err(|error| SinkError::DeadLetterFailed(format!("{reason}; dead_letter_dir {folder}: {error}")))?;
         Ok(pending)
     });
-    written.await.unwrap_or_else(|_stopping| Err(SinkError::Renewed))
+    written.await.unwrap_or_else(|_stopping| Err(SinkError::OwnershipLost))
 }
 
 #[async_trait]

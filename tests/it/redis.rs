@@ -13,7 +13,7 @@ use green_api_bridge::doubt::Memory;
 use green_api_bridge::emulator::{self, EventKind};
 use green_api_bridge::metrics::Metrics;
 use green_api_bridge::notification::{Answer, Fingerprint, InstanceId, Notification};
-use green_api_bridge::sink::contract_test::{self, Message, Place};
+use green_api_bridge::sink::contract_test::{self, Harness, Message};
 use green_api_bridge::sink::worker::Worker as WorkerSink;
 use green_api_bridge::sink::{Sink, SinkError};
 use nix::sys::signal::Signal;
@@ -97,7 +97,7 @@ impl Redis {
 }
 
 #[async_trait]
-impl Place for Redis {
+impl Harness for Redis {
     async fn start(&self) -> Arc<dyn Sink> {
         Arc::new(self.sink("contract"))
     }
@@ -239,7 +239,7 @@ async fn an_earlier_owner_stores_nothing_and_proves_nothing_any_more() {
     assert_eq!(memory, Memory::Published { sequence: 1, fingerprint: first.fingerprint() });
     // One of them ends the session of the earlier, whichever comes first with a probe beside it.
     let proved = of_earlier.already_stored(contract_test::pending(&first)).await;
-    assert!(matches!(proved, Err(SinkError::Reopen(_) | SinkError::Fenced(_))), "{proved:?}");
+    assert!(matches!(proved, Err(SinkError::OutcomeUnknown(_) | SinkError::Fenced(_))), "{proved:?}");
     let published = of_earlier.publish(contract_test::pending(&second), false).await;
     assert!(matches!(published, Err(SinkError::Fenced(_))), "{published:?}");
     let opened = earlier.open(instance).await;
@@ -260,7 +260,7 @@ async fn an_earlier_owner_that_was_cut_off_does_not_take_the_ownership_back() {
     redis::cmd("SET").arg("{green-api}:owner").arg("another/1").exec(&mut redis.connect()).unwrap();
     redis.cut();
     let cut_off = lane.publish(contract_test::pending(&notification(instance, "1")), false).await;
-    assert!(matches!(cut_off, Err(SinkError::Reopen(_))), "{cut_off:?}");
+    assert!(matches!(cut_off, Err(SinkError::OutcomeUnknown(_))), "{cut_off:?}");
     let opened = earlier.open(instance).await.map(|(_, memory)| memory);
     assert!(matches!(opened, Err(SinkError::Fenced(_))), "{opened:?}");
     let owner: String = redis::cmd("GET").arg("{green-api}:owner").query(&mut redis.connect()).unwrap();
@@ -278,7 +278,7 @@ async fn cut_off_without_a_rival_it_goes_on() {
     assert_eq!(stored.sequence(), Some(1));
     redis.cut();
     let cut_off = lane.publish(contract_test::pending(&notification(instance, "2")), false).await;
-    assert!(matches!(cut_off, Err(SinkError::Reopen(_))), "{cut_off:?}");
+    assert!(matches!(cut_off, Err(SinkError::OutcomeUnknown(_))), "{cut_off:?}");
     let (mut lane, memory) = sink.open(instance).await.unwrap();
     assert_eq!(memory, Memory::Published { sequence: 1, fingerprint: first.fingerprint() });
     let stored = lane.publish(contract_test::pending(&notification(instance, "2")), false).await.unwrap();

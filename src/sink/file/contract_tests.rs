@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::Options;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
-use crate::sink::contract_test::{self, Message, Place};
+use crate::sink::contract_test::{self, Harness, Message};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::json_line::read_messages;
@@ -22,7 +22,7 @@ struct File {
 }
 
 #[async_trait]
-impl Place for File {
+impl Harness for File {
     async fn start(&self) -> Arc<dyn Sink> {
         Options { path: self.folder.join("a.jsonl") }
             .start(Folder::new(Path::new(""), 1), 1, &Metrics::new("file"))

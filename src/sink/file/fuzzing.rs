@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::read_back::last_of_each;
 use super::session::end_of_last_line;
 use crate::notification::{Answer, InstanceId, Notification};
-use crate::sink::cloud_event::Place;
+use crate::sink::cloud_event::Position;
 use crate::sink::json_line::{parse, write_line};
 use crate::sink::one_stream::malformed;
 use crate::verify::Audit;
@@ -28,8 +28,8 @@ pub(crate) fn assert_reads_its_own(instance: InstanceId, before: &[u8], envelope
     for (sequence, notification) in (1..).zip(&notifications) {
         let mut line = Vec::new();
         let dead_letter = malformed(notification, &"a.jsonl");
-        let place = Place { sequence, dead_letter, ..Place::default() };
-        write_line(&mut line, notification, &place).expect("it can be written");
+        let position = Position { sequence, dead_letter, ..Position::default() };
+        write_line(&mut line, notification, &position).expect("it can be written");
         assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1), "one line");
         let (published, body) = parse(&line).expect("it is read back");
         assert_eq!((published.instance, body.as_slice()), (instance, &notification.body()[..]));

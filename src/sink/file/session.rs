@@ -15,7 +15,7 @@ use crate::error::SetupError;
 use crate::fault;
 use crate::input_file;
 use crate::notification::InstanceId;
-use crate::sink::cloud_event::Place;
+use crate::sink::cloud_event::Position;
 use crate::sink::dead_letter::sync_entry;
 use crate::sink::json_line::write_line;
 use crate::sink::one_stream::{answer, malformed};
@@ -184,8 +184,8 @@ impl LinesFile {
                     let last = self.remembered.get(&notification.instance());
                     let sequence = next_sequence(last).ok_or_else(|| self.exhausted(notification.instance()))?;
                     let dead_letter = malformed(notification, &self.path.display());
-                    let place = Place { sequence, dead_letter, ..Place::default() };
-                    write_line(&mut lines, notification, &place).map_err(|error| self.unavailable(&error))?;
+                    let position = Position { sequence, dead_letter, ..Position::default() };
+                    write_line(&mut lines, notification, &position).map_err(|error| self.unavailable(&error))?;
                     Some(sequence)
                 }
             });

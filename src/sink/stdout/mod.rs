@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Sink;
-use super::cloud_event::Place;
+use super::cloud_event::Position;
 use super::dead_letter::Folder;
 use super::driver::{Driver, Kind};
 use super::json_line::write_line;
@@ -92,8 +92,8 @@ impl<W: Write> Session for Stdout<W> {
                 let sequence = self.sequences.entry(job.notification().instance()).or_default();
                 *sequence += 1;
                 let dead_letter = malformed(job.notification(), &STDOUT);
-                let place = Place { sequence: *sequence, epoch: Some(self.epoch), marked, dead_letter };
-                write_line(&mut lines, job.notification(), &place)
+                let position = Position { sequence: *sequence, epoch: Some(self.epoch), marked, dead_letter };
+                write_line(&mut lines, job.notification(), &position)
                     .map_err(|error| SessionError::Unavailable(error.to_string()))?;
             }
         }
@@ -119,7 +119,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::sink::contract_test::{self, Message, Place};
+    use crate::sink::contract_test::{self, Harness, Message};
     use crate::sink::json_line::read_messages;
 
     /// Standard output, but for whose it is.
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[async_trait]
-    impl Place for Lines {
+    impl Harness for Lines {
         async fn start(&self) -> Arc<dyn Sink> {
             let lines = self.clone();
             Arc::new(into_writer(&Metrics::new("stdout"), move || lines.clone()).unwrap())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use green_api_bridge::doubt::Memory;
 use green_api_bridge::notification::InstanceId;
-use green_api_bridge::sink::contract_test::{self, Message, Place};
+use green_api_bridge::sink::contract_test::{self, Harness, Message};
 use green_api_bridge::sink::{DeadLetter, Lane, Pending, Reason, Sink, SinkError, Stored};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -55,8 +55,8 @@ const SHOWN_BY: [(Defect, &str); 16] = [
     (Defect::EndsWithAnInterruption, "ownership: a lane of an earlier one"),
 ];
 
-/// A place in memory.
-struct Shelf {
+/// A sink that stores in memory.
+struct InMemory {
     defect: Defect,
     stored: Arc<Mutex<Stock>>,
     /// How many ownerships there were, and whether there can be one now.
@@ -71,7 +71,7 @@ struct Stock {
 }
 
 #[async_trait]
-impl Place for Shelf {
+impl Harness for InMemory {
     async fn start(&self) -> Arc<dyn Sink> {
         if self.defect == Defect::ForgetsAtARestart {
             self.stored.lock().unwrap().remembered.clear();
@@ -147,7 +147,7 @@ impl Shelved {
             now if now % HALF != self.mine % HALF => Err(SinkError::Fenced("another one".into())),
             _ if self.defect == may_be_earlier => Ok(()),
             _ if self.defect == Defect::EndsWithAnInterruption => Err(SinkError::Closed("interrupted".into())),
-            _ => Err(SinkError::Renewed),
+            _ => Err(SinkError::OwnershipLost),
         }
     }
 }
@@ -228,7 +228,7 @@ impl Drop for Late {
 
 /// What the panic said; `None`: it keeps the contract.
 async fn found_in(defect: Defect) -> Option<String> {
-    let shelf = Shelf { defect, stored: Arc::default(), ownership: watch::Sender::new((0, true)) };
+    let shelf = InMemory { defect, stored: Arc::default(), ownership: watch::Sender::new((0, true)) };
     let ended = tokio::spawn(async move { contract_test::run(&shelf).await }).await;
     let panic = ended.err()?.into_panic();
     let text = panic.downcast_ref::<String>().cloned();

@@ -9,7 +9,7 @@ mod amqp {
 
     use async_trait::async_trait;
     use green_api_bridge::metrics::Metrics;
-    use green_api_bridge::sink::contract_test::{self, Message, Place};
+    use green_api_bridge::sink::contract_test::{self, Harness, Message};
     use green_api_bridge::sink::kind::{self, Options};
     use green_api_bridge::sink::{Sink, amqp};
 
@@ -26,7 +26,7 @@ mod amqp {
     }
 
     #[async_trait]
-    impl Place for Queues {
+    impl Harness for Queues {
         async fn start(&self) -> Arc<dyn Sink> {
             let Names { name, .. } = &self.direct;
             let mut amqp = amqp::Options { name: name.clone(), exchange: name.clone(), ..amqp::Options::default() };
@@ -97,7 +97,7 @@ mod kafka {
 
     use async_trait::async_trait;
     use green_api_bridge::metrics::Metrics;
-    use green_api_bridge::sink::contract_test::{self, Message, Place};
+    use green_api_bridge::sink::contract_test::{self, Harness, Message};
     use green_api_bridge::sink::kind::{self, Options};
     use green_api_bridge::sink::{Sink, kafka};
     use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -114,7 +114,7 @@ mod kafka {
     }
 
     #[async_trait]
-    impl Place for Ours {
+    impl Harness for Ours {
         async fn start(&self) -> Arc<dyn Sink> {
             let Topics { servers, name } = &self.topics;
             let mut kafka = kafka::Options { transactional_id: name.clone(), ..kafka::Options::default() };

@@ -18,7 +18,7 @@ use super::{Amqp, QUEUE};
 use crate::fault;
 use crate::notification::Notification;
 use crate::sink::Reason;
-use crate::sink::cloud_event::Place;
+use crate::sink::cloud_event::Position;
 use crate::sink::session::{Action, Job, SessionError};
 
 /// Accepted by every RabbitMQ: the default limit of version 4, earlier ones accept 128 MiB.
@@ -170,11 +170,11 @@ impl Amqp<'_> {
         if jobs.is_empty() {
             return Ok(Published { outcomes: Vec::new(), closed: None });
         }
-        let place = |job: &Job| {
-            let place = self.place(job, dead.map(|reason| self.letter(job.notification(), reason, QUEUE)));
-            Place { marked: place.marked || alone, ..place }
+        let position = |job: &Job| {
+            let position = self.position(job, dead.map(|reason| self.letter(job.notification(), reason, QUEUE)));
+            Position { marked: position.marked || alone, ..position }
         };
-        let places: Vec<Place> = jobs.iter().map(place).collect();
+        let positions: Vec<Position> = jobs.iter().map(position).collect();
         let channel = match (alone, dead) {
             (false, None) => self.channels.shared(&self.link)?,
             _ => self.channels.separate(&self.link)?,
@@ -186,10 +186,10 @@ impl Amqp<'_> {
             }
             fault::reached("before_publish");
             let mut batch = Batch::new(channel, config);
-            for (job, place) in jobs.iter().zip(&places) {
+            for (job, position) in jobs.iter().zip(&positions) {
                 match job.action() {
                     Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), place).await?,
+                    Action::Publish { .. } => batch.publish(job.notification(), position).await?,
                 }
             }
             fault::reached("published");

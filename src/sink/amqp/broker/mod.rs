@@ -18,7 +18,7 @@ use crate::error::SetupError;
 use crate::metrics::Metrics;
 use crate::notification::{InstanceId, Notification};
 use crate::sink::amqp::options::{OnUnroutable, Options};
-use crate::sink::cloud_event::{self, Place};
+use crate::sink::cloud_event::{self, Position};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_malformed};
@@ -244,7 +244,7 @@ impl Amqp<'_> {
         }
         let too_large = |job: &mut Job| job.action() != Action::Prove && self.channels.is_too_large(job.notification());
         for job in jobs.extract_if(.., too_large).collect::<Vec<_>>() {
-            self.keep(job, Reason::TooLarge);
+            self.dead_letter(job, Reason::TooLarge);
         }
         let mut malformed = extract_malformed(jobs);
         let published = self.publish_dead_letters(&mut malformed, Reason::Malformed);
@@ -274,9 +274,9 @@ impl Amqp<'_> {
             match outcome {
                 Outcome::Stored(sequence) => self.stored(job, sequence),
                 // If several queues are bound another one may have stored it.
-                Outcome::Nacked => job.fail(SinkError::Reopen(FULL.into())),
+                Outcome::Nacked => job.fail(SinkError::OutcomeUnknown(FULL.into())),
                 Outcome::Unroutable => jobs.push(job),
-                Outcome::TooLarge => self.keep(job, Reason::TooLarge),
+                Outcome::TooLarge => self.dead_letter(job, Reason::TooLarge),
                 Outcome::Refused(cause) => job.fail(SinkError::Refused(cause)),
             }
         }
@@ -290,7 +290,7 @@ impl Amqp<'_> {
             match outcome {
                 Outcome::Stored(_) => self.dead_lettered(job, reason, QUEUE),
                 Outcome::Unroutable | Outcome::Nacked | Outcome::TooLarge | Outcome::Refused(_) => {
-                    self.keep(job, reason);
+                    self.dead_letter(job, reason);
                 }
             }
         }
@@ -298,9 +298,9 @@ impl Amqp<'_> {
     }
 
     /// Has the notification written to the folder.
-    fn keep(&self, job: Job, reason: Reason) {
-        let place = self.place(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
-        job.keep_in(self.folder, place);
+    fn dead_letter(&self, job: Job, reason: Reason) {
+        let position = self.position(&job, Some(self.letter(job.notification(), reason, DIRECTORY)));
+        job.keep_in(self.folder, position);
     }
 
     fn dead_lettered(&mut self, job: Job, reason: Reason, kept_in: &'static str) {
@@ -328,9 +328,9 @@ impl Amqp<'_> {
         DeadLetter { reason, destination, kept_in: kept_in.into() }
     }
 
-    fn place(&self, job: &Job, dead_letter: Option<DeadLetter>) -> Place {
+    fn position(&self, job: &Job, dead_letter: Option<DeadLetter>) -> Position {
         let marked = job.action() == Action::Publish { marked: true };
-        Place {
+        Position {
             sequence: self.next_sequence(job.notification().instance()),
             epoch: Some(self.epoch),
             marked,

@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Error, PublisherConfirm};
 use super::errors::{Closed, unavailable};
 use crate::notification::Notification;
 use crate::sink::amqp::options::Options;
-use crate::sink::cloud_event::{self, Place};
+use crate::sink::cloud_event::{self, Position};
 use crate::sink::session::SessionError;
 
 const PERSISTENT: u8 = 2;
@@ -72,14 +72,18 @@ impl<'a> Batch<'a> {
 
     /// Sends a message without waiting for its confirm; a dead letter goes to its own queue. Sends nothing once the broker has
     /// closed the channel.
-    pub(super) async fn publish(&mut self, notification: &Notification, place: &Place) -> Result<(), SessionError> {
+    pub(super) async fn publish(
+        &mut self,
+        notification: &Notification,
+        position: &Position,
+    ) -> Result<(), SessionError> {
         if self.closed.is_some() {
             self.messages.push(Message::Unsent);
             return Ok(());
         }
         let mut headers = FieldTable::default();
         let mut properties = BasicProperties::default();
-        for (name, value) in cloud_event::attributes(notification, place) {
+        for (name, value) in cloud_event::attributes(notification, position) {
             match name {
                 "id" => properties = properties.with_message_id(short(&value)),
                 "type" => properties = properties.with_type(short(&value)),
@@ -97,14 +101,14 @@ impl<'a> Batch<'a> {
         let id = properties.message_id().clone().unwrap_or_default();
         // Without `mandatory` the broker confirms messages that it drops.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let (exchange, routing_key) = match place.dead_letter {
+        let (exchange, routing_key) = match position.dead_letter {
             None => (short(&self.config.exchange), short(&cloud_event::fill(&self.config.routing_key, notification))),
             // The default exchange routes by queue name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
         let sent = self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties).await;
         let message = match sent {
-            Ok(confirm) => Message::Sent { id, sequence: place.sequence, confirm },
+            Ok(confirm) => Message::Sent { id, sequence: position.sequence, confirm },
             Err(error) => {
                 self.is_closed("publish", &error)?;
                 Message::Unsent

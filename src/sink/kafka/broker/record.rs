@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::notification::Notification;
-use crate::sink::cloud_event::{self, Place};
+use crate::sink::cloud_event::{self, Position};
 use crate::sink::kafka::options::{Key, Options};
 
 /// A record to produce.
@@ -18,9 +18,9 @@ pub(super) struct Record {
 }
 
 /// The record of a notification for this topic. Shares the body.
-pub(super) fn of(notification: &Notification, topic: String, place: &Place, config: &Options) -> Record {
+pub(super) fn of(notification: &Notification, topic: String, position: &Position, config: &Options) -> Record {
     let mut headers = OwnedHeaders::new_with_capacity(12);
-    for (name, value) in cloud_event::attributes(notification, place) {
+    for (name, value) in cloud_event::attributes(notification, position) {
         headers = headers.insert(Header { key: &format!("ce_{name}"), value: Some(value.as_ref()) });
     }
     headers = headers.insert(Header { key: "content-type", value: Some(cloud_event::content_type(notification)) });

@@ -17,7 +17,7 @@ use crate::doubt::Memory;
 use crate::fault;
 use crate::notification::InstanceId;
 use crate::sink::assignment::Opened;
-use crate::sink::cloud_event::{self, Place};
+use crate::sink::cloud_event::{self, Position};
 use crate::sink::dead_letter::Folder;
 use crate::sink::kafka::options::Options;
 use crate::sink::session::{Job, Session, SessionError};
@@ -64,10 +64,10 @@ impl Session for Kafka<'_> {
     /// Stores all in one transaction. If records are refused it is aborted, the others are stored without them, and each
     /// refused one is retried by itself: a bad record delays nobody else.
     fn store(&mut self, jobs: &mut Vec<Job>) -> Result<(), SessionError> {
-        self.require_assignment().inspect_err(|_| jobs.drain(..).for_each(|job| job.fail(SinkError::Renewed)))?;
+        self.require_assignment().inspect_err(|_| jobs.drain(..).for_each(|job| job.fail(SinkError::OwnershipLost)))?;
         self.check_partitions();
         self.refuse_unusable(jobs);
-        self.keep_too_large(jobs);
+        self.dead_letter_too_large(jobs);
         let mut suspects = self.of_doubtful_topics(jobs);
         let mut outcome = self.store_together(jobs, &mut suspects);
         let mut suspects = suspects.into_iter();
@@ -119,8 +119,8 @@ impl Kafka<'_> {
                     if !matches!(blame, Blame::Record(_)) {
                         self.topic_memory.doubt(self.config.dead_letter_topic.clone());
                     }
-                    let place = self.place(&job, Route::Folder(reason));
-                    job.keep_in(self.folder, place);
+                    let position = self.position(&job, Route::Folder(reason));
+                    job.keep_in(self.folder, position);
                 }
             }
             return Ok(());
@@ -129,7 +129,7 @@ impl Kafka<'_> {
 
     /// Removes bodies that the client would not send to any topic: trying would cost the others an aborted transaction for each
     /// possible topic.
-    fn keep_too_large(&mut self, jobs: &mut Vec<Job>) {
+    fn dead_letter_too_large(&mut self, jobs: &mut Vec<Job>) {
         let is_too_large = |job: &mut Job| {
             let is_new = matches!(Route::of(job), Route::Topic | Route::DeadLetterTopic(_));
             is_new && job.notification().body().len() > self.largest
@@ -137,12 +137,12 @@ impl Kafka<'_> {
         let too_large: Vec<Job> = jobs.extract_if(.., is_too_large).collect();
         for job in too_large {
             let reason = if job.notification().is_malformed() { Reason::Malformed } else { Reason::TooLarge };
-            let place = self.place(&job, Route::Folder(reason));
-            job.keep_in(self.folder, place);
+            let position = self.position(&job, Route::Folder(reason));
+            job.keep_in(self.folder, position);
         }
     }
 
-    fn place(&self, job: &Job, route: Route) -> Place {
+    fn position(&self, job: &Job, route: Route) -> Position {
         let notification = job.notification();
         let last = self.entries.of.get(&notification.instance());
         let letter = |(reason, kept_in): (_, &'static str)| DeadLetter {
@@ -150,7 +150,7 @@ impl Kafka<'_> {
             destination: cloud_event::topic(&self.config.topic, notification),
             kept_in: kept_in.into(),
         };
-        Place { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Place::default() }
+        Position { sequence: entries::next(last), dead_letter: route.dead_letter().map(letter), ..Position::default() }
     }
 
     /// Commits and answers the jobs; or stores nothing and removes the refused ones.
@@ -166,11 +166,12 @@ impl Kafka<'_> {
     }
 
     fn prepare(&self, job: Job, route: Route) -> Prepared {
-        let place = (!matches!(route, Route::Nowhere)).then(|| self.place(&job, route));
+        let position = (!matches!(route, Route::Nowhere)).then(|| self.position(&job, route));
         let topic = route.topic(self.config, job.notification());
-        let record =
-            topic.zip(place.as_ref()).map(|(topic, place)| record::of(job.notification(), topic, place, self.config));
-        Prepared { job, route, place, record }
+        let record = topic
+            .zip(position.as_ref())
+            .map(|(topic, position)| record::of(job.notification(), topic, position, self.config));
+        Prepared { job, route, position, record }
     }
 
     fn require_assignment(&self) -> Result<(), SessionError> {
@@ -249,18 +250,18 @@ impl Kafka<'_> {
 
     fn answer(&mut self, prepared: Prepared, valid_until: Option<Instant>) {
         let entry = prepared.entry();
-        let Prepared { mut job, place, record, .. } = prepared;
+        let Prepared { mut job, position, record, .. } = prepared;
         if let Some(valid_until) = valid_until {
             job = job.only_until(valid_until);
         }
-        let (Some(place), Some(entry)) = (place, entry) else { return job.stored(None) };
+        let (Some(position), Some(entry)) = (position, entry) else { return job.stored(None) };
         if let Some(record) = record {
             self.topic_memory.trust(&record.topic);
         }
         self.entries.of.insert(job.notification().instance(), entry);
-        match place.dead_letter {
-            None => job.stored(Some(place.sequence)),
-            Some(letter) => job.dead_lettered(Some(place.sequence), letter),
+        match position.dead_letter {
+            None => job.stored(Some(position.sequence)),
+            Some(letter) => job.dead_lettered(Some(position.sequence), letter),
         }
     }
 }
@@ -269,14 +270,14 @@ impl Kafka<'_> {
 struct Prepared {
     job: Job,
     route: Route,
-    place: Option<Place>,
+    position: Option<Position>,
     record: Option<Record>,
 }
 
 impl Prepared {
     /// The ledger entry.
     fn entry(&self) -> Option<Entry> {
-        let sequence = self.place.as_ref()?.sequence;
+        let sequence = self.position.as_ref()?.sequence;
         Some(Entry { sequence, fingerprint: self.job.notification().fingerprint() })
     }
 }

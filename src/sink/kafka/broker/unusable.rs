@@ -32,7 +32,7 @@ impl Kafka<'_> {
                     self.entries.unusable.remove(&instance);
                     self.entries.of.extend(read.of.get(&instance).map(|entry| (instance, *entry)));
                     // With the entry as it is now.
-                    job.fail(SinkError::Reopen("its entry in the ledger_topic was fixed".into()));
+                    job.fail(SinkError::OutcomeUnknown("its entry in the ledger_topic was fixed".into()));
                 }
             }
         }
