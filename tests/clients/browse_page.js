@@ -73,6 +73,7 @@ async function main() {
   seen.first = await rows(page);
   await answers(1);
   await picture("light");
+  await page.locator("body").screenshot({ path: path.join(folder, "whole.png") });
   await page.emulateMedia({ colorScheme: "dark" });
   await picture("dark");
   seen.backgrounds = [];

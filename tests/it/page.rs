@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::Duration;
 
 use green_api_bridge::emulator::{Fault, Method};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::admin::{free_address, readiness, start, text};
+use crate::kafka_topics::Topics;
 use crate::scene::{Scene, answer, numbered, times};
-use crate::support::{Worker, foreign_client};
+use crate::support::{Worker, event, eventually, foreign_client};
 
 /// Where the pictures are kept: beside what cargo builds.
 fn screenshots(name: &str) -> PathBuf {
@@ -133,4 +137,61 @@ async fn the_page_of_one_instance_shows_its_sink_and_what_is_wrong_with_it() {
     for expected in ["not ready", "the sink is not connected", "file, not connected", "sink_unavailable (sink): "] {
         assert!(shown.contains(expected), "{expected:?} is not in {shown}");
     }
+}
+
+/// `BRIDGE_TEST_WRITE=1` writes the picture that the README shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_picture_in_the_readme_is_of_this_page() {
+    let ids = [
+        "1101264817",
+        "1101318640",
+        "1101402953",
+        "1101577126",
+        "1103089344",
+        "1103615502",
+        "7103820461",
+        "7105164298",
+    ];
+    let mut scene = Scene::of(ids).await;
+    scene.instances = ids.map(str::to_owned).into();
+    let (topics, address) = (Topics::new(), free_address());
+    let refused = &scene.instances[3];
+    scene.emulator.set_token(refused, "another");
+    let sink = format!("{}\nshards: 12", topics.sink(""));
+    let first = start(&scene, &sink, &address);
+    let second = scene.start_with("second", &sink);
+    eventually("the token is refused", || {
+        [&first, &second].iter().any(|bridge| bridge.log().contains(&event("condition_entered")))
+    });
+    while text(&address, "/status").await.matches(r#""elsewhere""#).count() != 6 {}
+    let done = AtomicBool::new(false);
+    let seen = std::thread::scope(|threads| {
+        let busy: Vec<&String> = scene.instances.iter().filter(|id| *id != refused).collect();
+        let (scene, done) = (&scene, &done);
+        threads.spawn(move || {
+            for number in 0_usize.. {
+                for (id, every) in busy.iter().zip(1..) {
+                    if number.is_multiple_of(every) {
+                        scene.emulator.push(id, format!(r#"{{"typeWebhook":"incomingCall","n":{number}}}"#));
+                    }
+                }
+                if done.load(Relaxed) {
+                    break;
+                }
+                sleep(Duration::from_millis(100));
+            }
+        });
+        let seen = browse(&address, "readme", "");
+        done.store(true, Relaxed);
+        seen
+    });
+    let shown = seen["text"].as_str().unwrap();
+    for expected in ["6 of 12", "exactly once"] {
+        assert!(shown.contains(expected), "{expected:?} is not in {shown}");
+    }
+    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/docs/page.png");
+    if std::env::var_os("BRIDGE_TEST_WRITE").is_some() {
+        fs::copy(screenshots("readme").join("whole.png"), &picture).unwrap();
+    }
+    assert!(fs::read(picture).unwrap().starts_with(b"\x89PNG"));
 }
