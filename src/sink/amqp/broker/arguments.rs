@@ -14,7 +14,7 @@ pub(super) type Arguments = BTreeMap<String, Argument>;
 /// How often a message may be redelivered before it is moved to the queue of rejected messages.
 const DELIVERIES: i64 = 20;
 
-/// Practically unlimited, for brokers that do not accept -1.
+/// Practically unlimited. Not -1: RabbitMQ 3.10 accepts that, and drops a message the first time that it is returned to its queue.
 const MANY_DELIVERIES: i64 = 1_000_000;
 
 /// The argument that selects the queue type.
@@ -60,16 +60,14 @@ pub(super) fn of_queue(config: &Options, queue: &str) -> Arguments {
     arguments
 }
 
-/// Arguments of a queue without a delivery limit, in order of preference: RabbitMQ before 4 rejects -1, and from 4 on the
-/// default is 20.
-pub(super) fn to_keep(kind: QueueType) -> Vec<Arguments> {
-    let limits = if kind == QueueType::Quorum { vec![Some(-1), Some(MANY_DELIVERIES)] } else { vec![None] };
-    let with = |limit: Option<i64>| {
-        let mut arguments = of_kind(kind);
-        arguments.extend(limit.map(|limit| ("x-delivery-limit".to_owned(), Argument::Number(limit))));
-        arguments
-    };
-    limits.into_iter().map(with).collect()
+/// Arguments of a queue whose messages are never dropped, however often they are returned to it: from RabbitMQ 4 on the default
+/// limit is 20.
+pub(super) fn to_keep(kind: QueueType) -> Arguments {
+    let mut arguments = of_kind(kind);
+    if kind == QueueType::Quorum {
+        arguments.insert("x-delivery-limit".to_owned(), Argument::Number(MANY_DELIVERIES));
+    }
+    arguments
 }
 
 fn of_kind(kind: QueueType) -> Arguments {

@@ -85,7 +85,7 @@ impl Topology<'_> {
             if config.queue_type == QueueType::Quorum {
                 self.declare_to_keep("queue", &arguments::rejected(queue), QueueType::Quorum).await?;
             }
-            self.declare("queue", queue, &[arguments::of_queue(config, queue)]).await?;
+            self.declare("queue", queue, arguments::of_queue(config, queue)).await?;
             self.channel
                 .queue_bind(
                     queue.as_str().into(),
@@ -110,20 +110,14 @@ impl Topology<'_> {
 
     /// Declares a queue without a delivery limit: by default RabbitMQ 4 drops a message that is redelivered the 21st time.
     async fn declare_to_keep(&mut self, key: &str, name: &str, kind: QueueType) -> Result<(), SessionError> {
-        self.declare(key, name, &arguments::to_keep(kind)).await
+        self.declare(key, name, arguments::to_keep(kind)).await
     }
 
-    /// Declares a queue with the first of these arguments that the broker supports. An existing queue is used as it is, and
-    /// differences are reported once.
-    async fn declare(&mut self, key: &str, name: &str, choices: &[Arguments]) -> Result<(), SessionError> {
-        let mut wanted = Arguments::default();
-        let mut why = None;
-        for choice in choices {
-            match self.try_to_declare(name, choice).await? {
-                Ok(()) => return Ok(()),
-                // The next choice has fewer arguments.
-                Err(error) => (wanted, why) = (choice.clone(), Some(error)),
-            }
+    /// Declares a queue with these arguments. An existing queue is used as it is, and differences are reported once.
+    async fn declare(&mut self, key: &str, name: &str, wanted: Arguments) -> Result<(), SessionError> {
+        let mut why = self.try_to_declare(name, &wanted).await?.err();
+        if why.is_none() {
+            return Ok(());
         }
         let mut differences = BTreeMap::new();
         let mut as_it_is = wanted.clone();
