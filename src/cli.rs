@@ -20,6 +20,7 @@ mod asyncapi;
 mod demo;
 mod doctor;
 mod ready;
+mod redrive;
 mod run;
 mod setup;
 mod source;
@@ -50,6 +51,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Audit published messages for loss, duplicates and reordering.
     Verify(verify::Verify),
+    Redrive(redrive::Redrive),
     #[command(name = "asyncapi")]
     AsyncApi(asyncapi::AsyncApi),
     /// Ask a running bridge whether it is ready: exit code 0 or 1. For container health checks.
@@ -172,6 +174,7 @@ impl Command {
             Self::Setup(setup) => setup.run().await,
             Self::Doctor(doctor) => doctor.run().await,
             Self::Verify(verify) => verify.run(),
+            Self::Redrive(redrive) => redrive.run(),
             Self::AsyncApi(asyncapi) => asyncapi.run(),
             Self::Health(ready) => ready.run().await,
             Self::Completions { shell } => {

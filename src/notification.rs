@@ -19,7 +19,8 @@ mod facts;
 pub use self::chat::ChatKind;
 use self::envelope::Envelope;
 pub use self::facts::Facts;
-pub(crate) use self::facts::has_identity;
+#[cfg_attr(not(feature = "kafka"), allow(unused_imports, reason = "only Kafka has keys"))]
+pub(crate) use self::facts::{chat, has_identity};
 
 /// The number of a Green API instance: one account, one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]

@@ -48,6 +48,7 @@ pub(crate) struct Published {
     sequence: u64,
     marked: bool,
     dead: bool,
+    redriven: bool,
 }
 
 impl Published {
@@ -56,6 +57,7 @@ impl Published {
     pub fn from_attributes<'a>(attributes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Self> {
         let (mut instance, mut id, mut sequence) = (None, None, None);
         let (mut epoch, mut receipt, mut marked, mut dead) = (0, 0, false, false);
+        let mut redriven = false;
         for (name, value) in attributes {
             match name {
                 "idinstance" => instance = value.parse().ok(),
@@ -66,10 +68,11 @@ impl Published {
                 "epoch" => epoch = value.parse().ok()?,
                 "possibleduplicate" => marked = value == "true",
                 "deadletterreason" => dead = true,
+                "redriven" => redriven = value == "true",
                 _ => {}
             }
         }
-        Some(Self { instance: instance?, id: id?, receipt, sequence: sequence?, epoch, marked, dead })
+        Some(Self { instance: instance?, id: id?, receipt, sequence: sequence?, epoch, marked, dead, redriven })
     }
 }
 
@@ -162,6 +165,11 @@ impl Audit {
         tally.published += u64::from(!message.dead);
         tally.dead_lettered += u64::from(message.dead);
         tally.marked += u64::from(message.marked);
+        if message.redriven {
+            // Published in its turn as a dead letter, and later once more, behind others.
+            tally.places.insert(place);
+            return;
+        }
         let occurrence = Occurrence { at: place, receipt: message.receipt, marked: message.marked };
         let new_id = tally.add(&message.id, occurrence);
         let new_place = tally.places.insert(place);

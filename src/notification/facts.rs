@@ -83,6 +83,12 @@ impl Facts {
     }
 }
 
+/// The chat of a body: see [`Facts::chat`].
+#[cfg_attr(not(feature = "kafka"), allow(dead_code, reason = "only Kafka has keys"))]
+pub(crate) fn chat(body: &[u8]) -> Option<String> {
+    Facts::of(body, Timestamp::UNIX_EPOCH).chat
+}
+
 /// Whether a body identifies itself: see [`Facts::has_identity`].
 pub(crate) fn has_identity(body: &[u8]) -> bool {
     let [message, timestamp] = members(body, ["idMessage", "timestamp"]);

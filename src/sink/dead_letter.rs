@@ -21,6 +21,7 @@ use tracing::warn;
 use super::Sink;
 use super::cloud_event::Position;
 use super::json_line::{parse, write_line};
+use super::redrive::REDRIVING;
 use crate::error::SetupError;
 use crate::input_file;
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ use crate::notification::Notification;
 use crate::verify::Audit;
 
 /// The largest file that is read back: a body of 64 MiB in base64, with a margin.
-const LARGEST: u64 = 128 << 20;
+pub(super) const LARGEST: u64 = 128 << 20;
 /// Unfinished files of a crash are removed when they are older than any write takes.
 const UNFINISHED: &str = "unfinished";
 const ABANDONED: Duration = Duration::from_secs(3600);
@@ -145,8 +146,8 @@ fn content(path: &Path) -> io::Result<Option<Letters>> {
     }
 }
 
-fn is_letter(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "json")
+pub(super) fn is_letter(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json" || extension == REDRIVING)
 }
 
 /// The dead letters in a folder.

@@ -1,9 +1,11 @@
 //! The interface of a kind of sink to config, doctor and verify.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Sink;
 use super::dead_letter::Folder;
+use super::redrive::Redrive;
 use crate::asyncapi::Description;
 use crate::doctor::Check;
 use crate::error::SetupError;
@@ -74,4 +76,12 @@ pub(crate) trait Driver: Sync {
     /// # Errors
     /// Names what cannot be read and what to change.
     fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, SetupError>;
+
+    /// Publishes dead letters again. `dead_letters` is the folder.
+    ///
+    /// # Errors
+    /// If what became of a letter is unknown, or nothing can be read or published. Running it again is safe.
+    fn redrive(&self, _redrive: &mut Redrive, _dead_letters: &Path) -> Result<(), SetupError> {
+        Err("this sink keeps dead letters in the same stream as everything else: there is nothing to redrive".into())
+    }
 }

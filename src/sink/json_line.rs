@@ -44,9 +44,10 @@ pub(super) fn parse(line: &[u8]) -> Option<(Published, Vec<u8>)> {
     Some((Published::from_attributes(attributes.iter().map(|(name, value)| (*name, value.as_str())))?, body))
 }
 
-type Attributes<'a> = Vec<(&'a str, String)>;
+/// Names and values.
+pub(super) type Attributes<'a> = Vec<(&'a str, String)>;
 
-fn attributes_and_body(line: &[u8]) -> Option<(Attributes<'_>, Vec<u8>)> {
+pub(super) fn attributes_and_body(line: &[u8]) -> Option<(Attributes<'_>, Vec<u8>)> {
     let members: BTreeMap<&str, &RawValue> = serde_json::from_slice(line).ok()?;
     let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
     let body = match members.get("data") {

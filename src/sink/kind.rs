@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::dead_letter::{self, Folder};
 use super::driver::Kind;
+use super::redrive::{Redrive, Selection};
 use super::{Sink, amqp, file, kafka, stdout};
 use crate::doctor::Check;
 use crate::error::SetupError;
@@ -151,6 +152,22 @@ pub fn verify(
     dead_letter::audit(dead_letters, &mut audit)
         .map_err(|error| SetupError::new(format!("dead_letter_dir {}", dead_letters.display()), error))?;
     Ok(audit.report(from_the_beginning))
+}
+
+/// Publishes the selected dead letters again, to where they would have gone, and passes a line about each to `report`. Can be run
+/// beside the bridge, and again after a crash. Blocks.
+///
+/// # Errors
+/// If what became of a letter is unknown, or nothing can be read or published.
+pub fn redrive(
+    options: &Options,
+    dead_letters: &Path,
+    selection: Selection,
+    report: fn(&str),
+) -> Result<Redrive, SetupError> {
+    let mut redrive = Redrive::new(selection, report);
+    options.kind().driver()?.redrive(&mut redrive, dead_letters)?;
+    Ok(redrive)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod json_line;
 pub mod kafka;
 pub mod kind;
 mod one_stream;
+pub mod redrive;
 mod requests;
 pub mod session;
 pub(crate) mod shard;
@@ -188,7 +189,8 @@ pub struct DeadLetter {
 }
 
 /// Why a notification became a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Reason {
     /// Larger than the client or the broker accepts.
     TooLarge,

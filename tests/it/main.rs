@@ -156,6 +156,9 @@ mod redis;
 /// The example sink: Redis and the bridge killed.
 #[cfg(feature = "broker-tests")]
 mod redis_kills;
+/// `redrive`: dead letters published again.
+#[cfg(feature = "broker-tests")]
+mod redrive;
 /// Notifications that come again although their deletes were confirmed.
 #[cfg(feature = "emulator")]
 mod repeats;

@@ -116,6 +116,8 @@ fn every_command_is_known_here() {
         "green-api-bridge run --config bridge.yaml",
         // `the_commands_work_on_the_config_shown`
         "green-api-bridge verify --config bridge.yaml",
+        "green-api-bridge redrive --config bridge.yaml --from kafka --dry-run",
+        "green-api-bridge redrive --config bridge.yaml --from kafka",
     ];
     let commands: Vec<String> =
         blocks("sh").iter().flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
@@ -142,7 +144,9 @@ async fn the_commands_work_on_the_config_shown() {
     fs::write(scene.path("token"), TOKEN).unwrap();
     // Names of this run's own, behind what is shown: `verify` reads everything that was ever published.
     let name = uuid::Uuid::new_v4().simple().to_string();
-    let names = format!("    topic: {name}\n    ledger_topic: {name}.ledger\n    transactional_id: {name}\n");
+    let names = format!(
+        "    topic: {name}\n    ledger_topic: {name}.ledger\n    dead_letter_topic: {name}.dead\n    transactional_id: {name}\n"
+    );
     fs::write(scene.path("bridge.yaml"), config(&scene) + &names).unwrap();
     let tell = |arguments: &[&str]| run(command().current_dir(&scene.folder).args(arguments));
     assert_eq!(tell(&["validate", "--config", "bridge.yaml"]).0, 0);
@@ -157,6 +161,10 @@ async fn the_commands_work_on_the_config_shown() {
     bridge.kill();
     let (code, _, table) = tell(&["verify", "--config", "bridge.yaml"]);
     assert!(code == 0 && table.contains(ID), "{code} {table}");
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, _, output) = tell(&[&["redrive", "--config", "bridge.yaml", "--from", "kafka"], more].concat());
+        assert_eq!(code, 0, "{output}");
+    }
     // The other of the two forms, on the same default names: one after the other.
     let mut run =
         scene.command(&format!("kafka://{}/green-api.notifications", std::env::var("BRIDGE_TEST_KAFKA").unwrap()));

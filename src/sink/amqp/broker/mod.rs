@@ -2,6 +2,7 @@
 //! when the broker lets another bridge declare that queue, the connection is gone and no publish of ours can arrive any more.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,7 @@ use crate::sink::amqp::options::{OnUnroutable, Options};
 use crate::sink::cloud_event::{self, Position};
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
+use crate::sink::redrive::Redrive;
 use crate::sink::session::{Acquire, Action, Job, Session, SessionError, Shard, extract_malformed};
 use crate::sink::shared::Shared;
 use crate::sink::worker::Worker;
@@ -37,6 +39,7 @@ mod membership;
 mod part;
 mod publish;
 mod published;
+mod redrive;
 mod replica;
 mod topology;
 
@@ -88,6 +91,10 @@ impl Driver for Options {
 
     fn audit(&self, drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
         published::audit(self, drain, audit)
+    }
+
+    fn redrive(&self, redrive: &mut Redrive, dead_letters: &Path) -> Result<(), SetupError> {
+        redrive::redrive(self, redrive, dead_letters)
     }
 }
 

@@ -81,23 +81,10 @@ impl<'a> Batch<'a> {
             self.messages.push(Message::Unsent);
             return Ok(());
         }
-        let mut headers = FieldTable::default();
-        let mut properties = BasicProperties::default();
-        for (name, value) in cloud_event::attributes(notification, position) {
-            match name {
-                "id" => properties = properties.with_message_id(short(&value)),
-                "type" => properties = properties.with_type(short(&value)),
-                _ => {}
-            }
-            headers
-                .insert(short(&format!("cloudEvents_{name}")), AMQPValue::LongString(LongString::from(value.as_ref())));
-        }
-        let properties = properties
-            .with_headers(headers)
-            .with_content_type(cloud_event::content_type(notification).into())
-            .with_delivery_mode(PERSISTENT)
-            .with_timestamp(notification.facts().unix_seconds)
-            .with_app_id("green-api-bridge".into());
+        let attributes = cloud_event::attributes(notification, position);
+        let attributes = attributes.iter().map(|(name, value)| (*name, value.as_ref()));
+        let content_type = cloud_event::content_type(notification);
+        let properties = properties(attributes, content_type, notification.facts().unix_seconds);
         let id = properties.message_id().clone().unwrap_or_default();
         // Without `mandatory` the broker confirms messages that it drops.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -176,7 +163,31 @@ enum Answer {
     Unknown,
 }
 
+/// The properties of a message with these attributes.
+pub(super) fn properties<'a>(
+    attributes: impl IntoIterator<Item = (&'a str, &'a str)>,
+    content_type: &str,
+    unix_seconds: u64,
+) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let mut properties = BasicProperties::default();
+    for (name, value) in attributes {
+        match name {
+            "id" => properties = properties.with_message_id(short(value)),
+            "type" => properties = properties.with_type(short(value)),
+            _ => {}
+        }
+        headers.insert(short(&format!("cloudEvents_{name}")), AMQPValue::LongString(LongString::from(value)));
+    }
+    properties
+        .with_headers(headers)
+        .with_content_type(content_type.into())
+        .with_delivery_mode(PERSISTENT)
+        .with_timestamp(unix_seconds)
+        .with_app_id("green-api-bridge".into())
+}
+
 /// Names are validated with the config and everything else is short by construction; truncating avoids a panic.
-fn short(text: &str) -> ShortString {
+pub(super) fn short(text: &str) -> ShortString {
     ShortString::try_new(text.get(..255).unwrap_or(text)).unwrap_or_default()
 }

@@ -165,13 +165,18 @@ fn offset(message: &Delivery) -> Option<i64> {
 }
 
 fn published(message: &Delivery) -> Option<Published> {
-    let headers = message.properties.headers().as_ref()?.inner().iter();
-    Published::from_attributes(headers.filter_map(|(name, value)| {
+    Published::from_attributes(attributes(message))
+}
+
+/// The attributes of a message, without their prefix.
+pub(super) fn attributes(message: &Delivery) -> impl Iterator<Item = (&str, &str)> {
+    let headers = message.properties.headers().iter().flat_map(|headers| headers.inner().iter());
+    headers.filter_map(|(name, value)| {
         let text = match value {
             AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?,
             AMQPValue::ShortString(text) => text.as_str(),
             _ => return None,
         };
         Some((name.as_str().strip_prefix("cloudEvents_")?, text))
-    }))
+    })
 }

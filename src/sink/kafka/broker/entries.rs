@@ -15,6 +15,9 @@ const MARK: Header<'_, &str> = Header { key: "green-api-bridge-ledger", value: S
 /// Prefix of the keys of sentinels.
 pub(super) const OWNER: &str = "owner:";
 
+/// Prefix of the keys of marks: which dead letters were redriven.
+pub(super) const REDRIVEN: &str = "redriven:";
+
 /// Upper bound for the length of an entry.
 const LARGEST: usize = 4096;
 
@@ -63,7 +66,7 @@ impl Entries {
     /// Adds the next record; a later record replaces an earlier one with the same key.
     pub(super) fn take(&mut self, record: &impl Message) {
         match read(record) {
-            Read::Sentinel => {}
+            Read::NoEntry => {}
             Read::Strange(kind) => *self.foreign.entry(kind).or_default() += 1,
             Read::Forgotten(instance) => {
                 self.of.remove(&instance);
@@ -82,7 +85,8 @@ impl Entries {
 }
 
 enum Read {
-    Sentinel,
+    /// A sentinel, or the mark of a dead letter.
+    NoEntry,
     Entry(InstanceId, Entry),
     /// A tombstone written by an operator: nothing was published for the instance.
     Forgotten(InstanceId),
@@ -103,8 +107,8 @@ fn read(record: &impl Message) -> Read {
     }
     let key = record.key().and_then(|key| std::str::from_utf8(key).ok());
     let Some(key) = key else { return Read::Strange("with a key that is no text") };
-    if key.starts_with(OWNER) {
-        return Read::Sentinel;
+    if key.starts_with(OWNER) || key.starts_with(REDRIVEN) {
+        return Read::NoEntry;
     }
     let instance = key.parse().ok().filter(|instance: &InstanceId| instance.to_string() == key);
     let Some(instance) = instance else { return Read::Strange("with a key that is no instance") };

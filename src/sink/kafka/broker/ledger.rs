@@ -1,5 +1,6 @@
 //! The ledger: a compacted topic that records what was published last for every instance, and who owns every transactional id.
 
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::client::Quiet;
-use super::entries::{self, Entries, Entry, OWNER};
+use super::entries::{self, Entries, Entry, OWNER, REDRIVEN};
 use super::record::Record;
 use crate::notification::InstanceId;
 use crate::sink::kafka::options::Options;
@@ -102,6 +103,28 @@ impl Ledger {
             record.is_none()
         })?;
         Ok(entries)
+    }
+
+    /// Records that a dead letter, named as in [`redriven`](Self::redriven), was redriven.
+    pub(super) fn redriven_mark(&self, letter: &str) -> Result<Record, SessionError> {
+        self.record(format!("{REDRIVEN}{letter}"), Ok(b"{}".into()))
+    }
+
+    /// The dead letters that were redriven, as far as this is decided by now.
+    pub(super) fn redriven(&self) -> Result<HashSet<String>, SessionError> {
+        self.wait_until_decided()?;
+        let mut letters = HashSet::new();
+        self.read("read_committed", |record| {
+            let Some(record) = record else { return true };
+            let key = record.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+            if let Some(letter) = key.strip_prefix(REDRIVEN)
+                && entries::is_of_ledger(record)
+            {
+                letters.insert(letter.to_owned());
+            }
+            false
+        })?;
+        Ok(letters)
     }
 
     /// Whether another process took ownership of our transactional id after `owner`.

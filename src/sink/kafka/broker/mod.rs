@@ -2,6 +2,7 @@
 //! all waiting instances and a ledger entry for each: the ledger is a compacted topic that records what was published last.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::sink::assignment::Opened;
 use crate::sink::dead_letter::Folder;
 use crate::sink::driver::Driver;
 use crate::sink::kafka::options::Options;
+use crate::sink::redrive::Redrive;
 use crate::sink::session::{Acquire, SessionError, Shard};
 use crate::sink::shared::Shared;
 use crate::sink::worker::Worker;
@@ -40,6 +42,7 @@ mod producer;
 mod published;
 mod raise;
 mod record;
+mod redrive;
 mod rights;
 mod route;
 mod session;
@@ -86,6 +89,10 @@ impl Driver for Options {
 
     fn audit(&self, _drain: bool, audit: &mut Audit) -> Result<bool, SetupError> {
         published::audit(self, audit)
+    }
+
+    fn redrive(&self, redrive: &mut Redrive, dead_letters: &Path) -> Result<(), SetupError> {
+        redrive::redrive(self, redrive, dead_letters)
     }
 }
 
