@@ -90,9 +90,14 @@ mod tests {
 
     #[test]
     fn the_kinds_are_those_of_the_schema() {
-        let schema = include_str!("../deploy/asyncapi/notification.schema.json");
-        let documented = schema.lines().filter_map(|line| line.trim().strip_prefix(r#""const": ""#)?.strip_suffix('"'));
-        assert_eq!(documented.chain([OTHER]).collect::<Vec<_>>(), KINDS);
+        let schema = include_str!("../deploy/asyncapi/notification.types.schema.json");
+        let documented = |property: &str| {
+            let of_property = format!(r#""{property}": {{"type": "string", "const": ""#);
+            let kinds = schema.lines().filter_map(|line| line.trim().strip_prefix(&of_property)?.split('"').next());
+            kinds.chain([OTHER]).collect::<Vec<_>>()
+        };
+        assert_eq!(documented("typeWebhook"), KINDS);
+        assert_eq!(documented("typeMessage"), MESSAGES);
     }
 
     #[cfg(feature = "emulator")]

@@ -231,8 +231,6 @@ fn every_kind_of_body_is_as_the_schema_says() {
         if let Some(error) = validator.iter_errors(&value).next() {
             panic!("{error} in {body}");
         }
-        let kind = value["typeWebhook"].as_str().unwrap();
-        assert!(schema["$defs"].get(kind).is_some(), "{kind} is not described");
         // Of every kind it asks for something.
         value.as_object_mut().unwrap().remove("instanceData");
         assert!(!validator.is_valid(&value), "{value}");

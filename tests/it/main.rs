@@ -178,6 +178,9 @@ mod storm;
 mod support;
 /// Rules of the source: absences, limits, layering.
 mod tidy;
+/// The schema that consumers generate types from.
+#[cfg(feature = "emulator")]
+mod types;
 /// `verify` finds what is wrong, when something is.
 #[cfg(feature = "emulator")]
 mod verify;

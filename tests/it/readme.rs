@@ -38,6 +38,15 @@ pub fn example(name: &str, what: &str) -> String {
     blocks_in(&page(name), "yaml").into_iter().find(|block| block.contains(what)).expect(what)
 }
 
+/// The command on a page that begins with this.
+pub fn command_of(name: &str, program: &str) -> String {
+    let lines: Vec<String> = blocks_in(&page(name), "sh")
+        .iter()
+        .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    lines.into_iter().find(|line| line.starts_with(program)).expect(program)
+}
+
 /// What GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase();
@@ -114,6 +123,8 @@ fn every_command_is_known_here() {
         "green-api-bridge setup --config bridge.yaml --apply",
         "green-api-bridge doctor --config bridge.yaml",
         "green-api-bridge run --config bridge.yaml",
+        // `types`
+        "datamodel-codegen --input notification.types.schema.json --input-file-type jsonschema --output-model-type pydantic_v2.BaseModel --extra-fields allow --formatters builtin --output notification.py",
         // `the_commands_work_on_the_config_shown`
         "green-api-bridge verify --config bridge.yaml",
         "green-api-bridge redrive --config bridge.yaml --from kafka --dry-run",

@@ -1,0 +1,202 @@
+//! Types that others' generators make of the schema, at work on every example.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use green_api_bridge::emulator;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::readme;
+use crate::support::{from_test_run, run};
+
+const ASYNCAPI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/asyncapi");
+
+fn schema(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(Path::new(ASYNCAPI).join(name)).unwrap()).unwrap()
+}
+
+fn typed() -> Value {
+    schema("notification.types.schema.json")
+}
+
+fn examples() -> Vec<Value> {
+    emulator::notifications().map(|body| serde_json::from_str(body).unwrap()).collect()
+}
+
+/// The name of the type of a kind.
+fn named(kind: &str) -> String {
+    kind[..1].to_uppercase() + &kind[1..]
+}
+
+/// The names of the types of a body: the notification's, and its message's.
+fn classes(body: &Value) -> Vec<String> {
+    let kinds = [&body["typeWebhook"], &body["messageData"]["typeMessage"]];
+    kinds.into_iter().filter_map(Value::as_str).map(named).collect()
+}
+
+/// The members of a union, by the constant that tells them apart, with what is said of them.
+fn union<'a>(typed: &'a Value, union: &'a Value) -> Vec<(&'a str, &'a str)> {
+    let property = union["discriminator"]["propertyName"].as_str().unwrap();
+    let members = union["oneOf"].as_array().unwrap().iter().map(|member| {
+        let reference = member["$ref"].as_str().unwrap();
+        let definition = typed.pointer(&reference[1..]).expect(reference);
+        let kind = definition["properties"][property]["const"].as_str().expect(reference);
+        assert_eq!(reference, format!("#/$defs/{}", named(kind)));
+        assert!(definition["required"].as_array().unwrap().contains(&property.into()), "{kind}");
+        assert_eq!(union["discriminator"]["mapping"][kind], reference);
+        (kind, reference)
+    });
+    let members: Vec<_> = members.collect();
+    assert_eq!(members.len(), union["discriminator"]["mapping"].as_object().unwrap().len());
+    members
+}
+
+/// The definitions that this refers to, and those that they refer to.
+fn add_referred(typed: &Value, value: &Value, referred: &mut Map<String, Value>) {
+    match value {
+        Value::Object(object) => object.values().for_each(|value| add_referred(typed, value, referred)),
+        Value::Array(array) => array.iter().for_each(|value| add_referred(typed, value, referred)),
+        Value::String(text) => {
+            if let Some(name) = text.strip_prefix("#/$defs/")
+                && !referred.contains_key(name)
+            {
+                referred.insert(name.to_owned(), typed["$defs"][name].clone());
+                add_referred(typed, &typed["$defs"][name], referred);
+            }
+        }
+        _ => (),
+    }
+}
+
+/// The schema of every body: it says of the known kinds what the types say, and of messages as little as of other kinds.
+fn open() -> Value {
+    let mut typed = typed();
+    typed["$defs"]["MessageData"] = json!({
+        "title": "MessageData",
+        "description": "The message.",
+        "type": "object",
+        "required": ["typeMessage"],
+        "properties": {
+            "typeMessage": {
+                "type": "string",
+                "description": "textMessage, imageMessage and many more; the member that holds the message is named after it.",
+            },
+        },
+    });
+    let by_kind = union(&typed, &typed).into_iter().map(|(kind, reference)| {
+        let is_of_kind =
+            json!({"type": "object", "required": ["typeWebhook"], "properties": {"typeWebhook": {"const": kind}}});
+        json!({"if": is_of_kind, "then": {"$ref": reference}})
+    });
+    let by_kind: Vec<Value> = by_kind.collect();
+    let mut definitions = Map::new();
+    add_referred(&typed, &by_kind.clone().into(), &mut definitions);
+    json!({
+        "$schema": typed["$schema"],
+        "$id": "https://green-api-bridge.example/notification.schema.json",
+        "title": "A notification's body, as Green API sent it",
+        "description": "The value of every record and message. It is open: Green API adds members and kinds without notice, and the bridge publishes them unchanged. Of the kinds known here it says what was always there. To generate types from there is notification.types.schema.json.",
+        "type": ["object", "array", "string", "number", "boolean", "null"],
+        "allOf": by_kind,
+        "$defs": definitions,
+    })
+}
+
+#[test]
+fn the_schema_of_every_body_says_what_the_types_say() {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("notification.schema.json");
+    fs::write(&made, format!("{:#}\n", open())).unwrap();
+    assert!(schema("notification.schema.json") == open(), "copy {} to {ASYNCAPI}", made.display());
+}
+
+/// Adds to every object that its members are all there are, unless it says that they are not.
+fn close(value: &mut Value) {
+    if let Some(object) = value.as_object_mut() {
+        if object.contains_key("properties") && object.get("type").is_some_and(|kind| kind == "object") {
+            object.entry("additionalProperties").or_insert(false.into());
+        }
+        object.values_mut().for_each(close);
+    }
+}
+
+#[test]
+fn every_example_is_of_a_type_that_describes_every_member_of_it() {
+    let typed = typed();
+    for (name, definition) in typed["$defs"].as_object().unwrap() {
+        assert_eq!(definition["title"], name.as_str());
+    }
+    let notifications = union(&typed, &typed);
+    let messages = union(&typed, &typed["$defs"]["MessageData"]);
+    let mut closed = typed.clone();
+    close(&mut closed);
+    let [typed, closed] = [typed.clone(), closed].map(|schema| jsonschema::validator_for(&schema).unwrap());
+    for mut body in examples() {
+        if let Some(error) = closed.iter_errors(&body).next() {
+            panic!("{error} in {body}");
+        }
+        for (kind, kinds) in [(&body["typeWebhook"], &notifications), (&body["messageData"]["typeMessage"], &messages)]
+        {
+            assert!(kind.is_null() || kinds.iter().any(|(known, _)| kind == known), "{kind}");
+        }
+        body["added"] = json!({"by": "Green API"});
+        assert!(typed.is_valid(&body) && !closed.is_valid(&body), "{body}");
+        body["typeWebhook"] = "tomorrow".into();
+        assert!(!typed.is_valid(&body), "{body}");
+    }
+}
+
+/// A folder with the schema and what a command of the page generates from it. The command begins with this.
+fn generated(generator: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(ASYNCAPI).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let line = readme::command_of("consuming.md", generator);
+    let (code, _, output) = run(Command::new("sh").args(["-ec", &line]).env("PATH", tools()).current_dir(&folder));
+    assert_eq!(code, 0, "{line}: {output}");
+    folder
+}
+
+/// Where the generators are.
+fn tools() -> String {
+    let python = PathBuf::from(from_test_run("BRIDGE_TEST_PYTHON"));
+    let node = from_test_run("BRIDGE_TEST_NODE_PATH");
+    format!("{}:{node}/.bin:{}", python.parent().unwrap().display(), std::env::var("PATH").unwrap())
+}
+
+/// Bodies, one a line.
+fn write_lines(path: &Path, bodies: &[Value]) {
+    fs::write(path, bodies.iter().map(Value::to_string).collect::<Vec<_>>().join("\n") + "\n").unwrap();
+}
+
+/// What a program printed of bodies is what they are, and each was an object of its own class.
+fn assert_parsed(bodies: &[Value], (code, stdout, stderr): (i32, String, String)) {
+    assert_eq!(code, 0, "{stderr}");
+    let parsed: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(parsed.len(), bodies.len(), "{stderr}");
+    for (body, parsed) in bodies.iter().zip(parsed) {
+        assert_eq!(parsed["classes"], json!(classes(body)), "{body}");
+        assert_eq!(&parsed["body"], body);
+    }
+}
+
+#[cfg(feature = "broker-tests")]
+#[test]
+fn python_parses_every_example_into_its_own_class_and_prints_it_again() {
+    let folder = generated("datamodel-codegen");
+    let mut bodies = examples();
+    for body in examples() {
+        let mut body = body;
+        body["added"] = json!({"by": ["Green API"]});
+        body["instanceData"]["added"] = json!(1.5);
+        bodies.push(body);
+    }
+    let lines = folder.path().join("bodies");
+    write_lines(&lines, &bodies);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/read_types.py");
+    let mut python = Command::new(from_test_run("BRIDGE_TEST_PYTHON"));
+    assert_parsed(&bodies, run(python.arg(script).arg(&lines).env("PYTHONPATH", folder.path())));
+}
