@@ -125,6 +125,7 @@ fn every_command_is_known_here() {
         "green-api-bridge run --config bridge.yaml",
         // `types`
         "datamodel-codegen --input notification.types.schema.json --input-file-type jsonschema --output-model-type pydantic_v2.BaseModel --extra-fields allow --formatters builtin --output notification.py",
+        "json2ts --input notification.types.schema.json --additionalProperties false --output notification.d.ts",
         // `the_commands_work_on_the_config_shown`
         "green-api-bridge verify --config bridge.yaml",
         "green-api-bridge redrive --config bridge.yaml --from kafka --dry-run",

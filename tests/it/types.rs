@@ -200,3 +200,30 @@ fn python_parses_every_example_into_its_own_class_and_prints_it_again() {
     let mut python = Command::new(from_test_run("BRIDGE_TEST_PYTHON"));
     assert_parsed(&bodies, run(python.arg(script).arg(&lines).env("PYTHONPATH", folder.path())));
 }
+
+/// TypeScript checks types when it compiles: that each body is one of the union, without a member too many, and that its kinds
+/// narrow the union to its own types.
+#[cfg(feature = "broker-tests")]
+#[test]
+fn typescript_narrows_every_example_to_its_own_type() {
+    let folder = generated("json2ts");
+    let of_body = |body: &Value| {
+        let kind = &body["typeWebhook"];
+        let (is_kind, narrowed) = match &body["messageData"]["typeMessage"] {
+            Value::Null => (String::new(), "[body]"),
+            message => (format!(" && body.messageData.typeMessage === {message}"), "[body, body.messageData]"),
+        };
+        let names: Vec<String> = classes(body).iter().map(|name| format!("types.{name}")).collect();
+        format!(
+            "((body: types.Notification): [{}] => {{ if (body.typeWebhook === {kind}{is_kind}) return {narrowed}; throw body; }})({body});\n",
+            names.join(", ")
+        )
+    };
+    let program: String = examples().iter().map(of_body).collect();
+    fs::write(folder.path().join("program.ts"), format!("import type * as types from './notification';\n{program}"))
+        .unwrap();
+    let mut tsc = Command::new("tsc");
+    tsc.args(["--strict", "--noEmit", "program.ts"]).env("PATH", tools()).current_dir(&folder);
+    let (code, errors, _) = run(&mut tsc);
+    assert_eq!(code, 0, "{errors}");
+}
