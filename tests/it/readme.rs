@@ -126,6 +126,8 @@ fn every_command_is_known_here() {
         // `types`
         "datamodel-codegen --input notification.types.schema.json --input-file-type jsonschema --output-model-type pydantic_v2.BaseModel --extra-fields allow --formatters builtin --output notification.py",
         "json2ts --input notification.types.schema.json --additionalProperties false --output notification.d.ts",
+        "openapi-generator-cli generate --generator-name java --library resttemplate --input-spec notification.openapi.yaml --global-property models,modelDocs=false,modelTests=false --additional-properties modelPackage=notification,useOneOfInterfaces=true,useJakartaEe=true,openApiNullable=false,containerDefaultToNull=true --output java",
+        "openapi-generator-cli generate --generator-name go --input-spec notification.openapi.yaml --global-property models,modelDocs=false,modelTests=false,supportingFiles=utils.go --additional-properties packageName=notification,useOneOfDiscriminatorLookup=true,disallowAdditionalPropertiesIfNotPresent=false --output notification",
         // `the_commands_work_on_the_config_shown`
         "green-api-bridge verify --config bridge.yaml",
         "green-api-bridge redrive --config bridge.yaml --from kafka --dry-run",
