@@ -1,4 +1,5 @@
 // Parses lines with the types generated from the schema: of each the names of its types, and what is printed of it again.
+// A body of an unknown kind has no type and stays as it is.
 package main
 
 import (
@@ -32,10 +33,16 @@ func main() {
 			parts = append(parts, received.MessageData.GetActualInstance())
 		}
 		classes := []string{}
+		var printed interface{} = parsed
 		for _, part := range parts {
+			if part == nil {
+				classes = []string{}
+				printed = json.RawMessage(lines.Bytes())
+				break
+			}
 			classes = append(classes, reflect.TypeOf(part).Elem().Name())
 		}
-		if err := json.NewEncoder(os.Stdout).Encode(map[string]interface{}{"classes": classes, "body": parsed}); err != nil {
+		if err := json.NewEncoder(os.Stdout).Encode(map[string]interface{}{"classes": classes, "body": printed}); err != nil {
 			panic(err)
 		}
 	}
