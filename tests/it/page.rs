@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::sleep;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use green_api_bridge::emulator::{Fault, Method};
@@ -164,10 +163,11 @@ async fn the_picture_in_the_readme_is_of_this_page() {
         [&first, &second].iter().any(|bridge| bridge.log().contains(&event("condition_entered")))
     });
     while text(&address, "/status").await.matches(r#""elsewhere""#).count() != 6 {}
-    let done = AtomicBool::new(false);
     let seen = std::thread::scope(|threads| {
         let busy: Vec<&String> = scene.instances.iter().filter(|id| *id != refused).collect();
-        let (scene, done) = (&scene, &done);
+        // Disconnected when this ends, however it ends.
+        let (_browsing, ended) = channel::<()>();
+        let scene = &scene;
         threads.spawn(move || {
             for number in 0_usize.. {
                 for (id, every) in busy.iter().zip(1..) {
@@ -175,15 +175,12 @@ async fn the_picture_in_the_readme_is_of_this_page() {
                         scene.emulator.push(id, format!(r#"{{"typeWebhook":"incomingCall","n":{number}}}"#));
                     }
                 }
-                if done.load(Relaxed) {
+                if ended.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Disconnected) {
                     break;
                 }
-                sleep(Duration::from_millis(100));
             }
         });
-        let seen = browse(&address, "readme", "");
-        done.store(true, Relaxed);
-        seen
+        browse(&address, "readme", "")
     });
     let shown = seen["text"].as_str().unwrap();
     for expected in ["6 of 12", "exactly once"] {
