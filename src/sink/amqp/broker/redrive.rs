@@ -31,14 +31,13 @@ const SETTLING: Duration = Duration::from_secs(1);
 /// If the outcome of a publish is unknown.
 pub(super) fn redrive(config: &Options, redrive: &mut Redrive, folder: &Path) -> Result<(), SetupError> {
     let from = redrive.selection().from;
-    let rejected = config.queue.as_deref().map(arguments::rejected);
-    let queue = match from {
-        From::Amqp => config.dead_letter_queue.clone(),
-        From::Rejected => {
-            rejected.ok_or("sink.amqp.queue is null: the bridge declares no queue of rejected messages")?
+    let (queue, rejected_by) = match (from, &config.queue) {
+        (From::Amqp | From::Dir, _) => (config.dead_letter_queue.clone(), None),
+        (From::Rejected, Some(queue)) => (arguments::rejected(queue), Some(queue.as_str())),
+        (From::Rejected, None) => {
+            return Err("sink.amqp.queue is null: the bridge declares no queue of rejected messages".into());
         }
-        From::Dir => String::new(),
-        From::Kafka => {
+        (From::Kafka, _) => {
             return Err(
                 "sink.amqp: dead letters are in its queues or in the folder: use --from amqp, rejected or dir".into()
             );
@@ -47,7 +46,7 @@ pub(super) fn redrive(config: &Options, redrive: &mut Redrive, folder: &Path) ->
     let mut nodes = Nodes::new(config.clone(), ReportedQueues::default(), Metrics::new("amqp"));
     let open = async |connection: &Connection, _: &Options| confirming_channel(connection).await;
     let (link, channel) = nodes.connect(&open).map_err(text)?;
-    let mut publisher = Publisher { config, link, channel };
+    let mut publisher = Publisher { config, rejected_by, link, channel };
     if from == From::Dir {
         redrive.folder(folder, |letter, marked| publisher.publish(letter, marked))
     } else {
@@ -62,6 +61,8 @@ fn text(failure: SessionError) -> SetupError {
 
 struct Publisher<'a> {
     config: &'a Options,
+    /// The queue whose consumers rejected the messages.
+    rejected_by: Option<&'a str>,
     link: Link,
     channel: Channel,
 }
@@ -117,10 +118,9 @@ impl Publisher<'_> {
     /// Publishes a letter and waits until every queue that it is routed to has confirmed it.
     fn publish(&mut self, letter: &Letter, marked: bool) -> Result<Fate, SetupError> {
         let exchange = &self.config.exchange;
-        let (exchange, routing_key) = if let (None, Some(queue)) = (letter.get("deadletterreason"), &self.config.queue)
-        {
-            // Rejected by the consumers of this queue: other queues of the exchange have it. The default exchange routes by name.
-            ("", queue.as_str())
+        let (exchange, routing_key) = if let Some(queue) = self.rejected_by {
+            // Other queues of the exchange have it. The default exchange routes by name.
+            ("", queue)
         } else if let Some(routing_key) =
             letter.destination().strip_prefix(exchange).and_then(|rest| rest.strip_prefix('/'))
         {

@@ -37,10 +37,13 @@ pub(super) fn redrive(config: &Options, redrive: &mut Redrive, folder: &Path) ->
     client.set("transactional.id", &transactional_id);
     let ledger = Ledger::new(&client, config, &transactional_id, Shard::new(0));
     let selection = *redrive.selection();
+    let consumer = ledger.consumer("read_committed").map_err(text)?;
+    // Fails where the producer would wait for the brokers.
+    partitions(&consumer, &config.ledger_topic)
+        .map_err(|error| SetupError::new(format!("ledger_topic {}", config.ledger_topic), error))?;
     // Fences an earlier run, whose last transaction is decided by the time that the marks are read.
     let producer = if selection.dry_run { None } else { Some(Producer::new(&client).map_err(text)?) };
     let redriven = ledger.redriven().map_err(text)?;
-    let consumer = ledger.consumer("read_committed").map_err(text)?;
     let mut publisher = Publisher { config, client, ledger, producer, redriven, partitions: HashMap::new() };
     match selection.from {
         From::Kafka => publisher.topic(redrive, &consumer),
