@@ -19,8 +19,8 @@ for numbers in [(1, 2), (3, 4)]:
     for end in [producer.abort_transaction, producer.abort_transaction, producer.commit_transaction]:
         producer.begin_transaction()
         for number in numbers:
-            attributes = {"ce_idinstance": instance, "ce_sequence": f"{number:020}", "ce_type": f"com.green-api.{kind}"}
-            producer.produce(topic, body, instance, headers=attributes)
+            attributes = {"id": f"{number}", "source": instance, "idinstance": instance, "sequence": f"{number:020}", "type": kind}
+            producer.produce(topic, body, instance, headers={f"ce_{name}": value for name, value in attributes.items()})
         # What is aborted must have arrived.
         if producer.flush(30) > 0:
             sys.exit("not everything was delivered")

@@ -1,5 +1,5 @@
-"""Puts chosen messages of a queue into another, which it declares, as they are. Arguments: URI QUEUE TARGET INDEX…
-What is read stays in QUEUE.
+"""Puts chosen messages of a queue, as they are, into another, which it declares, or behind themselves. What is read
+stays in QUEUE. Arguments: URI QUEUE TARGET INDEX…
 """
 
 import sys
@@ -16,7 +16,8 @@ while True:
         break
     messages.append((properties, body))
 reading.close()  # What is not acknowledged goes back to its place.
-writing.queue_declare(target, durable=True)
+if target != queue:
+    writing.queue_declare(target, durable=True)
 writing.confirm_delivery()
 for index in indices:
     properties, body = messages[int(index)]

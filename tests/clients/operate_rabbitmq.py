@@ -9,6 +9,8 @@ import pika
 
 uri, *calls = sys.argv[1:]
 channel = pika.BlockingConnection(pika.URLParameters(uri)).channel()
-for method, arguments in zip(calls[::2], calls[1::2], strict=True):
-    getattr(channel, method)(**json.loads(arguments))
+for method, arguments in zip(calls[::2], map(json.loads, calls[1::2]), strict=True):
+    if "properties" in arguments:
+        arguments["properties"] = pika.BasicProperties(**arguments["properties"])
+    getattr(channel, method)(**arguments)
 channel.close()

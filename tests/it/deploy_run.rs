@@ -1,21 +1,18 @@
 //! What lies in `deploy/` and the compose file, run by the programs that it is for and against brokers of the tests.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use green_api_bridge::emulator::{EventKind, Fault, FaultKind, Method};
 use serde_json::Value;
 
 use crate::admin::free_address;
+use crate::consumer_samples::{Consumer, Sample, languages};
 use crate::deploy::{file, yaml};
 use crate::kafka_topics::Topics;
 use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, Worker, command, eventually, foreign_client, from_test_run, run};
-
-/// An instance beside [`ID`].
-const OTHER: &str = "1101000002";
+use crate::support::{Broker, Worker, command, eventually, foreign_client, run};
 
 /// A service of ours, with other addresses than in the compose network.
 struct Service {
@@ -81,72 +78,6 @@ fn start_profile(profile: &str, broker: (&str, &str), folder: &Path) -> Vec<Work
     running
 }
 
-/// A sample consumer; killed when dropped.
-struct Consumer {
-    child: Child,
-    output: PathBuf,
-}
-
-impl Consumer {
-    fn start(name: &str, arguments: &[&str], folder: &Path) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/consumers").join(name);
-        let mut command = match name.rsplit_once('.').expect("an extension").1 {
-            "py" => Command::new(from_test_run("BRIDGE_TEST_PYTHON")),
-            "js" => {
-                let mut node = Command::new("node");
-                node.env("NODE_PATH", from_test_run("BRIDGE_TEST_NODE_PATH"));
-                node
-            }
-            _ => {
-                let broker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/kafka");
-                let (code, libraries, shown) = run(Command::new(broker).arg("fetch"));
-                assert_eq!(code, 0, "{shown}");
-                let mut java = Command::new("java");
-                java.args(["-cp", &format!("{}/*", libraries.trim())]);
-                java
-            }
-        };
-        // What it remembers and prints is its own.
-        let own = folder.join(name);
-        fs::create_dir_all(&own).unwrap();
-        let output = own.join("output");
-        let stdout = File::options().create(true).append(true).open(&output).unwrap();
-        let child = command.current_dir(own).arg(script).args(arguments).stdin(Stdio::null()).stdout(stdout).spawn();
-        Self { child: child.expect(name), output }
-    }
-
-    /// What it has printed: instance, sequence, and kind of each notification.
-    fn lines(&self) -> Vec<[String; 3]> {
-        // Those in Java parse no body, and print the type of the CloudEvent.
-        let text = fs::read_to_string(&self.output).unwrap().replace("com.green-api.", "");
-        let words =
-            |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>().try_into().expect("three words");
-        // The last one may be half there.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        whole.lines().map(words).collect()
-    }
-
-    /// Waits for so many of an instance, and returns the first of them.
-    fn first_of(&self, instance: &str, count: usize) -> Vec<[String; 3]> {
-        let of_it = || self.lines().into_iter().filter(|line| line[0] == instance);
-        eventually("a consumer prints what it reads", || of_it().count() >= count);
-        of_it().take(count).collect()
-    }
-
-    /// Waits for so many, and returns the first of them.
-    fn first(&self, count: usize) -> Vec<[String; 3]> {
-        eventually("a consumer prints what it reads", || self.lines().len() >= count);
-        self.lines()[..count].to_vec()
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 #[test]
 fn compose_takes_the_file() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -169,18 +100,26 @@ fn assert_in_order(lines: &[[String; 3]], instance: &str) {
 }
 
 /// Each in a group of its own.
-fn of_kafka(servers: &str, topic: &str, folder: &Path) -> [Consumer; 3] {
-    ["kafka.py", "kafka.js", "Kafka.java"]
-        .map(|name| Consumer::start(name, &[servers, topic, &format!("{topic}.{name}")], folder))
+fn of_kafka(servers: &str, topic: &str, folder: &Path) -> Vec<Consumer> {
+    let start = |&language| {
+        let environment = vec![
+            ("KAFKA_BOOTSTRAP_SERVERS", servers.to_owned()),
+            ("KAFKA_TOPIC", topic.to_owned()),
+            ("KAFKA_GROUP", format!("{topic}.{language}")),
+            ("KAFKA_DEAD_LETTER_TOPIC", "unused".to_owned()),
+        ];
+        Sample { language, broker: "kafka", folder: folder.join(language), environment }.start()
+    };
+    languages().iter().map(start).collect()
 }
 
 #[test]
-fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_node_and_java() {
+fn notifications_flow_in_the_profile_kafka_to_the_samples() {
     // Of its own: these are the default names, under which only one bridge may run.
     let (broker, folder) = (Broker::start("kafka"), tempfile::tempdir().unwrap());
     let servers = broker.address("BRIDGE_TEST_KAFKA");
     let _services = start_profile("kafka", ("kafka:19092", &servers), folder.path());
-    for consumer in &of_kafka(&servers, "green-api.notifications", folder.path()) {
+    for consumer in of_kafka(&servers, "green-api.notifications", folder.path()) {
         for instance in ["1101000001", "1101000002", "1101000003", "1101000004"] {
             assert_in_order(&consumer.first_of(instance, 5), instance);
         }
@@ -188,12 +127,12 @@ fn notifications_flow_in_the_profile_kafka_to_consumers_in_python_node_and_java(
 }
 
 #[test]
-fn the_consumers_of_kafka_never_see_what_was_aborted() {
+fn the_samples_for_kafka_never_see_what_was_aborted() {
     let (topics, folder) = (Topics::new(), tempfile::tempdir().unwrap());
     foreign_client("create_kafka.py", &[&topics.servers, &topics.name]);
     foreign_client("abort_kafka.py", &[&topics.servers, &topics.name, ID]);
-    for consumer in &of_kafka(&topics.servers, &topics.name, folder.path()) {
-        assert_in_order(&consumer.first(4), ID);
+    for consumer in of_kafka(&topics.servers, &topics.name, folder.path()) {
+        assert_in_order(&consumer.first_of(ID, 4), ID);
     }
 }
 
@@ -204,45 +143,29 @@ fn notifications_flow_in_the_profile_rabbitmq() {
     let address = uri.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
     let _services = start_profile("rabbitmq", ("rabbitmq:5672", &address), folder.path());
     // As its reader is started, with the client that the tests have.
-    let compose = yaml("docker-compose.yml");
-    let command = compose["services"]["reader-rabbitmq"]["command"][2].as_str().unwrap();
+    let reader = &yaml("docker-compose.yml")["services"]["reader-rabbitmq"];
+    let command = reader["command"][2].as_str().unwrap();
     let client = command.split_whitespace().find(|word| word.starts_with("pika==")).expect("the client");
-    assert!(file("tests/clients/requirements.txt").lines().any(|line| line == client), "{client}");
-    let (_, arguments) = command.split_once("python -u /consumers/rabbitmq.py ").expect("the sample");
-    let arguments = arguments.replace("rabbitmq:5672", &address);
-    let arguments: Vec<&str> = arguments.split_whitespace().collect();
-    let consumer = Consumer::start("rabbitmq.py", &arguments, folder.path());
+    assert!(file("deploy/consumers/python/requirements.txt").lines().any(|line| line == client), "{client}");
+    assert!(command.ends_with("exec python /consumers/rabbitmq.py"), "{command}");
+    assert_eq!(reader["volumes"][0], "./deploy/consumers/python:/consumers:ro");
+    let value = |name: &'static str| {
+        (name, reader["environment"][name].as_str().expect(name).replace("rabbitmq:5672", &address))
+    };
+    let environment = vec![value("AMQP_URI"), value("AMQP_QUEUE")];
+    let sample = Sample { language: "python", broker: "rabbitmq", folder: folder.path().join("reader"), environment };
+    let consumer = sample.start();
     for instance in ["1101000011", "1101000012", "1101000013", "1101000014"] {
         // A shard that another replica takes over counts from 1 again.
         assert_in_order(&consumer.first_of(instance, 1), instance);
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_consumers_of_rabbitmq_drop_what_they_have_seen() {
-    for name in ["rabbitmq.py", "rabbitmq.js", "RabbitMQ.java"] {
-        let (scene, names) = (Scene::fleet(2, &[]).await, Names::new());
-        scene.push([r#"{"typeWebhook":"first"}"#]);
-        // Stored, and killed before it is deleted: it will be stored twice.
-        scene.fault(Fault::before(FaultKind::Hang).on(Method::DeleteNotification));
-        let bridge = scene.start_with("bridge", &names.sink(""));
-        eventually("a delete arrives", || scene.count(EventKind::Faulted) == 1);
-        let arguments = [names.uri.as_str(), &names.queue()];
-        let consumer = Consumer::start(name, &arguments, &scene.folder.path().join("out"));
-        // What is printed is remembered a moment later, and certainly before the next is printed.
-        scene.emulator.push(OTHER, r#"{"typeWebhook":"other"}"#);
-        assert_eq!(consumer.first(2).into_iter().map(|[_, _, kind]| kind).collect::<Vec<_>>(), ["first", "other"]);
-        bridge.kill();
-        drop(consumer);
-        let _bridge = scene.start_with("bridge", &names.sink(""));
-        scene.push([r#"{"typeWebhook":"second"}"#]);
-        scene.drained();
-        assert_eq!(scene.count(EventKind::Deleted), 2);
-        // Started again it remembers, and goes on.
-        let consumer = Consumer::start(name, &arguments, &scene.folder.path().join("out"));
-        let kinds = || consumer.lines().into_iter().filter(|line| line[0] == ID).map(|[_, _, kind]| kind);
-        eventually("the second is read", || kinds().any(|kind| kind == "second"));
-        assert_eq!(kinds().collect::<Vec<_>>(), ["first", "second"]);
+#[test]
+fn the_tests_have_the_clients_of_the_samples() {
+    let (ours, theirs) = (file("tests/clients/requirements.txt"), file("deploy/consumers/python/requirements.txt"));
+    for client in theirs.lines() {
+        assert!(ours.lines().any(|line| line == client), "{client}");
     }
 }
 

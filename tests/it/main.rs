@@ -36,6 +36,9 @@ mod command_line;
 mod conditions;
 /// `deploy/docs/configuration.md` equals the schema.
 mod configuration;
+/// The sample consumers, while database, process and broker fail.
+#[cfg(feature = "broker-tests")]
+mod consumer_samples;
 /// The contract test of sinks: every built-in sink passes, broken ones fail.
 mod contract;
 /// `CONTRIBUTING.md`, `SECURITY.md` and the workflows.
