@@ -15,7 +15,7 @@ use crate::kafka_security::permission;
 use crate::kafka_topics::{Record, Topics};
 use crate::rabbitmq_queues::Names;
 use crate::scene::{ID, Scene, numbered};
-use crate::support::{Broker, eventually, foreign_client, from_test_run, run};
+use crate::support::{Broker, eventually, foreign_client, from_test_run, is_long, run};
 
 const INSTANCES: usize = 10;
 /// Of each instance: in three parts.
@@ -143,9 +143,9 @@ impl Drop for Consumer {
     }
 }
 
-/// Those that there are.
+/// Those in the plain run, and with `tests/run --long` all.
 pub fn languages() -> &'static [&'static str] {
-    let languages = &["python", "node", "java"];
+    let languages: &[&str] = if is_long() { &["python", "node", "java", "go"] } else { &["python", "node", "java"] };
     // Fetched and built first, for which nobody knows how long it takes.
     for language in languages {
         let (code, _, shown) = run(script().arg(language));
