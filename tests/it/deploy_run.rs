@@ -110,7 +110,7 @@ fn of_kafka(servers: &str, topic: &str, folder: &Path) -> Vec<Consumer> {
         ];
         Sample { language, broker: "kafka", folder: folder.join(language), environment }.start()
     };
-    languages().iter().map(start).collect()
+    languages("kafka").iter().map(start).collect()
 }
 
 #[test]
