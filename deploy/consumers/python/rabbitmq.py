@@ -65,6 +65,7 @@ def parameters():
 
 
 def main():
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # What it says about a lost connection, `main` says in one line.
     stopping = threading.Event()
     for number in [signal.SIGTERM, signal.SIGINT]:
         signal.signal(number, lambda *_: stopping.set())
