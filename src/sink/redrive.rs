@@ -189,7 +189,16 @@ impl Redrive {
             if !dead_letter::is_letter(&path) {
                 continue;
             }
-            let letter = read(&path).map_err(|error| failed(&path, error))?;
+            let letter = match read(&path) {
+                Ok(letter) => letter,
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.refused += 1;
+                    (self.report)(&format!("{}: {error}", path.display()));
+                    continue;
+                }
+            };
             let begun = path.with_extension(REDRIVING);
             let publish = |letter: &Letter| {
                 if !was_begun {
@@ -284,6 +293,8 @@ mod tests {
         let path = folder.path().join("a.json");
         fs::write(&path, &text).unwrap();
         fs::write(folder.path().join("foreign.json"), "{}").unwrap();
+        // More than is ever written: it cannot be read.
+        fs::File::create(folder.path().join("huge.json")).unwrap().set_len(dead_letter::LARGEST + 1).unwrap();
         let run = |selection: Selection, fate: Option<Fate>| {
             let (mut redrive, mut marks) = (Redrive::new(selection, |_| ()), Vec::new());
             let outcome = redrive.folder(folder.path(), |_, marked| {
@@ -293,13 +304,14 @@ mod tests {
             (outcome.is_ok(), redrive.redriven, redrive.refused, marks)
         };
         let all = selection(None, None);
-        assert_eq!(run(selection(Some("7"), None), None), (true, 0, 0, vec![]), "not selected");
-        assert_eq!(run(Selection { dry_run: true, ..all }, None), (true, 1, 0, vec![]));
-        assert_eq!(run(all, Some(Fate::Refused("no".into()))), (true, 0, 1, vec![false]));
+        assert_eq!(run(selection(Some("7"), None), None), (true, 0, 1, vec![]), "not selected");
+        assert_eq!(run(Selection { dry_run: true, ..all }, None), (true, 1, 1, vec![]));
+        assert_eq!(run(all, Some(Fate::Refused("no".into()))), (true, 0, 2, vec![false]));
         assert!(path.exists());
         assert_eq!(run(all, None), (false, 0, 0, vec![false]), "its outcome is unknown");
-        assert_eq!(run(all, Some(Fate::Redriven)), (true, 1, 0, vec![true]), "another copy may exist");
-        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["foreign.json"]);
+        assert_eq!(run(all, Some(Fate::Redriven)), (true, 1, 1, vec![true]), "another copy may exist");
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["foreign.json", "huge.json"]);
     }
 }
