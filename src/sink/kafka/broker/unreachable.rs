@@ -1,6 +1,7 @@
 //! Why no broker can be reached. Requests merely time out; refused certificates and passwords are reported only as events of
 //! the connections.
 
+use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Mutex;
@@ -38,11 +39,25 @@ pub(super) fn advertised(metadata: &Metadata) -> Option<String> {
     metadata.brokers().iter().find_map(|broker| {
         let (id, host, port) = (broker.id(), broker.host(), u16::try_from(broker.port()).ok()?);
         let why = connect(host, port).err()?;
-        Some(format!(
-            "broker {id} is advertised as {host}:{port}, where it cannot be reached from here ({why}): correct its \
-             `advertised.listeners`, or name resolution, firewall or routes"
-        ))
+        Some(cannot_be_reached(id, &format!("{host}:{port}"), &why))
     })
+}
+
+fn cannot_be_reached(id: i32, address: &str, why: &dyn fmt::Display) -> String {
+    format!(
+        "broker {id} is advertised as {address}, where it cannot be reached from here ({why}): correct its \
+         `advertised.listeners`, or name resolution, firewall or routes"
+    )
+}
+
+/// The same from the client's reason for a failed connection, `[PROTOCOL://]ADDRESS:PORT/ID: WHY`. A bootstrap server has no id
+/// there.
+fn advertised_in(reason: &str) -> Option<String> {
+    let (broker, why) = reason.split_once(": ")?;
+    let is_of_the_way = ["Connect to ", "Connection setup timed out", "Failed to resolve "];
+    let (address, id) = broker.rsplit_once("://").map_or(broker, |(_, rest)| rest).rsplit_once('/')?;
+    let id = id.parse().ok().filter(|_| is_of_the_way.iter().any(|start| why.starts_with(start)))?;
+    Some(cannot_be_reached(id, address, &why))
 }
 
 /// As [`advertised`], for new clients: one that was sent to such an address may no longer ask the bootstrap servers, and may
@@ -54,7 +69,8 @@ pub(super) fn advertised_to(config: &ClientConfig) -> Option<String> {
         let client: BaseProducer<Quiet> = config.create_with_context(Quiet).ok()?;
         client.client().fetch_metadata(None, METADATA_TIMEOUT).ok()
     });
-    advertised(&answers.next()?)
+    // A client that was sent there before anything else says so itself.
+    answers.next().map_or_else(|| advertised_in(&why(&config)?), |metadata| advertised(&metadata))
 }
 
 /// Why a request timed out, if it is the connections to the brokers. Other errors say it themselves.
@@ -98,4 +114,28 @@ impl ProducerContext for Listening {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _result: &DeliveryResult<'_>, _opaque: ()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertised_address_is_read_from_the_clients_reason() {
+        let dead =
+            "10.0.0.7:9092/3: Connect to ipv4#10.0.0.7:9092 failed: Connection refused (after 0ms in state CONNECT)";
+        let found = advertised_in(dead).unwrap();
+        assert!(found.starts_with("broker 3 is advertised as 10.0.0.7:9092, where it cannot be reached"), "{found}");
+        let timeout =
+            "sasl_ssl://kafka-1:9093/1: Connection setup timed out in state CONNECT (after 30029ms in state CONNECT)";
+        assert!(advertised_in(timeout).unwrap().starts_with("broker 1 is advertised as kafka-1:9093,"));
+        for other in [
+            "localhost:9092/bootstrap: Connect to ipv4#127.0.0.1:9092 failed: Connection refused",
+            "sasl_ssl://kafka-1:9093/1: SASL authentication error: Authentication failed",
+            "ssl://kafka-1:9093/1: SSL handshake failed: certificate verify failed",
+            "3/3 brokers are down",
+        ] {
+            assert_eq!(advertised_in(other), None, "{other}");
+        }
+    }
 }
