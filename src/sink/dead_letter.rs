@@ -21,7 +21,6 @@ use tracing::warn;
 use super::Sink;
 use super::cloud_event::Position;
 use super::json_line::{parse, write_line};
-use super::redrive::REDRIVING;
 use crate::error::SetupError;
 use crate::input_file;
 use crate::metrics::Metrics;
@@ -33,6 +32,9 @@ pub(super) const LARGEST: u64 = 128 << 20;
 /// Unfinished files of a crash are removed when they are older than any write takes.
 const UNFINISHED: &str = "unfinished";
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Extension of a letter that `redrive` may have published: a crash before it was removed leaves it.
+pub(super) const REDRIVING: &str = "redriving";
 
 /// How long the size of the folder is cached: operators may remove files.
 const COUNTED: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Reason;
-use super::dead_letter::{self, sync_entry};
+use super::dead_letter::{self, REDRIVING, sync_entry};
 use super::json_line;
 use crate::error::SetupError;
 use crate::fault;
@@ -19,9 +19,6 @@ use crate::notification::InstanceId;
 
 /// Attributes that only dead letters have.
 const OF_DEAD_LETTERS: [&str; 2] = ["deadletterreason", "originaldestination"];
-
-/// Extension of a file in `dead_letter_dir` that may have been published: a crash before it was removed leaves it.
-pub(super) const REDRIVING: &str = "redriving";
 
 /// Where dead letters are taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -140,7 +137,8 @@ impl Redrive {
         &self.selection
     }
 
-    /// Publishes one letter by `publish`, unless it is not selected or this is a dry run. Whether it can be removed from where it was.
+    /// Publishes one letter by `publish`, which in a dry run only says what would become of it, unless it is not selected. Whether
+    /// it can be removed from where it was.
     pub(crate) fn letter(
         &mut self,
         letter: Option<Letter>,
@@ -150,7 +148,7 @@ impl Redrive {
             self.passed_over += 1;
             return Ok(false);
         };
-        let fate = if self.selection.dry_run { Fate::Redriven } else { publish(&letter)? };
+        let fate = publish(&letter)?;
         fault::reached("redriven");
         let shown = |name| letter.get(name).unwrap_or("-").escape_debug();
         let (counter, outcome) = match &fate {
@@ -184,6 +182,7 @@ impl Redrive {
         }
         // What an earlier run left comes first.
         paths.sort_by_key(|path| (!is_redriving(path), path.clone()));
+        let dry_run = self.selection.dry_run;
         for path in paths {
             let was_begun = is_redriving(&path);
             if !dead_letter::is_letter(&path) {
@@ -201,6 +200,9 @@ impl Redrive {
             };
             let begun = path.with_extension(REDRIVING);
             let publish = |letter: &Letter| {
+                if dry_run {
+                    return publish(letter, was_begun);
+                }
                 if !was_begun {
                     rename(&path, &begun).map_err(|error| failed(&path, error))?;
                 }
@@ -305,7 +307,8 @@ mod tests {
         };
         let all = selection(None, None);
         assert_eq!(run(selection(Some("7"), None), None), (true, 0, 1, vec![]), "not selected");
-        assert_eq!(run(Selection { dry_run: true, ..all }, None), (true, 1, 1, vec![]));
+        assert_eq!(run(Selection { dry_run: true, ..all }, Some(Fate::Redriven)), (true, 1, 1, vec![false]));
+        assert!(path.exists());
         assert_eq!(run(all, Some(Fate::Refused("no".into()))), (true, 0, 2, vec![false]));
         assert!(path.exists());
         assert_eq!(run(all, None), (false, 0, 0, vec![false]), "its outcome is unknown");

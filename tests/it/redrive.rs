@@ -85,6 +85,8 @@ async fn from_kafka_each_letter_arrives_once_however_often_it_is_killed() {
     let (code, counts) = redrive(&config, &all);
     assert!(code == 0 && counts.ends_with(", 0 passed over, 0 refused"), "{counts}");
     assert_eq!(redrive(&config, &all), (0, count(0, 50, 0, 0)));
+    let none = count(0, 50, 0, 0).replace(" redriven,", " would be redriven,");
+    assert_eq!(redrive(&config, &[&all[..], &["--dry-run"]].concat()), (0, none));
     scene.push_to_all(&numbered(1));
     scene.drained();
     assert!(bridge.stop(Signal::SIGTERM).0.success());
@@ -183,8 +185,11 @@ async fn a_file_of_the_folder_is_published_to_kafka_and_removed() {
     let config = scene.config("redrive", &topics.sink(""));
     let letters = || std::fs::read_dir(scene.path("dead-letters")).unwrap().count();
     let all = ["--from", "dir", "--reason", "too_large"];
-    let would = "1 would be redriven, 0 redriven earlier, 0 passed over, 0 refused";
-    assert_eq!(redrive(&config, &[&all[..], &["--dry-run"]].concat()), (0, would.into()));
+    let dry_run = [&all[..], &["--dry-run"]].concat();
+    assert_eq!(
+        redrive(&config, &dry_run),
+        (1, "0 would be redriven, 0 redriven earlier, 0 passed over, 1 refused".into())
+    );
     assert_eq!(letters(), 1);
     assert_eq!(
         redrive(&config, &all),
@@ -195,6 +200,8 @@ async fn a_file_of_the_folder_is_published_to_kafka_and_removed() {
         "create_kafka.py",
         &[&topics.servers, &format!("{}.notifications", topics.name), "max.message.bytes=200000"],
     );
+    let would = "1 would be redriven, 0 redriven earlier, 0 passed over, 0 refused";
+    assert_eq!(redrive(&config, &dry_run), (0, would.into()));
     assert_eq!(redrive(&config, &all), (0, would.replace(" would be redriven", " redriven")));
     assert_eq!(letters(), 0);
     let [record] = &topics.read(1)[..] else { panic!() };

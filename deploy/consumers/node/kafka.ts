@@ -8,7 +8,7 @@ import lz4 from "lz4js";
 
 const { env } = process;
 const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = kafkajs;
-// How the bridge compresses unless told otherwise; kafkajs itself knows only gzip.
+// How the bridge compresses by default; kafkajs itself knows only gzip.
 CompressionCodecs[CompressionTypes.LZ4] = () => ({ decompress: async (data: Buffer) => Buffer.from(lz4.decompress(data)) });
 
 const SCHEMA = `

@@ -46,7 +46,8 @@ pub(super) fn redrive(config: &Options, redrive: &mut Redrive, folder: &Path) ->
     let mut nodes = Nodes::new(config.clone(), ReportedQueues::default(), Metrics::new("amqp"));
     let open = async |connection: &Connection, _: &Options| confirming_channel(connection).await;
     let (link, channel) = nodes.connect(&open).map_err(text)?;
-    let mut publisher = Publisher { config, rejected_by, link, channel };
+    let dry_run = redrive.selection().dry_run;
+    let mut publisher = Publisher { config, rejected_by, dry_run, link, channel };
     if from == From::Dir {
         redrive.folder(folder, |letter, marked| publisher.publish(letter, marked))
     } else {
@@ -63,6 +64,7 @@ struct Publisher<'a> {
     config: &'a Options,
     /// The queue whose consumers rejected the messages.
     rejected_by: Option<&'a str>,
+    dry_run: bool,
     link: Link,
     channel: Channel,
 }
@@ -129,6 +131,9 @@ impl Publisher<'_> {
             let why = format!("`originaldestination` {:?} is not of sink.amqp.exchange", letter.destination());
             return Ok(Fate::Refused(why));
         };
+        if self.dry_run {
+            return Ok(Fate::Redriven);
+        }
         let time: Option<jiff::Timestamp> = letter.get("time").and_then(|time| time.parse().ok());
         let seconds = time.and_then(|time| u64::try_from(time.as_second()).ok()).unwrap_or_default();
         let properties = properties(letter.redriven(marked), letter.content_type(), seconds);

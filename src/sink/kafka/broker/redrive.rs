@@ -41,10 +41,10 @@ pub(super) fn redrive(config: &Options, redrive: &mut Redrive, folder: &Path) ->
     // Fails where the producer would wait for the brokers.
     partitions(&consumer, &config.ledger_topic)
         .map_err(|error| SetupError::new(format!("ledger_topic {}", config.ledger_topic), error))?;
-    // Fences an earlier run, whose last transaction is decided by the time that the marks are read.
-    let producer = if selection.dry_run { None } else { Some(Producer::new(&client).map_err(text)?) };
-    let redriven = ledger.redriven().map_err(text)?;
-    let mut publisher = Publisher { config, client, ledger, producer, redriven, partitions: HashMap::new() };
+    let (dry_run, partitions) = (selection.dry_run, HashMap::new());
+    // Otherwise they are read once an interrupted run is fenced, whose transaction would have to be waited for here.
+    let redriven = if dry_run { ledger.redriven().map_err(text)? } else { HashSet::new() };
+    let mut publisher = Publisher { config, client, ledger, dry_run, producer: None, redriven, partitions };
     match selection.from {
         From::Kafka => publisher.topic(redrive, &consumer),
         From::Dir => redrive.folder(folder, |letter, _| publisher.publish(letter, None, &consumer)),
@@ -63,7 +63,8 @@ struct Publisher<'a> {
     config: &'a Options,
     client: ClientConfig,
     ledger: Ledger,
-    /// None in a dry run.
+    dry_run: bool,
+    /// None in a dry run, before the first letter, and after a failed or delayed transaction.
     producer: Option<Producer>,
     /// The marks.
     redriven: HashSet<String>,
@@ -118,6 +119,15 @@ impl Publisher<'_> {
         Ok(())
     }
 
+    /// Fences other runs, unless this one has done so; only then are all of their marks known.
+    fn acquire(&mut self) -> Result<(), SetupError> {
+        if self.producer.is_none() && !self.dry_run {
+            self.producer = Some(Producer::new(&self.client).map_err(text)?);
+            self.redriven = self.ledger.redriven().map_err(text)?;
+        }
+        Ok(())
+    }
+
     /// Publishes a letter with this key, or with the one that it would have had.
     fn publish(
         &mut self,
@@ -125,6 +135,7 @@ impl Publisher<'_> {
         key: Option<String>,
         metadata: &BaseConsumer<Quiet>,
     ) -> Result<Fate, SetupError> {
+        self.acquire()?;
         let get = |name| letter.get(name).unwrap_or_default();
         // A sequence is given once while the ledger is kept, and the marks are in the ledger.
         let mark = format!("{}:{}:{}", get("idinstance"), get("sequence"), get("id"));
@@ -159,11 +170,8 @@ impl Publisher<'_> {
     }
 
     fn commit(&mut self, records: &[&Record]) -> Result<Fate, SetupError> {
-        // Made anew after a failed transaction.
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
-            None => Producer::new(&self.client).map_err(text)?,
-        };
+        // None in a dry run.
+        let Some(producer) = self.producer.take() else { return Ok(Fate::Redriven) };
         match producer.attempt(records, None) {
             Attempt::Committed(_) => {
                 self.producer = Some(producer);
