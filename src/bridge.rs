@@ -103,7 +103,6 @@ impl<'a> Bridge<'a> {
     /// Waits for the head of the queue, unless one is in hand. `None` when the bridge is stopped or the lane has lost its
     /// ownership: the new owner polls this queue.
     async fn receive(&mut self, lane: &mut dyn Lane, in_hand: Option<Notification>) -> Option<Notification> {
-        self.queue.renew_connections();
         let head = match in_hand {
             None => until_lost(lane, pin!(self.poll())).await.flatten(),
             in_hand => in_hand,

@@ -4,31 +4,38 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder, Response, header};
+use hyper::body::Body;
+use hyper::http::uri::PathAndQuery;
+use hyper::{HeaderMap, Method, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::condition::Condition;
 use crate::doubt::Deleted;
-use crate::notification::{self, Fingerprint, InstanceId, Notification, ReceiptId};
+use crate::notification::{self, Fingerprint, InstanceId, Notification};
 use crate::rate_limit::RateLimit;
 use crate::sink::Stored;
 use crate::token::{TokenSource, UnreadableSecret};
 
 mod addresses;
 mod answer;
-mod clients;
+mod connections;
+mod connector;
 pub mod doctor;
 mod large;
+mod paths;
 pub(crate) mod settings;
 
-use self::addresses::Addresses;
 use self::answer::form;
 pub use self::answer::{Call, Meaning, meaning};
-use self::clients::{Ages, Clients, Current, Settings};
+use self::connections::{Connections, RequestError};
+pub use self::connector::ClientError;
+use self::connector::Connector;
 use self::large::{LARGEST_ANSWER, LargeAnswers, NotRead, Reading, SMALL};
+use self::paths::Paths;
 
 /// How much longer than the requested waiting time an answer may take.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -38,7 +45,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// The HTTP client of all instances. Clones share it.
 #[derive(Clone, Debug)]
 pub struct GreenApi {
-    clients: Clients,
+    connector: Connector,
     large: LargeAnswers,
     receive_timeout: Duration,
 }
@@ -54,26 +61,8 @@ impl GreenApi {
         proxy: Option<&Url>,
         certificates: Option<&[u8]>,
     ) -> Result<Self, ClientError> {
-        let certificates =
-            certificates.map(reqwest::Certificate::from_pem_bundle).transpose().map_err(ClientError::of)?;
-        let settings = Settings {
-            proxy: proxy.cloned(),
-            certificates: certificates.unwrap_or_default(),
-            addresses: Addresses::default(),
-        };
-        let clients = Clients::new(settings, Ages::with_polls_of(receive_timeout))?;
-        Ok(Self { clients, large: LargeAnswers::default(), receive_timeout })
-    }
-}
-
-/// The HTTP client cannot be built.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be built")]
-pub struct ClientError(#[source] reqwest::Error);
-
-impl ClientError {
-    fn of(error: reqwest::Error) -> Self {
-        Self(error.without_url())
+        let connector = Connector::new(proxy, certificates)?;
+        Ok(Self { connector, large: LargeAnswers::default(), receive_timeout })
     }
 }
 
@@ -81,11 +70,10 @@ impl ClientError {
 #[derive(Clone, Debug)]
 pub struct Queue {
     api: GreenApi,
-    http: Current,
+    connections: Connections,
     instance: InstanceId,
-    base: Url,
     source: TokenSource,
-    token: SecretString,
+    paths: Paths,
     receives: RateLimit,
     deletes: RateLimit,
 }
@@ -110,7 +98,7 @@ pub enum Received {
 pub struct Problem {
     method: &'static str,
     detail: String,
-    source: Option<reqwest::Error>,
+    source: Option<RequestError>,
     /// The condition that it causes.
     pub condition: Condition,
     /// `Retry-After`, if the server sent one.
@@ -136,15 +124,14 @@ impl Queue {
     /// # Errors
     /// If the token cannot be read.
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
-        let token = source.read()?;
-        let http = api.clients.first();
+        let connections = Connections::new(api.connector.clone(), &base);
+        let paths = Paths::new(base, instance, source.read()?, api.receive_timeout);
         Ok(Self {
             api,
-            http,
+            connections,
             instance,
-            base,
             source,
-            token,
+            paths,
             receives: RateLimit::default(),
             deletes: RateLimit::default(),
         })
@@ -161,14 +148,9 @@ impl Queue {
     /// # Errors
     /// If it cannot be read; the current token stays in use.
     pub async fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
-        self.token = self.source.read_aside().await?;
+        let token = self.source.read_aside().await?;
+        self.paths = self.paths.with_token(token);
         Ok(())
-    }
-
-    /// Moves to new connections every few minutes, so that a host that has moved is followed. Must be called regularly, between
-    /// two requests.
-    pub fn renew_connections(&mut self) {
-        self.api.clients.renew(&mut self.http);
     }
 
     /// Waits for the head of the queue, which stays there until it is deleted. At most 100 requests per second are sent, as the
@@ -178,12 +160,8 @@ impl Queue {
     /// Any answer that is not the queue's, or that is larger than 64 MiB.
     pub async fn receive(&self) -> Result<Received, Problem> {
         let call = Call::Receive;
-        let seconds = self.api.receive_timeout.as_secs();
-        let mut url = self.url(call, None);
-        url.query_pairs_mut().append_pair("receiveTimeout", &seconds.to_string());
         self.receives.turn().await;
-        let request = self.http.client.get(url).timeout(self.api.receive_timeout + MARGIN);
-        let answer = self.send(call, request).await?;
+        let answer = self.send(call, Method::GET, self.paths.receive(), None).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Empty => Ok(Received::Empty),
             Meaning::Success => Ok(received(self.instance, answer.body).await),
@@ -199,8 +177,7 @@ impl Queue {
     pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
         let call = Call::Delete;
         self.deletes.turn().await;
-        let request = self.http.client.delete(self.url(call, Some(stored.receipt()))).timeout(MARGIN);
-        let answer = self.send(call, request).await?;
+        let answer = self.send(call, Method::DELETE, &self.paths.delete(stored.receipt()), None).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => Ok(Deleted::Confirmed),
             Meaning::NotThere => Ok(Deleted::Unconfirmed),
@@ -256,12 +233,8 @@ impl Queue {
         method: Method,
         body: Option<&Map<String, Value>>,
     ) -> Result<Map<String, Value>, Problem> {
-        let mut request = self.http.client.request(method, self.url(call, None)).timeout(MARGIN);
-        if let Some(body) = body {
-            let body = serde_json::to_vec(body).unwrap_or_default();
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
-        }
-        let answer = self.send(call, request).await?;
+        let body = body.map(|body| serde_json::to_vec(body).unwrap_or_default().into());
+        let answer = self.send(call, method, &self.paths.call(call), body).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => serde_json::from_slice(&answer.body).map_err(|_may_quote_the_body| {
                 self.problem(call, Condition::UpstreamUnavailable, &format!("the answer is {}", form(&answer.body)))
@@ -270,26 +243,32 @@ impl Queue {
         }
     }
 
-    /// The one place where the token is exposed.
-    fn url(&self, call: Call, receipt: Option<ReceiptId>) -> Url {
-        let mut url = self.base.clone();
-        let instance = format!("waInstance{}", self.instance);
-        // Never fails: the config accepts only http and https, which have paths.
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend([&instance, call.method(), self.token.expose_secret()]);
-            path.extend(receipt.map(|receipt| receipt.to_string()));
-        }
-        url
+    async fn send(
+        &self,
+        call: Call,
+        method: Method,
+        path: &SecretString,
+        json: Option<Bytes>,
+    ) -> Result<Answer, Problem> {
+        let limit = if call == Call::Receive { self.api.receive_timeout + MARGIN } else { MARGIN };
+        let late = || Err(self.failed(call, RequestError::TimedOut(limit)));
+        timeout(limit, self.exchange(call, method, path, json)).await.unwrap_or_else(|_late| late())
     }
 
-    async fn send(&self, call: Call, request: RequestBuilder) -> Result<Answer, Problem> {
-        let unavailable = |error: reqwest::Error| Problem {
-            // The URL contains the token.
-            source: Some(error.without_url()),
-            ..self.problem(call, Condition::UpstreamUnavailable, "the request failed")
-        };
-        let mut response = request.send().await.map_err(unavailable)?;
-        let (status, retry_after) = (response.status().as_u16(), retry_after(&response));
+    async fn exchange(
+        &self,
+        call: Call,
+        method: Method,
+        path: &SecretString,
+        json: Option<Bytes>,
+    ) -> Result<Answer, Problem> {
+        let unavailable = |error| self.failed(call, error);
+        // The one place where the token is exposed.
+        let path = PathAndQuery::try_from(path.expose_secret())
+            .map_err(|_the_token| self.problem(call, Condition::TokenRefused, "the token cannot be part of a URL"))?;
+        let (mut connection, response) = self.connections.send(method, path, json).await.map_err(unavailable)?;
+        let (head, mut body) = response.into_parts();
+        let (status, retry_after) = (head.status.as_u16(), retry_after(&head.headers));
         let largest = if call == Call::Receive { LARGEST_ANSWER } else { SMALL };
         let too_large = || {
             let is_head = call == Call::Receive && (200..=299).contains(&status);
@@ -304,11 +283,11 @@ impl Queue {
                 self.problem(call, Condition::UpstreamUnavailable, cause)
             }
         };
-        let mut reading =
-            Reading::start(&self.api.large, response.content_length(), largest).await.map_err(not_read)?;
-        while let Some(part) = response.chunk().await.map_err(unavailable)? {
+        let mut reading = Reading::start(&self.api.large, body.size_hint().exact(), largest).await.map_err(not_read)?;
+        while let Some(part) = connection.part(&mut body).await.map_err(unavailable)? {
             reading.push(part).await.map_err(not_read)?;
         }
+        self.connections.give_back(connection);
         Ok(Answer { status, retry_after, body: reading.finish() })
     }
 
@@ -322,6 +301,11 @@ impl Queue {
             status => format!("HTTP {status}"),
         };
         Problem { retry_after: answer.retry_after, ..self.problem(call, condition, &detail) }
+    }
+
+    fn failed(&self, call: Call, error: RequestError) -> Problem {
+        let problem = self.problem(call, Condition::UpstreamUnavailable, "the request failed");
+        Problem { source: Some(error), ..problem }
     }
 
     fn problem(&self, call: Call, condition: Condition, detail: &str) -> Problem {
@@ -366,8 +350,8 @@ fn read(instance: InstanceId, answer: &Bytes) -> Received {
     }
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
-    pause_of(response.headers().get(header::RETRY_AFTER)?.to_str().ok()?)
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    pause_of(headers.get(header::RETRY_AFTER)?.to_str().ok()?)
 }
 
 fn pause_of(retry_after: &str) -> Option<Duration> {

@@ -1,12 +1,16 @@
 //! Resolves names and caches the addresses for a minute, because thousands of connections need a few names.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
 use tokio::time::timeout;
+use tower_service::Service;
 
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long the system may take while there is a cached answer. Without a reachable resolver it takes longer than a connection
@@ -27,8 +31,16 @@ impl Addresses {
     }
 }
 
-impl Resolve for Addresses {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for Addresses {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let known = self.of(name.as_str());
         Box::pin(async move {
             let mut known = known.lock().await;
@@ -43,11 +55,11 @@ impl Resolve for Addresses {
                 match (answer, &mut *known) {
                     (Ok(found), _) => *known = Some((Instant::now(), found.collect())),
                     (Err(_), Some((asked, _))) => *asked = Instant::now(),
-                    (Err(error), None) => return Err(error.into()),
+                    (Err(error), None) => return Err(error),
                 }
             }
             let found = known.as_ref().map(|(_, found)| found.clone()).unwrap_or_default();
-            Ok(Box::new(found.into_iter()) as Addrs)
+            Ok(found.into_iter())
         })
     }
 }
@@ -57,7 +69,7 @@ mod tests {
     use super::*;
 
     async fn found(addresses: &Addresses, name: &str) -> Option<Vec<SocketAddr>> {
-        addresses.resolve(name.parse().unwrap()).await.ok().map(Iterator::collect)
+        addresses.clone().call(name.parse().unwrap()).await.ok().map(Iterator::collect)
     }
 
     #[tokio::test]

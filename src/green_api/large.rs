@@ -39,6 +39,7 @@ pub(super) enum NotRead {
 pub(super) struct Reading<'a> {
     large: &'a LargeAnswers,
     largest: usize,
+    announced: usize,
     first: Bytes,
     whole: Option<BytesMut>,
     permit: Option<OwnedSemaphorePermit>,
@@ -47,10 +48,10 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Waits for a permit before reading, if the answer announces that it is large. Not more than `largest` bytes are read.
     pub(super) async fn start(large: &'a LargeAnswers, length: Option<u64>, largest: usize) -> Result<Self, NotRead> {
-        let mut reading = Self { large, largest, first: Bytes::new(), whole: None, permit: None };
+        let mut reading = Self { large, largest, announced: 0, first: Bytes::new(), whole: None, permit: None };
         match length.map(usize::try_from) {
             Some(Ok(length)) if length > largest => return Err(NotRead::TooLarge),
-            Some(Ok(length)) if length <= SMALL => {}
+            Some(Ok(length)) if length <= SMALL => reading.announced = length,
             Some(Ok(length)) => reading.permit = Some(large.permit(length).await?),
             Some(Err(_)) => return Err(NotRead::TooLarge),
             None => {}
@@ -71,8 +72,8 @@ impl<'a> Reading<'a> {
             self.first = part;
             return Ok(());
         }
-        // The whole permitted size is reserved at once, because growing would need as much again. Unwritten memory costs nothing.
-        let capacity = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        // The whole size is reserved at once, because growing would need as much again. Unwritten memory costs nothing.
+        let capacity = self.permit.as_ref().map_or(self.announced, OwnedSemaphorePermit::num_permits);
         let whole = self.whole.get_or_insert_with(BytesMut::new);
         whole.reserve(capacity.saturating_sub(whole.len()));
         whole.extend_from_slice(&std::mem::take(&mut self.first));

@@ -1,8 +1,12 @@
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::scene::{ID, Scene, TOKEN};
 use crate::support::{command, run};
@@ -56,6 +60,103 @@ async fn all_that_is_asked_goes_through_the_proxy_with_its_login() {
         // user:p@ss
         assert!(head.to_lowercase().contains("proxy-authorization: basic dxnlcjpwqhnz"), "{head}");
     }
+}
+
+/// TLS as `localhost`, by a certificate that is written into the file `ca.pem`.
+fn tls(scene: &Scene) -> TlsAcceptor {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(scene.path("ca.pem"), cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.into()], key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Forwards what comes by TLS to this address, as a gateway in front of the API does; its port.
+async fn gateway(tls: TlsAcceptor, behind: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (tls, behind) = (tls.clone(), behind.clone());
+            tokio::spawn(async move {
+                let mut near = tls.accept(near).await?;
+                copy_bidirectional(&mut near, &mut TcpStream::connect(behind).await?).await
+            });
+        }
+    });
+    port
+}
+
+/// Serves one CONNECT, to this address whatever was asked for, and returns its head.
+async fn tunnel(mut near: impl AsyncRead + AsyncWrite + Unpin, to: String, heads: &Mutex<Vec<String>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let Ok(byte) = near.read_u8().await else { return };
+        head.push(byte);
+    }
+    heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+    near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    copy_bidirectional(&mut near, &mut TcpStream::connect(to).await.unwrap()).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_verified_with_and_without_a_proxy() {
+    let scene = Scene::new().await;
+    let tls = tls(&scene);
+    let behind = scene.emulator.url().trim_start_matches("http://").to_owned();
+    let gateway = format!("localhost:{}", gateway(tls.clone(), behind).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heads = Arc::new(Mutex::new(Vec::<String>::new()));
+    let (seen, to) = (Arc::clone(&heads), gateway.clone());
+    // Takes what begins as TLS does for `https://`.
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let (tls, seen, to) = (tls.clone(), Arc::clone(&seen), to.clone());
+            tokio::spawn(async move {
+                let mut first = [0];
+                near.peek(&mut first).await.unwrap();
+                match first {
+                    [0x16] => tunnel(tls.accept(near).await.unwrap(), to, &seen).await,
+                    _ => tunnel(near, to, &seen).await,
+                }
+            });
+        }
+    });
+    for (number, proxy) in
+        ["null".to_owned(), format!("http://u:p@localhost:{port}"), format!("https://u:p@localhost:{port}")]
+            .into_iter()
+            .enumerate()
+    {
+        let (instance, proxy) = (format!("{{id: {ID}, api_url: 'https://{gateway}', api_token: {TOKEN}}}"), proxy);
+        let config = |ca: &str| {
+            format!(
+                "instances: [{instance}]\nsink: {{file: {{path: out.jsonl}}}}\napi: {{proxy: {proxy}, ca_file: {ca}}}\n"
+            )
+        };
+        scene.push([number.to_string().as_str()]);
+        for ca in ["null", "ca.pem"] {
+            fs::write(scene.path("bridge.yaml"), config(ca)).unwrap();
+            let mut command = command();
+            command.current_dir(&scene.folder).args(["run", "--config", "bridge.yaml"]);
+            let bridge = crate::support::Worker::start(&mut command, &scene.path("log"));
+            if ca == "null" {
+                bridge.wait_for_log("invalid peer certificate");
+                assert_eq!(scene.queued(), 1);
+            } else {
+                scene.drained();
+            }
+        }
+        let heads = std::mem::take(&mut *heads.lock().unwrap());
+        assert_eq!(heads.is_empty(), number == 0);
+        for head in heads {
+            assert!(head.starts_with(&format!("CONNECT {gateway} HTTP/1.1\r\n")), "{head}");
+            // u:p
+            assert!(head.to_lowercase().contains("proxy-authorization: basic dtpw"), "{head}");
+            assert!(!head.contains(TOKEN), "the proxy sees no token");
+        }
+    }
+    assert_eq!(scene.bodies(), ["0", "1", "2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

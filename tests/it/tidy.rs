@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 /// A word of the source, and the only places for it.
-const ONLY: [(&str, &[&str]); 8] = [
-    ("reqwest::", &["src/green_api"]),
+const ONLY: [(&str, &[&str]); 9] = [
+    ("hyper_util::client", &["src/green_api/"]),
+    ("rustls::", &["src/green_api/"]),
     ("rdkafka::", &["src/sink/kafka/"]),
     ("lapin::", &["src/sink/amqp/"]),
     ("print!", &["src/cli", "src/emulator/command.rs"]),
