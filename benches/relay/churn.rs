@@ -27,7 +27,7 @@ pub async fn run() {
     let folder = tempfile::tempdir().unwrap();
     let instances = folder.path().join("instances");
     fs::create_dir(&instances).unwrap();
-    let listed: Vec<String> = steady.iter().map(|id| instance(&emulator, id)).collect();
+    let listed: Vec<String> = steady.iter().map(|id| stage::instance(&emulator.url(), id)).collect();
     let config = format!("instances: [{}]\ninstances_dir: instances\nsink: {{stdout: {{}}}}\n", listed.join(", "));
     let _bridge = Process::bridge(folder.path(), &config);
     let before = rate(&emulator, steady, ROUNDS / 3, |_| {}).await;
@@ -41,16 +41,12 @@ pub async fn run() {
     println!("  notifications a second before {before:.0}, during {during:.0}, after {after:.0}");
 }
 
-fn instance(emulator: &Emulator, id: &str) -> String {
-    format!("{{id: {id}, api_url: '{}', api_token: {}}}", emulator.url(), stage::TOKEN)
-}
-
 fn act(emulator: &Emulator, folder: &Path, ids: &[String], round: u32) {
     for id in ids {
         let file = folder.join(format!("{id}.yaml"));
         match round % 3 {
             2 => fs::remove_file(file).unwrap(),
-            _ => fs::write(file, format!("{} # {round}\n", instance(emulator, id))).unwrap(),
+            _ => fs::write(file, format!("{} # {round}\n", stage::instance(&emulator.url(), id))).unwrap(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Ten thousand idle instances: what they cost, and how soon one of them wakes. Beside it as many long polls of the bare
-//! HTTP client: what of that cost is not the bridge's own.
+//! Ten thousand idle instances: what they cost, and how soon one of them wakes. Beside it as many long polls of bare `hyper`:
+//! what of that cost is not the bridge's own.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ pub async fn run() {
 
     let emulator = stage::emulator(&ids).await;
     let folder = tempfile::tempdir().unwrap();
-    let bare = Process::role(folder.path(), &["bare", &emulator.url()]);
+    let floor = Process::role(folder.path(), &["floor", &emulator.url(), &INSTANCES.to_string()]);
     all_poll(&emulator, &ids).await;
-    println!("  bare client, plain HTTP   {}", cost(&bare).await);
-    drop((bare, emulator));
+    println!("  floor: hyper, plain HTTP  {}", cost(&floor).await);
+    drop((floor, emulator));
 
     let emulator = stage::emulator(&ids).await;
     let bridge = Process::bridge(folder.path(), &config(&ids, &[emulator.url()], "null"));
@@ -40,24 +40,8 @@ pub async fn run() {
     println!("  the bridge, TLS           {}", watched(&emulator, &ids, bridge).await);
 }
 
-/// Polls as the bridge does, with its client and nothing else.
-pub async fn bare(url: String) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    for id in stage::ids(INSTANCES) {
-        let (client, token) = (client.clone(), stage::TOKEN);
-        let url = format!("{url}/waInstance{id}/receiveNotification/{token}?receiveTimeout=20");
-        tokio::spawn(async move {
-            loop {
-                client.get(&url).timeout(Duration::from_secs(35)).send().await.unwrap().bytes().await.unwrap();
-            }
-        });
-        sleep(Duration::from_millis(1)).await;
-    }
-    std::future::pending::<()>().await;
-}
-
 fn config(ids: &[String], urls: &[String], certificate: &str) -> String {
-    let instance = |(id, url)| format!("  - {{id: {id}, api_url: '{url}', api_token: {}}}\n", stage::TOKEN);
+    let instance = |(id, url): (&String, &String)| format!("  - {}\n", stage::instance(url, id));
     let instances: String = ids.iter().zip(urls.iter().cycle()).map(instance).collect();
     format!("instances:\n{instances}api: {{ca_file: {certificate}}}\nsink: {{file: {{path: out.jsonl}}}}\n")
 }
@@ -71,11 +55,11 @@ async fn all_poll(emulator: &Emulator, ids: &[String]) {
 /// What it costs while nothing comes.
 async fn cost(process: &Process) -> String {
     sleep(QUIET).await;
-    let (before, begun) = (process.cpu_ticks(), Instant::now());
+    let (before, begun) = (process.cpu_seconds(), Instant::now());
     sleep(QUIET).await;
-    // A tick is a hundredth of a second, so ticks a second are percent of a core.
-    let cpu = f64::from(process.cpu_ticks() - before) / begun.elapsed().as_secs_f64();
-    format!("{:5.0} MiB resident, {cpu:4.1} % of a core", process.resident_mib())
+    let cpu = (process.cpu_seconds() - before) / begun.elapsed().as_secs_f64() * 100.0;
+    let each = process.resident_kib() / stage::float(INSTANCES);
+    format!("{each:5.1} KiB each, {cpu:4.1} % of a core")
 }
 
 /// The same, how soon an instance wakes, and how soon all stop.

@@ -8,8 +8,12 @@
 use std::env;
 
 mod churn;
+mod contender;
+mod cost;
+mod floor;
 mod front;
 mod idle;
+mod instructions;
 mod overlap;
 mod process;
 mod replicas;
@@ -22,9 +26,15 @@ fn main() {
     // Entry points of its helper processes.
     stage::allow_connections();
     match wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["bare", url] => return runtime.block_on(idle::bare(url.to_owned())),
+        ["floor", url, instances] => return runtime.block_on(floor::run(url, instances.parse().unwrap())),
         ["front", port, port_file] => return runtime.block_on(front::serve(port.to_owned(), port_file.to_owned())),
         _ => {}
+    }
+    if is_wanted("cost") {
+        runtime.block_on(cost::run());
+    }
+    if is_wanted("instructions") {
+        runtime.block_on(instructions::run());
     }
     if is_wanted("overlap") {
         runtime.block_on(overlap::run());

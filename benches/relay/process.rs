@@ -1,15 +1,17 @@
 //! Processes of their own, so that only what they do is measured.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
 /// A process, killed when dropped.
-pub struct Process(Child);
+pub struct Process(Child, PathBuf);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -23,7 +25,7 @@ impl Process {
     pub fn bridge(folder: &Path, config: &str) -> Self {
         fs::write(folder.join("bridge.yaml"), config).unwrap();
         let mut run = Command::new(env!("CARGO_BIN_EXE_green-api-bridge"));
-        run.args(["run", "--config", "bridge.yaml"]).env("RUST_LOG", "warn").env("BRIDGE_ADMIN_LISTEN", "off");
+        run.args(["run", "--config", "bridge.yaml"]);
         Self::start(folder, run)
     }
 
@@ -34,30 +36,42 @@ impl Process {
         Self::start(folder, run)
     }
 
-    fn start(folder: &Path, mut run: Command) -> Self {
-        let log = fs::File::create(folder.join("log")).unwrap();
-        Self(run.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    /// Its standard error goes into the file `log`.
+    pub fn start(folder: &Path, mut run: Command) -> Self {
+        run.env("RUST_LOG", "warn").env("BRIDGE_ADMIN_LISTEN", "off");
+        let path = folder.join("log");
+        let log = fs::File::create(&path).unwrap();
+        Self(run.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap(), path)
     }
 
-    pub fn resident_mib(&self) -> f64 {
+    pub fn resident_kib(&self) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() / 1024.0
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap()
     }
 
-    /// Hundredths of a second.
-    pub fn cpu_ticks(&self) -> u32 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
-        // User and system time are the 14th and 15th field; the second one is in parentheses.
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap()
+    /// The processor time that it has taken.
+    pub fn cpu_seconds(&self) -> f64 {
+        Duration::from(clock_getcpuclockid(self.pid()).and_then(ClockId::now).unwrap()).as_secs_f64()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed())
+    }
+
+    /// A measurement does not wait for a process that has ended.
+    pub fn assert_running(&mut self) {
+        if let Some(status) = self.0.try_wait().unwrap() {
+            panic!("{status}: {}", fs::read_to_string(&self.1).unwrap());
+        }
     }
 
     /// How long it takes to end when it is asked to.
     pub fn stop(mut self) -> Duration {
         let asked = Instant::now();
-        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM).unwrap();
-        assert!(self.0.wait().unwrap().success());
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        let status = self.0.wait().unwrap();
+        assert!(status.success() || status.signal() == Some(Signal::SIGTERM as i32), "{status}");
         asked.elapsed()
     }
 }

@@ -78,10 +78,7 @@ async fn compare(broker: &str, sink: impl Fn() -> String) {
 async fn measure(sink: &str, replicas: usize, shards: usize) -> Cost {
     let ids = stage::ids(INSTANCES);
     let emulator = stage::emulator(&ids).await;
-    let listed: Vec<String> = ids
-        .iter()
-        .map(|id| format!("{{id: {id}, api_url: '{}', api_token: {}}}", emulator.url(), stage::TOKEN))
-        .collect();
+    let listed: Vec<String> = ids.iter().map(|id| stage::instance(&emulator.url(), id)).collect();
     let config = format!("instances: [{}]\nshards: {shards}\nsink: {sink}\n", listed.join(", "));
     let folder = tempfile::tempdir().unwrap();
     let start = |number: usize| {
@@ -93,11 +90,11 @@ async fn measure(sink: &str, replicas: usize, shards: usize) -> Cost {
     sleep(SETTLE).await;
     // Warm-up: topics and connections exist afterwards.
     carry(&emulator, &ids, 1).await;
-    let ticks = || replicas.iter().map(Process::cpu_ticks).sum::<u32>();
-    let (before, begun) = (ticks(), Instant::now());
+    let cpu = || replicas.iter().map(Process::cpu_seconds).sum::<f64>();
+    let (before, begun) = (cpu(), Instant::now());
     carry(&emulator, &ids, COUNT).await;
-    let (took, count) = (begun.elapsed().as_secs_f64(), f64::from(u32::try_from(INSTANCES * COUNT).unwrap()));
-    [count / took, f64::from(ticks() - before) * 10_000.0 / count]
+    let (took, count) = (begun.elapsed().as_secs_f64(), stage::float(INSTANCES * COUNT));
+    [count / took, (cpu() - before) * 1e6 / count]
 }
 
 async fn carry(emulator: &Emulator, ids: &[String], count: usize) {

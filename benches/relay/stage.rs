@@ -1,5 +1,6 @@
 //! An emulator in this process, and its queues.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -32,4 +33,37 @@ pub fn queues(emulator: &Emulator, ids: &[String]) -> Vec<Queue> {
         Queue::new(api.clone(), id.parse().unwrap(), emulator.url().parse().unwrap(), source).unwrap()
     };
     ids.iter().map(queue).collect()
+}
+
+/// A member of `instances` in a config.
+pub fn instance(url: &str, id: &str) -> String {
+    format!("{{id: {id}, api_url: '{url}', api_token: {TOKEN}}}")
+}
+
+/// A count of what is measured.
+pub fn float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}
+
+/// The results of several rounds, in order. Printed as their median, smallest and largest.
+pub struct Spread(Vec<f64>);
+
+impl Spread {
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        Self(values)
+    }
+
+    pub fn median(&self) -> f64 {
+        self.0[self.0.len() / 2]
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = formatter.precision().unwrap_or(0);
+        let [smallest, largest] = [self.0[0], self.0[self.0.len() - 1]];
+        write!(formatter, "{:.digits$} ({smallest:.digits$} to {largest:.digits$})", self.median())
+    }
 }
