@@ -65,7 +65,7 @@ impl<'a> Bridge<'a> {
     ///
     /// # Errors
     /// Only [`SinkError::Fenced`] and [`SinkError::Closed`]; everything else is retried.
-    pub async fn run(mut self) -> Result<(), SinkError> {
+    pub async fn run(&mut self) -> Result<(), SinkError> {
         let mut doubt = None::<Doubt>;
         while let Some(opened) = self.open().await {
             let (mut lane, memory) = opened?;

@@ -1,6 +1,7 @@
 //! The client of Green API's HTTP queue, the only place that knows HTTP and the token.
 
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,7 +74,8 @@ pub struct Queue {
     connections: Connections,
     instance: InstanceId,
     source: TokenSource,
-    paths: Paths,
+    /// Shared by clones.
+    paths: Arc<Paths>,
     receives: RateLimit,
     deletes: RateLimit,
 }
@@ -125,7 +127,7 @@ impl Queue {
     /// If the token cannot be read.
     pub fn new(api: GreenApi, instance: InstanceId, base: Url, source: TokenSource) -> Result<Self, UnreadableSecret> {
         let connections = Connections::new(api.connector.clone(), &base);
-        let paths = Paths::new(base, instance, source.read()?, api.receive_timeout);
+        let paths = Paths::new(base, instance, source.read()?, api.receive_timeout).into();
         Ok(Self {
             api,
             connections,
@@ -149,7 +151,7 @@ impl Queue {
     /// If it cannot be read; the current token stays in use.
     pub async fn read_token_again(&mut self) -> Result<(), UnreadableSecret> {
         let token = self.source.read_aside().await?;
-        self.paths = self.paths.with_token(token);
+        self.paths = self.paths.with_token(token).into();
         Ok(())
     }
 
@@ -252,7 +254,8 @@ impl Queue {
     ) -> Result<Answer, Problem> {
         let limit = if call == Call::Receive { self.api.receive_timeout + MARGIN } else { MARGIN };
         let late = || Err(self.failed(call, RequestError::TimedOut(limit)));
-        timeout(limit, self.exchange(call, method, path, json)).await.unwrap_or_else(|_late| late())
+        // Boxed: it is large, and a task that may run two of them would be larger than all else of an idle instance.
+        timeout(limit, Box::pin(self.exchange(call, method, path, json))).await.unwrap_or_else(|_late| late())
     }
 
     async fn exchange(

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,14 +42,19 @@ pub(super) enum RequestError {
 
 /// The connections of one instance: while a delete and the next receive overlap there are two.
 pub(super) struct Connections {
+    /// Shared by clones.
+    host: Arc<Host>,
+    /// Those that are not in use, the last used one last. Locked only to take one or to give one back.
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Where connections lead to, and what each request contains.
+struct Host {
     connector: Connector,
-    /// The host that is connected to.
-    host: Uri,
+    url: Uri,
     /// Set for plain HTTP through a proxy, which has to be told the host in each request.
     told: Option<(Scheme, Authority)>,
     headers: HeaderMap,
-    /// Those that are not in use, the last used one last. Locked only to take one or to give one back.
-    idle: Mutex<Vec<Connection>>,
 }
 
 impl fmt::Debug for Connections {
@@ -61,13 +66,7 @@ impl fmt::Debug for Connections {
 /// A clone has no connections yet.
 impl Clone for Connections {
     fn clone(&self) -> Self {
-        Self {
-            connector: self.connector.clone(),
-            host: self.host.clone(),
-            told: self.told.clone(),
-            headers: self.headers.clone(),
-            idle: Mutex::default(),
-        }
+        Self { host: Arc::clone(&self.host), idle: Mutex::default() }
     }
 }
 
@@ -86,17 +85,17 @@ impl Connections {
     /// Connections to the host of this URL, which must be http or https.
     pub(super) fn new(connector: Connector, url: &Url) -> Self {
         // Never fails: what a URL takes as host and port, a URI and a header take as well.
-        let host: Uri = url[..Position::BeforePath].parse().unwrap_or_default();
+        let to: Uri = url[..Position::BeforePath].parse().unwrap_or_default();
         let authority = HeaderValue::from_str(&url[Position::BeforeHost..Position::BeforePath]);
         let mut headers = HeaderMap::new();
         headers.extend(authority.map(|authority| (HOST, authority)));
         headers.insert(USER_AGENT, AGENT);
         let mut told = None;
-        if let Some(proxy) = connector.plain_proxy(&host) {
+        if let Some(proxy) = connector.plain_proxy(&to) {
             headers.extend(proxy.basic_auth().map(|login| (PROXY_AUTHORIZATION, login.clone())));
-            told = host.scheme().cloned().zip(host.authority().cloned());
+            told = to.scheme().cloned().zip(to.authority().cloned());
         }
-        Self { connector, host, told, headers, idle: Mutex::default() }
+        Self { host: Arc::new(Host { connector, url: to, told, headers }), idle: Mutex::default() }
     }
 
     /// Sends a request, and returns the head of its answer with the connection from which to read the body. A request that found
@@ -113,7 +112,8 @@ impl Connections {
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.open().await?,
+                // Boxed: it is large, and rare.
+                None => Box::pin(self.open()).await?,
             };
             match connection.send(request).await {
                 Ok(response) => return Ok((connection, response)),
@@ -131,7 +131,7 @@ impl Connections {
     }
 
     fn request(&self, method: Method, path: PathAndQuery, json: Option<Bytes>) -> Request<Full<Bytes>> {
-        let mut headers = self.headers.clone();
+        let mut headers = self.host.headers.clone();
         if json.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -139,7 +139,7 @@ impl Connections {
         *request.method_mut() = method;
         let mut uri = hyper::http::uri::Parts::default();
         uri.path_and_query = Some(path);
-        (uri.scheme, uri.authority) = self.told.clone().unzip();
+        (uri.scheme, uri.authority) = self.host.told.clone().unzip();
         // Never fails: it has a path, and both or none of the others.
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;
@@ -151,11 +151,11 @@ impl Connections {
         let mut idle = self.idle();
         let now = Instant::now();
         idle.retain(|connection| now - connection.used < IDLE_TIMEOUT);
-        idle.pop().filter(|connection| now < connection.renew_at || !self.connector.may_renew())
+        idle.pop().filter(|connection| now < connection.renew_at || !self.host.connector.may_renew())
     }
 
     async fn open(&self) -> Result<Connection, RequestError> {
-        let stream = self.connector.open(&self.host).await.map_err(RequestError::Connect)?;
+        let stream = self.host.connector.open(&self.host.url).await.map_err(RequestError::Connect)?;
         let (requests, driver) = http1::handshake(stream).await?;
         let (used, renewed_after) = (Instant::now(), RENEWED_AFTER.mul_f64(0.8 + 0.4 * fastrand::f64()));
         Ok(Connection { requests, driver: Some(Box::pin(driver)), renew_at: used + renewed_after, used })
@@ -204,7 +204,6 @@ async fn drive<T>(driver: &mut Option<Driver>, waiting: impl Future<Output = T>)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
