@@ -18,25 +18,22 @@ const FRONTS: usize = 2;
 pub async fn run() {
     let ids = stage::ids(INSTANCES);
     println!("idle: {INSTANCES} instances");
-
-    let emulator = stage::emulator(&ids).await;
     let folder = tempfile::tempdir().unwrap();
-    let floor = Process::role(folder.path(), &["floor", &emulator.url(), &INSTANCES.to_string()]);
-    all_poll(&emulator, &ids).await;
-    println!("  floor: hyper, plain HTTP  {}", cost(&floor).await);
-    drop((floor, emulator));
 
     let emulator = stage::emulator(&ids).await;
-    let bridge = Process::bridge(folder.path(), &config(&ids, &[emulator.url()], "null"));
+    let floor = |ids: &[String]| Process::role(folder.path(), &["floor", &emulator.url(), &ids.len().to_string()]);
+    println!("  floor: hyper, plain HTTP  {}", cost(&emulator, &ids, floor).await.1);
+
+    let emulator = stage::emulator(&ids).await;
+    let bridge = |ids: &[String]| Process::bridge(folder.path(), &config(ids, &[emulator.url()], "null"));
     println!("  the bridge, plain HTTP    {}", watched(&emulator, &ids, bridge).await);
-    drop(emulator);
 
     let emulator = stage::emulator(&ids).await;
     let certificate = front::certificate(folder.path());
     let port = emulator.url().rsplit_once(':').unwrap().1.to_owned();
     let fronts: Vec<_> = (0..FRONTS).map(|number| front::start(folder.path(), &port, number)).collect();
     let urls: Vec<String> = fronts.iter().map(|(_, url)| url.clone()).collect();
-    let bridge = Process::bridge(folder.path(), &config(&ids, &urls, certificate));
+    let bridge = |ids: &[String]| Process::bridge(folder.path(), &config(ids, &urls, certificate));
     println!("  the bridge, TLS           {}", watched(&emulator, &ids, bridge).await);
 }
 
@@ -52,20 +49,26 @@ async fn all_poll(emulator: &Emulator, ids: &[String]) {
     }
 }
 
-/// What it costs while nothing comes.
-async fn cost(process: &Process) -> String {
+/// The process, and what each instance costs while nothing comes: memory beyond that of a process with one.
+async fn cost(emulator: &Emulator, ids: &[String], start: impl Fn(&[String]) -> Process) -> (Process, String) {
+    let one = start(&ids[..1]);
+    all_poll(emulator, &ids[..1]).await;
+    sleep(Duration::from_secs(1)).await;
+    let alone = one.resident_kib();
+    drop(one);
+    let process = start(ids);
+    all_poll(emulator, ids).await;
     sleep(QUIET).await;
     let (before, begun) = (process.cpu_seconds(), Instant::now());
     sleep(QUIET).await;
     let cpu = (process.cpu_seconds() - before) / begun.elapsed().as_secs_f64() * 100.0;
-    let each = process.resident_kib() / stage::float(INSTANCES);
-    format!("{each:5.1} KiB each, {cpu:4.1} % of a core")
+    let each = (process.resident_kib() - alone) / stage::float(INSTANCES - 1);
+    (process, format!("{each:5.1} KiB each, {cpu:4.1} % of a core"))
 }
 
 /// The same, how soon an instance wakes, and how soon all stop.
-async fn watched(emulator: &Emulator, ids: &[String], bridge: Process) -> String {
-    all_poll(emulator, ids).await;
-    let cost = cost(&bridge).await;
+async fn watched(emulator: &Emulator, ids: &[String], start: impl Fn(&[String]) -> Process) -> String {
+    let (bridge, cost) = cost(emulator, ids, start).await;
     let mut reactions = Vec::new();
     for id in ids.iter().step_by(INSTANCES / WAKES) {
         let pushed = Instant::now();

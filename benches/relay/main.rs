@@ -33,9 +33,6 @@ fn main() {
     if is_wanted("cost") {
         runtime.block_on(cost::run());
     }
-    if is_wanted("instructions") {
-        runtime.block_on(instructions::run());
-    }
     if is_wanted("overlap") {
         runtime.block_on(overlap::run());
     }
@@ -47,6 +44,9 @@ fn main() {
     }
     if is_wanted("replicas") {
         runtime.block_on(replicas::run());
+    }
+    if is_wanted("instructions") {
+        runtime.block_on(instructions::run());
     }
     runtime.shutdown_background();
 }

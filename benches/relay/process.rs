@@ -41,7 +41,8 @@ impl Process {
         run.env("RUST_LOG", "warn").env("BRIDGE_ADMIN_LISTEN", "off");
         let path = folder.join("log");
         let log = fs::File::create(&path).unwrap();
-        Self(run.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap(), path)
+        run.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Self(run.spawn().unwrap_or_else(|error| panic!("{run:?}: {error}")), path)
     }
 
     pub fn resident_kib(&self) -> f64 {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Method, Request, Response, Uri};
@@ -115,7 +115,10 @@ impl Connections {
                 // Boxed: it is large, and rare.
                 None => Box::pin(self.open()).await?,
             };
-            match connection.send(request).await {
+            // Notices that it was closed while nobody used it.
+            drive(&mut connection.driver, ready(())).await;
+            let sending = connection.requests.try_send_request(request);
+            match drive(&mut connection.driver, sending).await {
                 Ok(response) => return Ok((connection, response)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if !is_new => request = unsent,
@@ -127,7 +130,10 @@ impl Connections {
 
     /// Gives back a connection whose last answer was read completely.
     pub(super) fn give_back(&self, connection: Connection) {
-        self.idle().push(Connection { used: Instant::now(), ..connection });
+        let mut idle = self.idle();
+        // Most instances never need a second place.
+        idle.reserve_exact(1);
+        idle.push(Connection { used: Instant::now(), ..connection });
     }
 
     fn request(&self, method: Method, path: PathAndQuery, json: Option<Bytes>) -> Request<Full<Bytes>> {
@@ -167,15 +173,6 @@ impl Connections {
 }
 
 impl Connection {
-    async fn send(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
-        // Notices that it was closed while nobody used it.
-        drive(&mut self.driver, ready(())).await;
-        drive(&mut self.driver, self.requests.try_send_request(request)).await
-    }
-
     /// The next part of a body; `None` after the last one. Cancel safe.
     pub(super) async fn part(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, RequestError> {
         while !body.is_end_stream()
