@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -115,8 +115,7 @@ impl Connections {
                 // Boxed: it is large, and rare.
                 None => Box::pin(self.open()).await?,
             };
-            // Notices that it was closed while nobody used it.
-            drive(&mut connection.driver, ready(())).await;
+            // A connection that was closed while nobody used it notices that before it sends.
             let sending = connection.requests.try_send_request(request);
             match drive(&mut connection.driver, sending).await {
                 Ok(response) => return Ok((connection, response)),
@@ -208,6 +207,11 @@ mod tests {
 
     use super::*;
 
+    const ANSWERS: [&str; 2] = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ];
+
     /// Answers so many requests on each connection and closes it then; counts the connections.
     async fn server(answers: usize) -> (Url, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -219,9 +223,9 @@ mod tests {
                 count.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {
                     let mut request = [0; 4096];
-                    for _ in 0..answers {
+                    for answer in ANSWERS.into_iter().cycle().take(answers) {
                         assert!(socket.read(&mut request).await.unwrap() > 0);
-                        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+                        socket.write_all(answer.as_bytes()).await.unwrap();
                     }
                 });
             }
@@ -246,8 +250,9 @@ mod tests {
     async fn a_connection_is_used_again_until_it_is_5_minutes_old() {
         let (url, accepted) = server(100).await;
         let connections = connections(&url);
-        ask(&connections).await;
-        ask(&connections).await;
+        for _ in 0..2 * ANSWERS.len() {
+            ask(&connections).await;
+        }
         assert_eq!(accepted.load(Ordering::Relaxed), 1);
         let left = connections.idle()[0].renew_at - Instant::now();
         assert!((235..360).contains(&left.as_secs()), "{left:?}");
