@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Body;
 use hyper::http::uri::PathAndQuery;
-use hyper::{HeaderMap, Method, header};
+use hyper::{HeaderMap, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
@@ -163,7 +163,7 @@ impl Queue {
     pub async fn receive(&self) -> Result<Received, Problem> {
         let call = Call::Receive;
         self.receives.turn().await;
-        let answer = self.send(call, Method::GET, self.paths.receive(), None).await?;
+        let answer = self.send(call, self.paths.receive(), None).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Empty => Ok(Received::Empty),
             Meaning::Success => Ok(received(self.instance, answer.body).await),
@@ -179,7 +179,7 @@ impl Queue {
     pub async fn delete(&self, stored: Stored) -> Result<Deleted, Problem> {
         let call = Call::Delete;
         self.deletes.turn().await;
-        let answer = self.send(call, Method::DELETE, &self.paths.delete(stored.receipt()), None).await?;
+        let answer = self.send(call, &self.paths.delete(stored.receipt()), None).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => Ok(Deleted::Confirmed),
             Meaning::NotThere => Ok(Deleted::Unconfirmed),
@@ -192,7 +192,7 @@ impl Queue {
     /// # Errors
     /// If the answer is not a JSON object.
     pub async fn settings(&self) -> Result<Map<String, Value>, Problem> {
-        self.object(Call::GetSettings, Method::GET, None).await
+        self.object(Call::GetSettings, None).await
     }
 
     /// Changes at least one setting. The instance restarts, and the settings apply within 5 minutes.
@@ -200,7 +200,7 @@ impl Queue {
     /// # Errors
     /// If the server does not confirm that they are saved.
     pub async fn change_settings(&self, changes: &Map<String, Value>) -> Result<(), Problem> {
-        let answer = self.object(Call::SetSettings, Method::POST, Some(changes)).await?;
+        let answer = self.object(Call::SetSettings, Some(changes)).await?;
         match answer.get("saveSettings") {
             Some(Value::Bool(true)) => Ok(()),
             _ => Err(self.problem(Call::SetSettings, Condition::UpstreamUnavailable, "the settings were not saved")),
@@ -212,7 +212,7 @@ impl Queue {
     /// # Errors
     /// If the answer contains no number.
     pub async fn waiting(&self) -> Result<u64, Problem> {
-        let answer = self.object(Call::GetCount, Method::GET, None).await?;
+        let answer = self.object(Call::GetCount, None).await?;
         let no_number = || self.problem(Call::GetCount, Condition::UpstreamUnavailable, "the answer has no `count`");
         answer.get("count").and_then(Value::as_u64).ok_or_else(no_number)
     }
@@ -222,21 +222,16 @@ impl Queue {
     /// # Errors
     /// If the answer contains no state.
     pub async fn state(&self) -> Result<String, Problem> {
-        let answer = self.object(Call::GetState, Method::GET, None).await?;
+        let answer = self.object(Call::GetState, None).await?;
         match answer.get("stateInstance") {
             Some(Value::String(state)) => Ok(state.clone()),
             _ => Err(self.problem(Call::GetState, Condition::UpstreamUnavailable, "the answer holds no state")),
         }
     }
 
-    async fn object(
-        &self,
-        call: Call,
-        method: Method,
-        body: Option<&Map<String, Value>>,
-    ) -> Result<Map<String, Value>, Problem> {
+    async fn object(&self, call: Call, body: Option<&Map<String, Value>>) -> Result<Map<String, Value>, Problem> {
         let body = body.map(|body| serde_json::to_vec(body).unwrap_or_default().into());
-        let answer = self.send(call, method, &self.paths.call(call), body).await?;
+        let answer = self.send(call, &self.paths.call(call), body).await?;
         match meaning(call, answer.status, &answer.body) {
             Meaning::Success => serde_json::from_slice(&answer.body).map_err(|_may_quote_the_body| {
                 self.problem(call, Condition::UpstreamUnavailable, &format!("the answer is {}", form(&answer.body)))
@@ -245,31 +240,19 @@ impl Queue {
         }
     }
 
-    async fn send(
-        &self,
-        call: Call,
-        method: Method,
-        path: &SecretString,
-        json: Option<Bytes>,
-    ) -> Result<Answer, Problem> {
+    async fn send(&self, call: Call, path: &SecretString, json: Option<Bytes>) -> Result<Answer, Problem> {
         let limit = if call == Call::Receive { self.api.receive_timeout + MARGIN } else { MARGIN };
         let late = || Err(self.failed(call, RequestError::TimedOut(limit)));
         // Boxed: it is large, and a task that may run two of them would be larger than all else of an idle instance.
-        timeout(limit, Box::pin(self.exchange(call, method, path, json))).await.unwrap_or_else(|_late| late())
+        timeout(limit, Box::pin(self.exchange(call, path, json))).await.unwrap_or_else(|_late| late())
     }
 
-    async fn exchange(
-        &self,
-        call: Call,
-        method: Method,
-        path: &SecretString,
-        json: Option<Bytes>,
-    ) -> Result<Answer, Problem> {
+    async fn exchange(&self, call: Call, path: &SecretString, json: Option<Bytes>) -> Result<Answer, Problem> {
         let unavailable = |error| self.failed(call, error);
-        // The one place where the token is exposed.
+        // It contains the token, and goes nowhere but into the request.
         let path = PathAndQuery::try_from(path.expose_secret())
             .map_err(|_the_token| self.problem(call, Condition::TokenRefused, "the token cannot be part of a URL"))?;
-        let (mut connection, response) = self.connections.send(method, path, json).await.map_err(unavailable)?;
+        let (mut connection, response) = self.connections.send(call.verb(), path, json).await.map_err(unavailable)?;
         let (head, mut body) = response.into_parts();
         let (status, retry_after) = (head.status.as_u16(), retry_after(&head.headers));
         let largest = if call == Call::Receive { LARGEST_ANSWER } else { SMALL };

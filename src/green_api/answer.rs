@@ -1,6 +1,7 @@
 //! Interprets the answers of Green API, as documented, observed or inferred. Bodies come in several forms, so they are searched
 //! for words; they are never repeated, because they may contain the token.
 
+use hyper::Method;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -27,6 +28,15 @@ pub enum Call {
 }
 
 impl Call {
+    /// The HTTP method.
+    pub(super) fn verb(self) -> Method {
+        match self {
+            Self::Delete => Method::DELETE,
+            Self::SetSettings => Method::POST,
+            Self::Receive | Self::GetSettings | Self::GetState | Self::GetCount => Method::GET,
+        }
+    }
+
     /// Its name in the URL.
     #[must_use]
     pub fn method(self) -> &'static str {

@@ -52,8 +52,8 @@ pub(super) struct Connections {
 struct Host {
     connector: Connector,
     url: Uri,
-    /// Set for plain HTTP through a proxy, which has to be told the host in each request.
-    told: Option<(Scheme, Authority)>,
+    /// Set for plain HTTP through a proxy, which takes requests in absolute form only (RFC 9112, section 3.2.2).
+    absolute_form: Option<(Scheme, Authority)>,
     headers: HeaderMap,
 }
 
@@ -90,12 +90,12 @@ impl Connections {
         let mut headers = HeaderMap::new();
         headers.extend(authority.map(|authority| (HOST, authority)));
         headers.insert(USER_AGENT, AGENT);
-        let mut told = None;
+        let mut absolute_form = None;
         if let Some(proxy) = connector.plain_proxy(&to) {
             headers.extend(proxy.basic_auth().map(|login| (PROXY_AUTHORIZATION, login.clone())));
-            told = to.scheme().cloned().zip(to.authority().cloned());
+            absolute_form = to.scheme().cloned().zip(to.authority().cloned());
         }
-        Self { host: Arc::new(Host { connector, url: to, told, headers }), idle: Mutex::default() }
+        Self { host: Arc::new(Host { connector, url: to, absolute_form, headers }), idle: Mutex::default() }
     }
 
     /// Sends a request, and returns the head of its answer with the connection from which to read the body. A request that found
@@ -144,7 +144,7 @@ impl Connections {
         *request.method_mut() = method;
         let mut uri = hyper::http::uri::Parts::default();
         uri.path_and_query = Some(path);
-        (uri.scheme, uri.authority) = self.host.told.clone().unzip();
+        (uri.scheme, uri.authority) = self.host.absolute_form.clone().unzip();
         // Never fails: it has a path, and both or none of the others.
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;
