@@ -158,9 +158,11 @@ pub fn languages(broker: &str) -> &'static [&'static str] {
     languages
 }
 
-/// Becomes a sample.
+/// Becomes a sample. Where tests run in the background of a script, SIGINT is ignored, and Java leaves it like that.
 fn script() -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/consumer"))
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/consumer"));
+    command
 }
 
 /// Of all samples at the same time, which wait most of it.
