@@ -347,7 +347,11 @@ fn pause_of(retry_after: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
+    use std::future::pending;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -357,6 +361,29 @@ mod tests {
         assert_eq!([seconds(" 7 "), seconds("300"), seconds("3600")], [Some(7), Some(300), Some(300)]);
         assert_eq!(seconds("18446744073709551615"), Some(300));
         assert_eq!([seconds("-1"), seconds("Wed, 21 Oct 2026 07:28:00 GMT")], [None, None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_or_does_not_end_is_given_up() {
+        for begins in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+            let api = GreenApi::new(Duration::from_secs(20), None, None).unwrap();
+            let queue = Queue::new(api, "1".parse().unwrap(), url, TokenSource::Given("t0ken".into())).unwrap();
+            let server = async {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                socket.write_all(begins.as_bytes()).await.unwrap();
+                pending::<()>().await;
+            };
+            let begun = Instant::now();
+            let problem = tokio::select! {
+                () = server => unreachable!("it never ends"),
+                answer = queue.receive() => answer.unwrap_err(),
+            };
+            assert_eq!(begun.elapsed().as_secs(), 35);
+            assert_eq!(problem.condition, Condition::UpstreamUnavailable);
+            assert_eq!(problem.source.unwrap().to_string(), "no complete answer within 35s");
+        }
     }
 
     #[tokio::test]
