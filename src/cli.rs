@@ -1,11 +1,15 @@
 //! The command line and the exit codes.
 
+use std::env;
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -135,7 +139,7 @@ impl Cli {
     /// Runs the command.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let outcome = match tokio::runtime::Runtime::new() {
+        let outcome = match runtime() {
             Ok(runtime) => {
                 let outcome = runtime.block_on(self.command.run());
                 // Does not wait for clients that still wait for a broker.
@@ -152,6 +156,17 @@ impl Cli {
             }
         }
     }
+}
+
+/// With a worker on half of the cores: the sink and its client have threads of their own, and a worker that wakes up only to find
+/// that another one did the work costs as much as a request. `TOKIO_WORKER_THREADS` is still followed.
+fn runtime() -> io::Result<Runtime> {
+    let mut runtime = Builder::new_multi_thread();
+    if env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = available_parallelism().map_or(1, NonZero::get);
+        runtime.worker_threads(cores.div_ceil(2));
+    }
+    runtime.enable_all().build()
 }
 
 impl Command {
