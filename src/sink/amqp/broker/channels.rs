@@ -186,12 +186,7 @@ impl Amqp<'_> {
             }
             fault::reached("before_publish");
             let mut batch = Batch::new(channel, config);
-            for (job, position) in jobs.iter().zip(&positions) {
-                match job.action() {
-                    Action::Prove => batch.nothing(),
-                    Action::Publish { .. } => batch.publish(job.notification(), position).await?,
-                }
-            }
+            batch.publish(jobs, &positions).await?;
             fault::reached("published");
             let published = batch.confirmed().await;
             fault::reached("confirmed");

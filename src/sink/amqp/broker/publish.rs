@@ -5,18 +5,22 @@
 //! broker closed the channel stay valid, because a return precedes its confirm.
 
 use std::collections::HashSet;
+use std::iter::from_fn;
 
+use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Error, PublisherConfirm};
 
 use super::errors::{Closed, unavailable};
-use crate::notification::Notification;
 use crate::sink::amqp::options::Options;
 use crate::sink::cloud_event::{self, Position};
-use crate::sink::session::SessionError;
+use crate::sink::session::{Action, Job, SessionError};
 
 const PERSISTENT: u8 = 2;
+
+/// How many bytes of bodies are handed to the client at once, which copies them.
+const AT_ONCE: usize = 256 << 10;
 
 /// The outcome of publishing a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,22 +69,36 @@ impl<'a> Batch<'a> {
         Self { channel, config, messages: Vec::new(), closed: None }
     }
 
-    /// Reserves a place in the batch for a job that needs no publish.
-    pub(super) fn nothing(&mut self) {
-        self.messages.push(Message::Nothing);
+    /// Sends the messages of the jobs without waiting for their confirms, dead letters to their own queue. Sends nothing more once
+    /// the broker has closed the channel. A job that is only to be proven needs no message.
+    pub(super) async fn publish(&mut self, jobs: &[Job], positions: &[Position]) -> Result<(), SessionError> {
+        let mut rest = jobs.iter().zip(positions).peekable();
+        while rest.peek().is_some() {
+            let mut bytes = 0;
+            let mut fits = |(job, _): &(&Job, _)| {
+                let fits = bytes < AT_ONCE;
+                bytes += job.notification().body().len();
+                fits
+            };
+            // Together, because each wait for the client's own thread is a context switch. Nothing runs between the number that
+            // the client gives a message and its place in the client's queue, so their confirms are not mixed up.
+            let sends = from_fn(|| rest.next_if(&mut fits)).map(|(job, position)| self.send(job, position));
+            for sent in join_all(sends).await {
+                let message = sent.or_else(|error| self.is_closed("publish", &error).map(|()| Message::Unsent))?;
+                self.messages.push(message);
+            }
+        }
+        Ok(())
     }
 
-    /// Sends a message without waiting for its confirm; a dead letter goes to its own queue. Sends nothing once the broker has
-    /// closed the channel.
-    pub(super) async fn publish(
-        &mut self,
-        notification: &Notification,
-        position: &Position,
-    ) -> Result<(), SessionError> {
-        if self.closed.is_some() {
-            self.messages.push(Message::Unsent);
-            return Ok(());
+    async fn send(&self, job: &Job, position: &Position) -> Result<Message, Error> {
+        if job.action() == Action::Prove {
+            return Ok(Message::Nothing);
         }
+        if self.closed.is_some() {
+            return Ok(Message::Unsent);
+        }
+        let notification = job.notification();
         let attributes = cloud_event::attributes(notification, position);
         let attributes = attributes.iter().map(|(name, value)| (*name, value.as_ref()));
         let content_type = cloud_event::content_type(notification);
@@ -93,16 +111,9 @@ impl<'a> Batch<'a> {
             // The default exchange routes by queue name.
             Some(_) => (ShortString::default(), short(&self.config.dead_letter_queue)),
         };
-        let sent = self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties).await;
-        let message = match sent {
-            Ok(confirm) => Message::Sent { id, sequence: position.sequence, confirm },
-            Err(error) => {
-                self.is_closed("publish", &error)?;
-                Message::Unsent
-            }
-        };
-        self.messages.push(message);
-        Ok(())
+        let confirm =
+            self.channel.basic_publish(exchange, routing_key, options, notification.body(), properties).await?;
+        Ok(Message::Sent { id, sequence: position.sequence, confirm })
     }
 
     /// Waits for all confirms, or for those that arrive before the broker closes the channel.
