@@ -37,24 +37,27 @@ impl Contender {
         Self { name: "floor: hyper, no sink".into(), carrier: Carrier::Floor }
     }
 
-    /// The floor first, then all that there are: those whose broker and, for the vendor's client, Python are known.
-    pub fn all() -> Vec<Self> {
+    /// All that there are: those whose broker and, for the vendor's client, Python are known. Those that are measured at the same
+    /// time are together.
+    pub fn all() -> Vec<Vec<Self>> {
         let address = |name| env::var(name).ok();
         let sinks = [
             Some(("file", Sink::File)),
             address("BRIDGE_TEST_KAFKA").map(|servers| ("Kafka", Sink::Kafka(servers))),
             address("BRIDGE_TEST_AMQP").map(|uri| ("RabbitMQ", Sink::Amqp(uri))),
         ];
-        let mut all = vec![Self::floor()];
+        let mut all = Vec::new();
         for (name, sink) in sinks.into_iter().flatten() {
             let this = env!("CARGO_BIN_EXE_green-api-bridge").to_owned();
-            for (version, executable) in [("", Some(this)), (", the other build", address("BRIDGE_BENCH_OTHER"))] {
-                let carrier = executable.map(|executable| Carrier::Bridge(executable, sink.clone()));
-                all.extend(carrier.map(|carrier| Self { name: format!("bridge into {name}{version}"), carrier }));
-            }
+            let builds = [("", Some(this)), (", the other build", address("BRIDGE_BENCH_OTHER"))];
+            let builds = builds.into_iter().filter_map(|(version, executable)| {
+                let carrier = Carrier::Bridge(executable?, sink.clone());
+                Some(Self { name: format!("bridge into {name}{version}"), carrier })
+            });
+            all.push(builds.collect());
             let python = address("BRIDGE_TEST_PYTHON").filter(|_| !matches!(sink, Sink::File));
             let carrier = python.map(|python| Carrier::Vendor(python, sink));
-            all.extend(carrier.map(|carrier| Self { name: format!("vendor's client into {name}"), carrier }));
+            all.extend(carrier.map(|carrier| vec![Self { name: format!("vendor's client into {name}"), carrier }]));
         }
         all
     }
@@ -121,6 +124,14 @@ impl Sink {
 
 /// Queues so many notifications of each instance, and waits until the process has deleted all.
 pub async fn carry(process: &mut Process, emulator: &Emulator, ids: &[String], count: usize) {
+    push(emulator, ids, count);
+    while !is_carried(process, emulator, ids) {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Queues so many notifications of each instance.
+pub fn push(emulator: &Emulator, ids: &[String], count: usize) {
     // A text message, as most are, with an identity of its own.
     let line = green_api_bridge::emulator::notifications().find(|line| line.contains(TEXT)).unwrap();
     let (before, after) = line.split_once("\"idMessage\":\"").unwrap();
@@ -128,10 +139,12 @@ pub async fn carry(process: &mut Process, emulator: &Emulator, ids: &[String], c
         (0..count)
             .for_each(|_| emulator.push(id, format!("{before}\"idMessage\":\"{:016X}{after}", fastrand::u64(..))));
     }
-    while ids.iter().any(|id| emulator.queued(id) > 0) {
-        process.assert_running();
-        sleep(Duration::from_millis(5)).await;
-    }
+}
+
+/// Whether the process, which must still run, has deleted all.
+pub fn is_carried(process: &mut Process, emulator: &Emulator, ids: &[String]) -> bool {
+    process.assert_running();
+    ids.iter().all(|id| emulator.queued(id) == 0)
 }
 
 const TEXT: &str = "\"messageData\":{\"typeMessage\":\"textMessage\"";

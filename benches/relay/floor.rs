@@ -1,7 +1,9 @@
 //! The floor: receive and delete, with bare `hyper`, one connection for each instance, and nothing in between.
 
 use std::future::poll_fn;
+use std::num::NonZero;
 use std::pin::Pin;
+use std::thread::available_parallelism;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -10,10 +12,17 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
 use crate::stage;
+
+/// As large as that of the bridge.
+pub fn runtime() -> Runtime {
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    Builder::new_multi_thread().worker_threads(cores.div_ceil(2)).enable_all().build().unwrap()
+}
 
 /// Until it is killed.
 pub async fn run(url: &str, instances: usize) {

@@ -1,6 +1,7 @@
 //! The instructions that a notification costs, and its allocations, counted by valgrind: the same in every run, whatever else
 //! the machine does. Two runs of different lengths, so that starting and stopping are not counted.
 
+use std::iter::once;
 use std::time::Duration;
 
 use crate::contender::{Contender, carry};
@@ -15,9 +16,10 @@ pub async fn run() {
     println!("| a notification | instructions | to the floor | allocations | bytes allocated |");
     println!("|---|---|---|---|---|");
     let mut floor = None;
-    for contender in Contender::all().iter().filter(|contender| !contender.is_slow()) {
-        let instructions = of_each(contender, "--tool=callgrind", "Collected :").await[0];
-        let allocated = of_each(contender, "--tool=dhat", "Total:").await;
+    let contenders = once(Contender::floor()).chain(Contender::all().into_iter().flatten());
+    for contender in contenders.filter(|contender| !contender.is_slow()) {
+        let instructions = of_each(&contender, "--tool=callgrind", "Collected :").await[0];
+        let allocated = of_each(&contender, "--tool=dhat", "Total:").await;
         let ratio = instructions / *floor.get_or_insert(instructions);
         println!("| {} | {instructions:.0} | {ratio:.2} | {:.1} | {:.0} |", contender.name, allocated[1], allocated[0]);
     }

@@ -7,6 +7,8 @@
 
 use std::env;
 
+use tokio::runtime::Runtime;
+
 mod churn;
 mod contender;
 mod cost;
@@ -21,12 +23,12 @@ mod stage;
 
 fn main() {
     let wanted: Vec<String> = env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = Runtime::new().unwrap();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|other| other == name);
     // Entry points of its helper processes.
     stage::allow_connections();
     match wanted.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["floor", url, instances] => return runtime.block_on(floor::run(url, instances.parse().unwrap())),
+        ["floor", url, instances] => return floor::runtime().block_on(floor::run(url, instances.parse().unwrap())),
         ["front", port, port_file] => return runtime.block_on(front::serve(port.to_owned(), port_file.to_owned())),
         _ => {}
     }
